@@ -1,0 +1,124 @@
+//! What a borrower holds.
+
+use super::gate::Permit;
+use super::session::{Failure, Session};
+use super::{Pooled, Shared};
+use crate::error::{Error, Result};
+use crate::query::{Execute, Transaction, run_transaction};
+use postgres::types::ToSql;
+use serde::de::DeserializeOwned;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// A lent session with the way back; dropping it gives it back.
+pub(crate) struct Lease {
+    shared: Arc<Shared>,
+    // Taken by `drop` only.
+    lent: Option<(Pooled, Permit)>,
+}
+
+impl Lease {
+    pub(crate) fn new(shared: Arc<Shared>, pooled: Pooled, permit: Permit) -> Lease {
+        Lease { shared, lent: Some((pooled, permit)) }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn session(&mut self) -> &mut Session {
+        match &mut self.lent {
+            Some((pooled, _)) => pooled,
+            None => unreachable!("bug: a lease is used after it was dropped"),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some((pooled, permit)) = self.lent.take() {
+            self.shared.give_back(pooled, permit);
+        }
+    }
+}
+
+/// A lent connection: dropping it returns it to the pool, clean for the next borrower.
+///
+/// It is used by one thread at a time and may move between threads.
+pub struct Connection {
+    lease: RefCell<Lease>,
+}
+
+impl Connection {
+    pub(crate) fn new(lease: Lease) -> Connection {
+        Connection { lease: RefCell::new(lease) }
+    }
+
+    /// Runs `work` in a transaction: commits when it returns `Ok`, rolls back when it returns `Err` or panics.
+    ///
+    /// # Blocking
+    ///
+    /// Each statement, and each of BEGIN and COMMIT, for at most the statement timeout.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::transaction`](crate::Pool::transaction).
+    pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+        run_transaction(self.lease.get_mut(), work).map_err(Error::from)
+    }
+
+    /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.
+    ///
+    /// The session is reset when the connection is returned (`ROLLBACK`, `DISCARD ALL`, in the background), so
+    /// nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
+    /// what is done with the client afterwards must end within it, or the connection fails.
+    pub fn client(&mut self) -> &mut postgres::Client {
+        let lease = self.lease.get_mut();
+        let deadline = lease.shared().statement_deadline();
+        lease.session().set_deadline(deadline);
+        lease.session().client()
+    }
+
+    fn with<R>(&self, operation: impl FnOnce(&mut Lease) -> Result<R, Failure>) -> Result<R> {
+        operation(&mut self.lease.borrow_mut()).map_err(Error::from)
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Execute for Connection {
+    fn execute_query<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<T>> {
+        let rows = self.with(|lease| {
+            let deadline = lease.shared().statement_deadline();
+            lease.session().query(sql, params, deadline)
+        })?;
+        crate::query::all(&rows)
+    }
+
+    fn execute_query_one<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<T>> {
+        let rows = self.with(|lease| {
+            let deadline = lease.shared().statement_deadline();
+            lease.session().query(sql, params, deadline)
+        })?;
+        crate::query::at_most_one(&rows)
+    }
+
+    fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        self.with(|lease| {
+            let deadline = lease.shared().statement_deadline();
+            lease.session().write(sql, params, deadline)
+        })
+    }
+}

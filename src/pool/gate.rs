@@ -1,0 +1,501 @@
+//! The gate: who gets a connection next, and when another one is worth making.
+//!
+//! It counts connections, queues callers in order, and keeps their deadlines; it knows nothing of databases
+//! and holds no connection. Whoever passes it finds one in the store, because the gate lets through only as
+//! many as are there.
+//!
+//! **Fairness**: callers are served strictly in the order in which they came (first in, first out). A caller
+//! that arrives while others wait queues behind them, so nobody is overtaken; the price is a thread switch at
+//! each hand-over under overload.
+//!
+//! **Lock rule**: everything is under one mutex, held for a few dozen instructions and never while waiting,
+//! connecting, or waking a thread: decide under the lock, act after it. Helpers that need the lock take
+//! `&mut State`.
+
+pub(crate) use self::makers::Order;
+
+mod growth;
+mod lifecycle;
+mod makers;
+mod outage;
+
+use self::growth::Growth;
+use self::outage::Outage;
+use super::status::{Counts, PoolState};
+use super::sync::{Condvar, Mutex, MutexGuard};
+use crate::error::PoolNumbers;
+use std::collections::VecDeque;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Sizes and bounds that the gate enforces.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+    pub(crate) max_waiting: u32,
+    pub(crate) outage_grace: Duration,
+    /// Queue delay above which callers are shed, and how long it must persist; `None` sheds none.
+    pub(crate) shedding: Option<(Duration, Duration)>,
+}
+
+/// Leave to take one connection from the store; the number names the holder's entry.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a permit that is not given back is a connection lost"]
+pub(crate) struct Permit(usize);
+
+/// Why a caller was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    TimedOut,
+    Saturated,
+    Down,
+    Login,
+    Closed,
+    SelfDeadlock,
+}
+
+/// Who holds a connection, since when, and where it was acquired.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holder {
+    pub(crate) since: Instant,
+    pub(crate) at: &'static Location<'static>,
+    thread: u64,
+    pub(crate) reported: bool,
+}
+
+const PENDING: u8 = 0;
+const GRANTED: u8 = 1;
+// 2.. are refusals.
+const SHED: u8 = 2;
+const DOWN: u8 = 3;
+const LOGIN: u8 = 4;
+const CLOSED: u8 = 5;
+
+/// A caller in the queue. `outcome` is written under the gate's lock only.
+#[derive(Debug)]
+struct Waiter {
+    outcome: AtomicU8,
+    entry: AtomicUsize,
+    since: Instant,
+    at: &'static Location<'static>,
+    thread: u64,
+    cond: Condvar,
+}
+
+#[derive(Debug)]
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    /// Makers wait here for orders.
+    orders: Condvar,
+    /// `open` and `close` wait here for counts to change.
+    settled: Condvar,
+    /// Set while a returned connection may have to be closed rather than lent on: closed, or above the maximum.
+    retiring: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    limits: Limits,
+    phase: PoolState,
+    idle: u32,
+    in_use: u32,
+    /// Idle ones the keeper is looking at; counted as available.
+    checking: u32,
+    /// Being made: ordered, or in a maker's hands.
+    making: u32,
+    /// The part of `making` that a maker has in hand.
+    connecting: u32,
+    queue: VecDeque<Arc<Waiter>>,
+    holders: Vec<Option<Holder>>,
+    free_entries: Vec<usize>,
+    growth: Growth,
+    outage: Outage,
+    shed_after: Option<Instant>,
+    pub(crate) counts: Counts,
+}
+
+impl Gate {
+    pub(crate) fn new(limits: Limits) -> Gate {
+        Gate {
+            state: Mutex::new(State {
+                limits,
+                phase: PoolState::Open,
+                idle: 0,
+                in_use: 0,
+                checking: 0,
+                making: 0,
+                connecting: 0,
+                queue: VecDeque::new(),
+                holders: Vec::new(),
+                free_entries: Vec::new(),
+                growth: Growth::default(),
+                outage: Outage::default(),
+                shed_after: None,
+                counts: Counts::default(),
+            }),
+            orders: Condvar::new(),
+            settled: Condvar::new(),
+            retiring: AtomicBool::new(false),
+        }
+    }
+
+    // A poisoned lock means a panic while counting: a bug, and one that must not take every caller down.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes the caller through, waiting in the queue until `deadline` where it must.
+    ///
+    /// `started` is when the caller came; it makes the numbers of a refusal.
+    pub(crate) fn acquire(
+        &self,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
+        let mut state = self.lock();
+        state.counts.requests += 1;
+        if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
+            state.idle -= 1;
+            state.counts.wait_times.add(Duration::ZERO);
+            return Ok(Permit(state.lend(started, at, thread_number())));
+        }
+        self.queue(state, started, deadline, at, false)
+    }
+
+    /// Takes the caller through again after the connection it was given turned out to be unusable and was
+    /// closed: it lost its place through no fault of its own, so it waits at the head of the queue.
+    pub(crate) fn acquire_again(
+        &self,
+        permit: Permit,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
+        let mut state = self.lock();
+        state.take_back(permit, started);
+        if state.idle > 0 && state.phase == PoolState::Open {
+            state.idle -= 1;
+            return Ok(Permit(state.lend(started, at, thread_number())));
+        }
+        self.queue(state, started, deadline, at, true)
+    }
+
+    fn queue(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+        at_head: bool,
+    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
+        if let Some(refusal) = state.refuses(Instant::now(), deadline, at_head) {
+            // A caller that cannot wait still says that one more connection would have been of use.
+            self.order_for_demand(&mut state, started, 1);
+            return Err(state.turn_away(refusal, started));
+        }
+        let waiter = Arc::new(Waiter {
+            outcome: AtomicU8::new(PENDING),
+            entry: AtomicUsize::new(0),
+            since: started,
+            at,
+            thread: thread_number(),
+            cond: Condvar::new(),
+        });
+        if at_head {
+            state.queue.push_front(waiter.clone());
+        } else {
+            state.queue.push_back(waiter.clone());
+            state.counts.queued += 1;
+        }
+        loop {
+            let now = Instant::now();
+            match waiter.outcome.load(Ordering::Relaxed) {
+                PENDING => {}
+                GRANTED => {
+                    state.counts.wait_times.add(now.saturating_duration_since(started));
+                    return Ok(Permit(waiter.entry.load(Ordering::Relaxed)));
+                }
+                outcome => {
+                    let refusal = match outcome {
+                        SHED => Refusal::Saturated,
+                        DOWN => Refusal::Down,
+                        LOGIN => Refusal::Login,
+                        _ => Refusal::Closed,
+                    };
+                    return Err(state.turn_away(refusal, started));
+                }
+            }
+            if now >= deadline {
+                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                let refusal = if state.live() == 0 { state.outage.refusal() } else { Refusal::TimedOut };
+                return Err(state.turn_away(refusal, started));
+            }
+            // An outage that outlasts its grace is told to those who wait already, at that moment.
+            let grace_ends = state.outage.grace_ends(state.limits.outage_grace);
+            if grace_ends.is_some_and(|ends| ends <= now) && state.live() == 0 {
+                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                return Err(state.turn_away(Refusal::Down, started));
+            }
+            self.order_for_demand(&mut state, now, 0);
+            let mut wake_at = deadline;
+            if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
+                wake_at = wake_at.min(ends);
+            }
+            if let Some(worth) = state.growth_check(started, now) {
+                wake_at = wake_at.min(worth);
+            }
+            let pause = wake_at.saturating_duration_since(now);
+            state = match waiter.cond.wait_timeout(state, pause) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Gives a connection back that is in the store again, and passes it to the head of the queue.
+    ///
+    /// Returns the holder where its hold had been reported as too long.
+    pub(crate) fn release(&self, permit: Permit, now: Instant) -> Option<Holder> {
+        let mut state = self.lock();
+        let holder = state.take_back(permit, now);
+        state.idle += 1;
+        self.hand_over(state, now);
+        holder
+    }
+
+    /// Gives a permit back whose connection has been closed; makes another one where it is wanted.
+    /// Returns what [`release`](Gate::release) does.
+    pub(crate) fn discard(&self, permit: Permit) -> Option<Holder> {
+        let mut state = self.lock();
+        let holder = state.take_back(permit, Instant::now());
+        self.after_loss(state);
+        holder
+    }
+
+    /// Whether the connection of this permit is to be closed instead of given back: the gate is closed, or
+    /// there are more connections than the maximum allows.
+    pub(crate) fn retires(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed) && {
+            let state = self.lock();
+            state.phase == PoolState::Closed || state.total() > state.limits.max
+        }
+    }
+
+    /// Takes up to `most` idle connections out for the keeper, none while callers wait.
+    pub(crate) fn begin_check(&self, most: u32) -> u32 {
+        let mut state = self.lock();
+        let taken = if state.queue.is_empty() { state.idle.min(most) } else { 0 };
+        state.idle -= taken;
+        state.checking += taken;
+        taken
+    }
+
+    /// The keeper's connection is back in the store.
+    pub(crate) fn end_check(&self) {
+        let mut state = self.lock();
+        state.checking -= 1;
+        state.idle += 1;
+        self.hand_over(state, Instant::now());
+    }
+
+    /// The keeper closed the connection it had.
+    pub(crate) fn end_check_closed(&self) {
+        let mut state = self.lock();
+        state.checking -= 1;
+        self.after_loss(state);
+    }
+
+    fn hand_over(&self, mut state: MutexGuard<'_, State>, now: Instant) {
+        let mut woken = Vec::new();
+        while state.idle > 0 && state.phase == PoolState::Open {
+            let Some(waiter) = state.queue.pop_front() else { break };
+            if state.sheds(&waiter, now) {
+                waiter.outcome.store(SHED, Ordering::Relaxed);
+            } else {
+                state.idle -= 1;
+                let entry = state.lend(now, waiter.at, waiter.thread);
+                waiter.entry.store(entry, Ordering::Relaxed);
+                waiter.outcome.store(GRANTED, Ordering::Relaxed);
+            }
+            woken.push(waiter);
+        }
+        let settled = state.is_watched();
+        drop(state);
+        for waiter in woken {
+            waiter.cond.notify_one();
+        }
+        if settled {
+            self.settled.notify_all();
+        }
+    }
+
+    fn after_loss(&self, mut state: MutexGuard<'_, State>) {
+        self.order_for_demand(&mut state, Instant::now(), 0);
+        self.order_minimum(&mut state);
+        let settled = state.is_watched();
+        drop(state);
+        if settled {
+            self.settled.notify_all();
+        }
+    }
+
+    /// Orders what the minimum asks for.
+    pub(crate) fn keep_minimum(&self) {
+        self.order_minimum(&mut self.lock());
+    }
+
+    fn order_minimum(&self, state: &mut State) {
+        while state.phase != PoolState::Closed && state.total() < state.minimum() && !state.outage.is_down() {
+            state.making += 1;
+            self.orders.notify_one();
+        }
+    }
+
+    /// Orders connections as long as somebody waiting is expected to gain from one more. `unqueued` counts a
+    /// caller that would wait if it could.
+    fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: usize) {
+        while state.phase == PoolState::Open && state.wants_one_more(now, unqueued) {
+            state.making += 1;
+            self.orders.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn total(&self) -> u32 {
+        self.live() + self.making
+    }
+
+    fn live(&self) -> u32 {
+        self.idle + self.checking + self.in_use
+    }
+
+    /// What is kept warm; before the first success at least one, to learn whether the server can be used.
+    fn minimum(&self) -> u32 {
+        if self.counts.connects == 0 { self.limits.min.max(1) } else { self.limits.min }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.phase == PoolState::Closed
+    }
+
+    fn lend(&mut self, since: Instant, at: &'static Location<'static>, thread: u64) -> usize {
+        self.in_use += 1;
+        self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
+        let holder = Some(Holder { since, at, thread, reported: false });
+        match self.free_entries.pop() {
+            Some(entry) => {
+                self.holders[entry] = holder;
+                entry
+            }
+            None => {
+                self.holders.push(holder);
+                self.holders.len() - 1
+            }
+        }
+    }
+
+    fn take_back(&mut self, permit: Permit, now: Instant) -> Option<Holder> {
+        self.in_use -= 1;
+        self.free_entries.push(permit.0);
+        let holder = self.holders[permit.0].take()?;
+        let held = now.saturating_duration_since(holder.since);
+        self.counts.use_times.add(held);
+        self.growth.note_use(held);
+        Some(holder).filter(|holder| holder.reported)
+    }
+
+    /// Whether a caller that finds nothing idle is turned away before it waits.
+    fn refuses(&self, now: Instant, deadline: Instant, at_head: bool) -> Option<Refusal> {
+        if self.phase == PoolState::Closed {
+            return Some(Refusal::Closed);
+        }
+        if self.live() == 0 && self.outage.has_outlasted(self.limits.outage_grace, now) {
+            return Some(self.outage.refusal());
+        }
+        if deadline <= now {
+            return Some(Refusal::TimedOut);
+        }
+        let me = thread_number();
+        if self.idle == 0
+            && self.making == 0
+            && self.total() >= self.limits.max
+            && self.holders.iter().flatten().any(|holder| holder.thread == me)
+        {
+            return Some(Refusal::SelfDeadlock);
+        }
+        if !at_head && self.queue.len() >= self.limits.max_waiting as usize {
+            return Some(Refusal::Saturated);
+        }
+        None
+    }
+
+    fn turn_away(&mut self, refusal: Refusal, started: Instant) -> (Refusal, Box<PoolNumbers>) {
+        match refusal {
+            Refusal::TimedOut | Refusal::SelfDeadlock => self.counts.timed_out += 1,
+            Refusal::Saturated => self.counts.rejected += 1,
+            Refusal::Down | Refusal::Login => self.counts.refused_down += 1,
+            Refusal::Closed => {}
+        }
+        (refusal, Box::new(self.numbers(started.elapsed())))
+    }
+
+    fn numbers(&self, waited: Duration) -> PoolNumbers {
+        PoolNumbers {
+            waited,
+            in_use: self.in_use,
+            idle: self.idle + self.checking,
+            making: self.making,
+            waiting: self.queue.len() as u32,
+            max: self.limits.max,
+            last_failure: self.outage.failure(),
+        }
+    }
+
+    /// Controlled delay, after Nichols and Jacobson (ACM Queue 10.5, 2012) as Elixir's DBConnection applies it
+    /// to pools: once the queue's delay has been above target for a whole interval, those who waited longer
+    /// than the target are turned away until one is met who did not.
+    fn sheds(&mut self, waiter: &Waiter, now: Instant) -> bool {
+        let Some((target, interval)) = self.limits.shedding else { return false };
+        if now.saturating_duration_since(waiter.since) <= target {
+            self.shed_after = None;
+            return false;
+        }
+        match self.shed_after {
+            Some(after) => now >= after,
+            None => {
+                self.shed_after = Some(now + interval);
+                false
+            }
+        }
+    }
+
+    fn wants_one_more(&self, now: Instant, unqueued: usize) -> bool {
+        let waiting = self.queue.len() + unqueued;
+        if self.total() >= self.limits.max || waiting <= self.making as usize || self.outage.is_down() {
+            return false;
+        }
+        let longest =
+            self.queue.front().map_or(Duration::ZERO, |head| now.saturating_duration_since(head.since));
+        self.growth.is_worth_it(self.in_use + self.checking, waiting - self.making as usize, longest)
+    }
+
+    /// When a waiter should ask again whether one more connection is worth making.
+    fn growth_check(&self, since: Instant, now: Instant) -> Option<Instant> {
+        if self.total() >= self.limits.max || self.outage.is_down() {
+            return None;
+        }
+        Some(since + self.growth.connect_time()).filter(|at| *at > now)
+    }
+}
+
+/// A number for the current thread, cheaper to read than its `ThreadId`.
+fn thread_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local!(static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed));
+    NUMBER.with(|number| *number)
+}

@@ -1,0 +1,164 @@
+//! The gate's life: warm at start, suspended, resized, closed; and the numbers it shows.
+
+use super::{CLOSED, Gate, Holder, Permit, Refusal};
+use crate::error::PoolNumbers;
+use crate::pool::status::{Counts, PoolState, PoolStatus};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Life cycle and numbers.
+impl Gate {
+    /// Waits until the minimum is there, a failure has been noted, or `deadline` has passed.
+    pub(crate) fn wait_until_warm(&self, deadline: Instant) -> Result<(), (Refusal, Box<PoolNumbers>)> {
+        let started = Instant::now();
+        let mut state = self.lock();
+        let wanted = state.limits.min.max(1);
+        loop {
+            if state.phase == PoolState::Closed {
+                return Err((Refusal::Closed, Box::new(state.numbers(started.elapsed()))));
+            }
+            if state.live() >= wanted {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if state.outage.is_down() || now >= deadline {
+                let refusal = state.outage.refusal();
+                return Err((refusal, Box::new(state.numbers(now - started))));
+            }
+            let pause = (deadline - now).min(Duration::from_millis(20));
+            state = match self.settled.wait_timeout(state, pause) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Closes the gate: everybody in the queue is turned away, nobody passes any more.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.phase = PoolState::Closed;
+        self.retiring.store(true, Ordering::Relaxed);
+        let waiters = std::mem::take(&mut state.queue);
+        for waiter in &waiters {
+            waiter.outcome.store(CLOSED, Ordering::Relaxed);
+        }
+        drop(state);
+        self.orders.notify_all();
+        self.settled.notify_all();
+        for waiter in waiters {
+            waiter.cond.notify_one();
+        }
+    }
+
+    /// Waits until no connection is lent and no maker is at work, or `deadline` has passed. Returns how many
+    /// are still lent.
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) -> u32 {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            if (state.in_use == 0 && state.checking == 0 && state.connecting == 0) || now >= deadline {
+                return state.in_use;
+            }
+            state = match self.settled.wait_timeout(state, (deadline - now).min(Duration::from_millis(20))) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Lets callers wait instead of serving them, until `resume`.
+    pub(crate) fn suspend(&self) -> bool {
+        let mut state = self.lock();
+        if state.phase == PoolState::Open {
+            state.phase = PoolState::Suspended;
+        }
+        state.phase == PoolState::Suspended
+    }
+
+    /// Serves callers again.
+    pub(crate) fn resume(&self) -> bool {
+        let mut state = self.lock();
+        if state.phase == PoolState::Suspended {
+            state.phase = PoolState::Open;
+        }
+        let open = state.phase == PoolState::Open;
+        self.order_for_demand(&mut state, Instant::now(), 0);
+        self.hand_over(state, Instant::now());
+        open
+    }
+
+    /// Sets new sizes; surplus connections are closed as they come back or are found idle.
+    pub(crate) fn resize(&self, min: u32, max: u32) -> bool {
+        let mut state = self.lock();
+        if state.phase == PoolState::Closed {
+            return false;
+        }
+        state.limits.min = min;
+        state.limits.max = max;
+        self.retiring.store(state.total() > max, Ordering::Relaxed);
+        self.order_minimum(&mut state);
+        self.order_for_demand(&mut state, Instant::now(), 0);
+        true
+    }
+
+    /// How many idle connections are above the maximum, and above the minimum.
+    pub(crate) fn surplus(&self) -> (u32, u32) {
+        let state = self.lock();
+        if state.total() <= state.limits.max && state.phase != PoolState::Closed {
+            self.retiring.store(false, Ordering::Relaxed);
+        }
+        (state.total().saturating_sub(state.limits.max), state.live().saturating_sub(state.limits.min))
+    }
+
+    /// Reads or changes the counters.
+    pub(crate) fn with_counts<R>(&self, f: impl FnOnce(&mut Counts) -> R) -> R {
+        f(&mut self.lock().counts)
+    }
+
+    /// Calls `f` for every holder whose hold is longer than `threshold`, with whether it is the first time.
+    pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&Holder, Duration, bool)) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        for holder in state.holders.iter_mut().flatten() {
+            let held = now.saturating_duration_since(holder.since);
+            if held >= threshold {
+                f(holder, held, !holder.reported);
+                holder.reported = true;
+            }
+        }
+    }
+
+    /// The borrower is done with the connection, and something else is to be done to it before it is lent on:
+    /// its thread is no longer the holder.
+    pub(crate) fn detach(&self, permit: &Permit) {
+        if let Some(Some(holder)) = self.lock().holders.get_mut(permit.0) {
+            holder.thread = 0;
+        }
+    }
+
+    /// Whether this permit's hold was reported as too long, and since when it lasts.
+    pub(crate) fn holder(&self, permit: &Permit) -> Option<Holder> {
+        self.lock().holders.get(permit.0).copied().flatten()
+    }
+
+    /// The numbers for a refusal decided outside the gate.
+    pub(crate) fn numbers(&self, waited: Duration) -> Box<PoolNumbers> {
+        Box::new(self.lock().numbers(waited))
+    }
+
+    /// Fills the gauges of a status and clones the counters, in one moment.
+    pub(crate) fn snapshot(&self, status: &mut PoolStatus) {
+        let state = self.lock();
+        status.state = state.phase;
+        status.min_connections = state.limits.min;
+        status.max_connections = state.limits.max;
+        status.available = state.idle + state.checking;
+        status.in_use = state.in_use;
+        status.being_made = state.making;
+        status.total = state.total();
+        status.waiting = state.queue.len() as u32;
+        status.max_waiting = state.limits.max_waiting;
+        status.last_failure = state.outage.failure();
+        state.counts.fill(status);
+    }
+}

@@ -1,0 +1,113 @@
+//! The makers' side of the gate: what is ordered, and how attempts are paced while the server is down.
+
+use super::outage::Attempt;
+use super::{DOWN, Gate, LOGIN, State};
+use crate::pool::status::PoolState;
+use crate::pool::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What a maker is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Make one connection.
+    Make,
+    /// The gate is closed: stop.
+    Stop,
+}
+
+/// The makers' side.
+impl Gate {
+    /// Blocks a maker until there is something for it to do. While the server is down one maker at a time is
+    /// let through, each attempt after a growing, jittered pause.
+    pub(crate) fn next_order(&self) -> Order {
+        let mut state = self.lock();
+        loop {
+            if state.phase == PoolState::Closed {
+                return Order::Stop;
+            }
+            let ordered = state.making - state.connecting;
+            if ordered == 0 {
+                state = self.wait_for_order(state, None);
+                continue;
+            }
+            let now = Instant::now();
+            match state.outage.next_attempt(now, state.connecting > 0) {
+                Attempt::Now => {
+                    let demand = state.queue.len() > state.connecting as usize;
+                    let below_minimum = state.total() - ordered < state.minimum();
+                    if !demand && !below_minimum && !state.outage.is_down() {
+                        // Who asked for it has been served meanwhile.
+                        state.making -= 1;
+                        continue;
+                    }
+                    state.connecting += 1;
+                    return Order::Make;
+                }
+                Attempt::At(when) => state = self.wait_for_order(state, Some(when - now)),
+                Attempt::Never => state = self.wait_for_order(state, None),
+            }
+        }
+    }
+
+    fn wait_for_order<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        pause: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match pause {
+            None => self.orders.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
+            Some(pause) => match self.orders.wait_timeout(state, pause) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            },
+        }
+    }
+
+    /// A maker's connection is about to enter the store: lends it to the head of the queue. Returns how long
+    /// the server had been down, where it was.
+    pub(crate) fn made(&self, took: Duration) -> Option<Duration> {
+        let mut state = self.lock();
+        state.making -= 1;
+        state.connecting -= 1;
+        state.idle += 1;
+        state.counts.connects += 1;
+        state.counts.connect_times.add(took);
+        state.growth.note_connect(took);
+        let down_for = state.outage.end();
+        self.order_for_demand(&mut state, Instant::now(), 0);
+        self.order_minimum(&mut state);
+        self.orders.notify_all();
+        drop(state);
+        self.settled.notify_all();
+        self.hand_over(self.lock(), Instant::now());
+        down_for
+    }
+
+    /// A maker's attempt failed. The order stands: the same or another maker tries again after a pause.
+    /// Returns whether this failure is worth a log line.
+    pub(crate) fn failed(&self, text: String, login: bool) -> bool {
+        let mut state = self.lock();
+        state.connecting -= 1;
+        state.counts.connect_failures += 1;
+        let now = Instant::now();
+        let worth_a_line = state.outage.note(now, text, login);
+        // One prober is enough; what is wanted beyond it is ordered again after its success.
+        state.making = state.connecting.max(1);
+        let mut woken = Vec::new();
+        if state.live() == 0 && (login || state.outage.has_outlasted(state.limits.outage_grace, now)) {
+            let outcome = if login { LOGIN } else { DOWN };
+            for waiter in std::mem::take(&mut state.queue) {
+                waiter.outcome.store(outcome, Ordering::Relaxed);
+                woken.push(waiter);
+            }
+        }
+        drop(state);
+        self.orders.notify_one();
+        self.settled.notify_all();
+        for waiter in woken {
+            waiter.cond.notify_one();
+        }
+        worth_a_line
+    }
+}

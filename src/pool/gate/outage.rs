@@ -1,0 +1,154 @@
+//! The memory of failed connects: since when, why, and when to try again.
+
+use super::Refusal;
+use crate::error::ConnectFailure;
+use std::time::{Duration, Instant};
+
+/// The first pause after a failed attempt; each next one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause while the server cannot be reached: short, because a refused attempt costs next to
+/// nothing and every pause is time lost after the server is back.
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+/// The longest pause while the login is refused: longer, because servers log and may punish failed logins.
+const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(5);
+/// A standing outage is logged at most this often.
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// When the next attempt to connect may start.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Now,
+    At(Instant),
+    /// Not before the attempt in flight has ended.
+    Never,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    standing: Option<Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    since: Instant,
+    last: Instant,
+    text: String,
+    login: bool,
+    attempts: u32,
+    next_at: Instant,
+    line_at: Instant,
+}
+
+impl Outage {
+    pub(crate) fn is_down(&self) -> bool {
+        self.standing.is_some()
+    }
+
+    /// What to tell a caller whose time is up.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match &self.standing {
+            None => Refusal::TimedOut,
+            Some(standing) if standing.login => Refusal::Login,
+            Some(_) => Refusal::Down,
+        }
+    }
+
+    pub(crate) fn grace_ends(&self, grace: Duration) -> Option<Instant> {
+        let standing = self.standing.as_ref()?;
+        // A refused login does not pass by waiting.
+        Some(if standing.login { standing.since } else { standing.since + grace })
+    }
+
+    pub(crate) fn has_outlasted(&self, grace: Duration, now: Instant) -> bool {
+        self.grace_ends(grace).is_some_and(|ends| ends <= now)
+    }
+
+    /// Remembers a failure. Returns whether it is worth a log line: the first, another reason, or one in a while.
+    pub(crate) fn note(&mut self, now: Instant, text: String, login: bool) -> bool {
+        let Some(standing) = &mut self.standing else {
+            let next_at = now + pause(0, login);
+            let line_at = now + LINE_INTERVAL;
+            self.standing =
+                Some(Standing { since: now, last: now, text, login, attempts: 1, next_at, line_at });
+            return true;
+        };
+        let changed = standing.login != login;
+        let worth_a_line = changed || now >= standing.line_at;
+        if changed {
+            standing.attempts = 0;
+        }
+        standing.next_at = now + pause(standing.attempts, login);
+        standing.attempts = standing.attempts.saturating_add(1);
+        (standing.last, standing.text, standing.login) = (now, text, login);
+        if worth_a_line {
+            standing.line_at = now + LINE_INTERVAL;
+        }
+        worth_a_line
+    }
+
+    /// A connect succeeded. Returns how long they had failed.
+    pub(crate) fn end(&mut self) -> Option<Duration> {
+        self.standing.take().map(|standing| standing.since.elapsed())
+    }
+
+    pub(crate) fn next_attempt(&self, now: Instant, in_flight: bool) -> Attempt {
+        match &self.standing {
+            None => Attempt::Now,
+            Some(_) if in_flight => Attempt::Never,
+            Some(standing) if standing.next_at <= now => Attempt::Now,
+            Some(standing) => Attempt::At(standing.next_at),
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<ConnectFailure> {
+        self.standing.as_ref().map(|standing| {
+            ConnectFailure::new(standing.last.elapsed(), standing.since.elapsed(), standing.text.clone())
+        })
+    }
+}
+
+/// Doubling, bounded, and spread over ±20 % so that many pools do not knock together.
+fn pause(attempts: u32, login: bool) -> Duration {
+    let longest = if login { LONGEST_LOGIN_PAUSE } else { LONGEST_PAUSE };
+    let pause = FIRST_PAUSE.saturating_mul(1 << attempts.min(10)).min(longest);
+    pause.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        for attempts in 0..50 {
+            assert!(pause(attempts, false) <= LONGEST_PAUSE.mul_f64(1.2));
+            assert!(pause(attempts, true) <= LONGEST_LOGIN_PAUSE.mul_f64(1.2));
+        }
+        assert!(pause(0, false) < Duration::from_millis(25));
+        assert!(pause(9, false) > Duration::from_millis(250));
+    }
+
+    #[test]
+    fn one_attempt_at_a_time_while_down() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        assert_eq!(outage.next_attempt(now, true), Attempt::Now);
+        assert!(outage.note(now, "refused".into(), false));
+        assert_eq!(outage.next_attempt(now + Duration::from_secs(1), true), Attempt::Never);
+        assert_eq!(outage.next_attempt(now + Duration::from_secs(1), false), Attempt::Now);
+        assert!(matches!(outage.next_attempt(now, false), Attempt::At(_)));
+    }
+
+    #[test]
+    fn a_standing_outage_is_logged_rarely() {
+        let mut now = Instant::now();
+        let mut outage = Outage::default();
+        let mut lines = 0;
+        for _ in 0..100 {
+            lines += u32::from(outage.note(now, "refused".into(), false));
+            now += Duration::from_millis(300);
+        }
+        assert_eq!(lines, 1);
+        assert!(outage.note(now, "password".into(), true), "another kind of failure is news");
+    }
+}

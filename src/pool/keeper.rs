@@ -1,0 +1,277 @@
+//! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
+//! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
+
+use super::gate::Permit;
+use super::generation::Standing;
+use super::session::Session;
+use super::status::CloseReason;
+use super::{Pooled, Shared};
+use log::warn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long cleaning, checking or cancelling may take before the server is given up on.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How much work may queue before borrowers do it themselves, or a cancel is skipped.
+const BACKLOG: usize = 64;
+
+enum Work {
+    Bury(Box<Session>),
+    Clean(Pooled, Permit),
+    Cancel(Box<postgres::CancelToken>, Instant),
+    Look,
+    Stop,
+}
+
+/// The way to the keeper's thread.
+#[derive(Debug, Clone)]
+pub(crate) struct KeeperHandle {
+    sender: Sender<Work>,
+    backlog: Arc<AtomicUsize>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Work::Bury(_) => "Bury",
+            Work::Clean(..) => "Clean",
+            Work::Cancel(..) => "Cancel",
+            Work::Look => "Look",
+            Work::Stop => "Stop",
+        })
+    }
+}
+
+/// The keeper before its pool exists.
+pub(crate) struct Keeper {
+    receiver: Receiver<Work>,
+    handle: KeeperHandle,
+}
+
+impl Keeper {
+    pub(crate) fn new() -> Keeper {
+        let (sender, receiver) = channel();
+        let handle = KeeperHandle { sender, backlog: Arc::default(), thread: Arc::default() };
+        Keeper { receiver, handle }
+    }
+
+    pub(crate) fn handle(&self) -> KeeperHandle {
+        self.handle.clone()
+    }
+
+    /// Starts the thread. It holds the pool weakly and ends with it.
+    pub(crate) fn start(self, shared: &Arc<Shared>) -> std::io::Result<()> {
+        let tick = tick(shared);
+        let weak = Arc::downgrade(shared);
+        let Keeper { receiver, handle } = self;
+        let backlog = handle.backlog.clone();
+        let thread = std::thread::Builder::new()
+            .name("poolhouse-keeper".into())
+            .spawn(move || run(&weak, &receiver, &backlog, tick))?;
+        if let Ok(mut slot) = handle.thread.lock() {
+            *slot = Some(thread);
+        }
+        Ok(())
+    }
+}
+
+impl KeeperHandle {
+    /// Says goodbye to the server for a session.
+    pub(crate) fn bury(&self, session: Box<Session>) {
+        // A keeper that is gone gives the session back in the error, and dropping it there buries it too.
+        let _ = self.send(Work::Bury(session));
+    }
+
+    /// Cleans a session and puts it back into the store. Gives it back where there is too much to do already.
+    pub(crate) fn clean(&self, pooled: Pooled, permit: Permit) -> Option<(Pooled, Permit)> {
+        if self.backlog.load(Ordering::Relaxed) >= BACKLOG {
+            return Some((pooled, permit));
+        }
+        match self.send(Work::Clean(pooled, permit)) {
+            Err(Work::Clean(pooled, permit)) => Some((pooled, permit)),
+            _ => None,
+        }
+    }
+
+    /// Asks the server to stop the statement nobody waits for any more.
+    pub(crate) fn cancel(&self, token: postgres::CancelToken) {
+        if self.backlog.load(Ordering::Relaxed) < BACKLOG {
+            let _ = self.send(Work::Cancel(Box::new(token), Instant::now()));
+        }
+    }
+
+    /// Has the keeper look after the idle connections now.
+    pub(crate) fn look(&self) {
+        let _ = self.send(Work::Look);
+    }
+
+    /// Ends the thread after what is queued, and waits for it where it is not the caller's own.
+    pub(crate) fn stop(&self) {
+        let _ = self.send(Work::Stop);
+        let thread = self.thread.lock().ok().and_then(|mut slot| slot.take());
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+
+    fn send(&self, work: Work) -> Result<(), Work> {
+        self.backlog.fetch_add(1, Ordering::Relaxed);
+        self.sender.send(work).map_err(|unsent| {
+            self.backlog.fetch_sub(1, Ordering::Relaxed);
+            unsent.0
+        })
+    }
+}
+
+/// Often enough that every limit is kept to within a quarter, and never busier than twenty times a second.
+fn tick(shared: &Shared) -> Duration {
+    let settings = &shared.settings;
+    let overflow = (settings.max_overflow > 0).then_some(OVERFLOW_IDLE);
+    [settings.idle_timeout, settings.max_lifetime, settings.keepalive, settings.leak_threshold, overflow]
+        .into_iter()
+        .flatten()
+        .map(|limit| limit / 4)
+        .min()
+        .unwrap_or(Duration::from_secs(1))
+        .clamp(Duration::from_millis(50), Duration::from_secs(1))
+}
+
+/// How long an overflow connection may stay idle.
+const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
+
+fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
+    let mut next_look = Instant::now() + tick;
+    loop {
+        let work = match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+            Ok(work) => {
+                backlog.fetch_sub(1, Ordering::Relaxed);
+                work
+            }
+            Err(RecvTimeoutError::Timeout) => Work::Look,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        match work {
+            Work::Bury(session) => drop(session),
+            Work::Stop => return,
+            work => {
+                let Some(shared) = weak.upgrade() else { return };
+                match work {
+                    Work::Clean(pooled, permit) => shared.clean(pooled, permit, PATIENCE),
+                    Work::Cancel(token, asked) => shared.cancel(&token, asked),
+                    _ => {
+                        look(&shared);
+                        next_look = Instant::now() + tick;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Resets a session that was left dirty and gives it back, or closes it.
+    pub(crate) fn clean(&self, mut pooled: Pooled, permit: Permit, patience: Duration) {
+        if pooled.reset(Instant::now() + patience) {
+            self.gate.with_counts(|counts| counts.resets += 1);
+        } else {
+            pooled.condemn(CloseReason::Dirty);
+        }
+        self.give_back_clean(pooled, permit);
+    }
+
+    fn cancel(&self, token: &postgres::CancelToken, asked: Instant) {
+        // What is older than this has met the server's own statement_timeout, or never will.
+        if asked.elapsed() > 4 * PATIENCE {
+            return;
+        }
+        let sent = match self.maker.connector(Instant::now() + PATIENCE) {
+            Some(connector) => token.cancel_query(connector),
+            None => token.cancel_query(postgres::NoTls),
+        };
+        if let Err(error) = sent {
+            log::debug!("cancel request failed: {error}");
+        }
+    }
+}
+
+/// Looks after the idle connections and the long-held ones.
+fn look(shared: &Shared) {
+    report_leaks(shared);
+    let now = Instant::now();
+    let (mut above_max, mut above_min) = shared.gate.surplus();
+    let mut keep = Vec::new();
+    let mut check = Vec::new();
+    let mut trimmed = false;
+    let settings = &shared.settings;
+    let normal = settings.max_connections.saturating_sub(settings.max_overflow);
+    for _ in 0..shared.gate.begin_check(u32::MAX) {
+        let Some(mut pooled) = shared.take(now + PATIENCE) else {
+            shared.gate.end_check_closed();
+            continue;
+        };
+        let idle_for = now.saturating_duration_since(pooled.last_used);
+        let standing = shared.generations.standing(pooled.generation);
+        let live = above_min + shared.gate_minimum();
+        let reason = if above_max > 0 || standing == Standing::Outdated {
+            Some(CloseReason::Retired)
+        } else if pooled.retire_at.is_some_and(|at| at <= now) {
+            Some(CloseReason::Expired)
+        } else if above_min > 0 && settings.max_overflow > 0 && live > normal && idle_for >= OVERFLOW_IDLE {
+            Some(CloseReason::Overflow)
+        } else if above_min > 0 && !trimmed && settings.idle_timeout.is_some_and(|limit| idle_for >= limit) {
+            // One at a time: the others may be needed yet, and are looked at again a tick later.
+            trimmed = true;
+            Some(CloseReason::Idle)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            above_max = above_max.saturating_sub(1);
+            above_min = above_min.saturating_sub(1);
+            pooled.condemn(reason);
+            drop(pooled);
+            shared.gate.end_check_closed();
+        } else if standing == Standing::Suspect || settings.keepalive.is_some_and(|every| idle_for >= every) {
+            check.push(pooled);
+        } else {
+            keep.push(pooled);
+        }
+    }
+    // Back in the order in which they lay, so that the one used last is lent first.
+    while let Some(pooled) = keep.pop() {
+        drop(pooled);
+        shared.gate.end_check();
+    }
+    for mut pooled in check {
+        let outdated = shared.generations.standing(pooled.generation) == Standing::Outdated;
+        if !outdated && shared.is_alive(&mut pooled, Instant::now() + PATIENCE) {
+            drop(pooled);
+            shared.gate.end_check();
+        } else {
+            pooled.condemn(CloseReason::Invalid);
+            drop(pooled);
+            shared.gate.end_check_closed();
+        }
+    }
+    shared.gate.keep_minimum();
+}
+
+fn report_leaks(shared: &Shared) {
+    let Some(threshold) = shared.settings.leak_threshold else { return };
+    let mut found = Vec::new();
+    shared.gate.long_held(threshold, |holder, held, is_new| {
+        if is_new {
+            found.push((holder.at, held));
+        }
+    });
+    for (at, held) in found {
+        shared.gate.with_counts(|counts| counts.leaks += 1);
+        warn!("Connection held for {:.1} s, acquired at {at}: leaked?", held.as_secs_f64());
+    }
+}

@@ -1,0 +1,208 @@
+//! How r2d2 makes and judges connections.
+//!
+//! r2d2 is told to keep itself full (`min_idle` = `max_size`), so that for every connection it lacks a job is
+//! parked in one of its worker threads, inside [`Manager::connect`]. There it waits until the gate orders a
+//! connection, makes it, and only then returns. So r2d2 never sees a failed connect (its retries cannot be
+//! paced or stopped), never makes one that nobody wants, and never loses a slot.
+
+use super::gate::{Gate, Order};
+use super::generation::Generations;
+use super::session::{Session, describe};
+use super::status::CloseReason;
+use super::tls::TlsPlan;
+use super::transport::{Connector, Wire};
+use crate::error::SettingsError;
+use crate::settings::PoolSettings;
+use log::{info, warn};
+use postgres::config::{SslMode as DriverSslMode, SslNegotiation};
+use r2d2_postgres::PostgresConnectionManager;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// SQLSTATEs of a connect that no waiting will mend: wrong password, refused by `pg_hba.conf`, no such
+/// database, no right to connect to it.
+const LOGIN_REFUSED: &[&str] = &["28P01", "28000", "3D000", "42501"];
+
+/// Makes sessions.
+pub(crate) struct Manager {
+    gate: Arc<Gate>,
+    generations: Arc<Generations>,
+    maker: SessionMaker,
+}
+
+/// Everything that making a session needs.
+#[derive(Clone)]
+pub(crate) struct SessionMaker {
+    config: postgres::Config,
+    has_unix_host: bool,
+    tls: TlsPlan,
+    connect_timeout: Duration,
+    max_lifetime: Option<Duration>,
+    statement_cache_size: usize,
+    statement_timeout: Option<Duration>,
+}
+
+/// Why `connect` gives up: r2d2 wants an error type, and this is the only one it ever sees.
+#[derive(Debug)]
+pub(crate) struct PoolClosed;
+
+impl std::fmt::Display for PoolClosed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the pool is closed")
+    }
+}
+
+impl std::error::Error for PoolClosed {}
+
+/// A failed attempt to connect.
+#[derive(Debug)]
+pub(crate) struct ConnectError {
+    pub(crate) text: String,
+    /// The server refuses this login; waiting does not help.
+    pub(crate) is_login: bool,
+}
+
+impl SessionMaker {
+    /// # Errors
+    ///
+    /// `SettingsError` when the certificate file cannot be used.
+    pub(crate) fn new(settings: &PoolSettings) -> Result<SessionMaker, SettingsError> {
+        let database = &settings.database;
+        let has_unix_host = database.hosts.iter().any(|(host, _)| host.starts_with('/'));
+        let mut config = database.driver_config();
+        if let Some(limit) = settings.statement_timeout {
+            // As a startup option it is the session's default, and so survives DISCARD ALL.
+            config.options(&format!("-c statement_timeout={}", limit.as_millis()));
+        }
+        if has_unix_host {
+            config.ssl_mode(DriverSslMode::Disable);
+        } else {
+            config.ssl_mode(DriverSslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        }
+        // Keepalives find a vanished server while nobody waits for it.
+        config
+            .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(10))
+            .keepalives_retries(3);
+        let tls = if has_unix_host { TlsPlan::Off } else { TlsPlan::new(database)? };
+        Ok(SessionMaker {
+            config,
+            has_unix_host,
+            tls,
+            connect_timeout: settings.connect_timeout,
+            max_lifetime: settings.max_lifetime,
+            statement_cache_size: settings.statement_cache_size,
+            statement_timeout: settings.statement_timeout,
+        })
+    }
+
+    /// Connects and logs in.
+    ///
+    /// Blocks for at most the connect timeout for each host of the settings, and for as long as the system's
+    /// resolver takes to find their addresses.
+    pub(crate) fn make(&self, generation: u64) -> Result<Session, ConnectError> {
+        let wire = Arc::new(Wire::new());
+        let started = Instant::now();
+        wire.set_deadline(Some(started + self.connect_timeout));
+        let mut config = self.config.clone();
+        config.connect_timeout(self.connect_timeout);
+        let connector = Connector { wire: wire.clone(), tls: self.tls.clone() };
+        // The driver unwraps where the system has no descriptor left: a panic must cost no slot.
+        let attempt = catch_unwind(AssertUnwindSafe(|| {
+            use r2d2::ManageConnection;
+            PostgresConnectionManager::new(config, connector).connect()
+        }));
+        let client = match attempt {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(ConnectError::new(&error)),
+            Err(_) => {
+                let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
+                return Err(ConnectError { text, is_login: false });
+            }
+        };
+        // Up to a tenth less, so that connections made together do not end together.
+        let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
+        let (cache, limit) = (self.statement_cache_size, self.statement_timeout);
+        Ok(Session::new(client, wire, cache, limit, retire_at, generation))
+    }
+
+    /// What a cancel request goes through.
+    pub(crate) fn connector(&self, deadline: Instant) -> Option<Connector> {
+        let wire = Arc::new(Wire::new());
+        wire.set_deadline(Some(deadline));
+        (!self.has_unix_host).then(|| Connector { wire, tls: self.tls.clone() })
+    }
+}
+
+impl ConnectError {
+    fn new(error: &postgres::Error) -> ConnectError {
+        let is_login = error.code().is_some_and(|code| LOGIN_REFUSED.contains(&code.code()))
+            || error.to_string().contains("password missing");
+        let text = if is_login && error.as_db_error().is_none() {
+            "the server asks for a password and the settings give none (DB_PASSWORD)".to_owned()
+        } else {
+            describe(error)
+        };
+        ConnectError { text, is_login }
+    }
+}
+
+impl Manager {
+    pub(crate) fn new(gate: Arc<Gate>, generations: Arc<Generations>, maker: SessionMaker) -> Manager {
+        Manager { gate, generations, maker }
+    }
+}
+
+impl r2d2::ManageConnection for Manager {
+    // Boxed: r2d2 moves connections in and out of its list under its lock.
+    type Connection = Box<Session>;
+    type Error = PoolClosed;
+
+    fn connect(&self) -> Result<Box<Session>, PoolClosed> {
+        loop {
+            match self.gate.next_order() {
+                Order::Stop => return Err(PoolClosed),
+                Order::Make => {}
+            }
+            let started = Instant::now();
+            match self.maker.make(self.generations.current()) {
+                Ok(session) => {
+                    if let Some(down_for) = self.gate.made(started.elapsed()) {
+                        info!("Database is back after {:.1} s", down_for.as_secs_f64());
+                    }
+                    return Ok(Box::new(session));
+                }
+                Err(error) => {
+                    if self.gate.failed(error.text.clone(), error.is_login) {
+                        warn!("Cannot connect to the database: {}", error.text);
+                    }
+                }
+            }
+        }
+    }
+
+    // Checking is done by the pool, within the caller's deadline.
+    fn is_valid(&self, _session: &mut Box<Session>) -> Result<(), PoolClosed> {
+        Ok(())
+    }
+
+    fn has_broken(&self, session: &mut Box<Session>) -> bool {
+        session.is_broken()
+    }
+}
+
+/// Sends sessions that r2d2 lets go of to the keeper, so that saying goodbye to the server costs no borrower.
+#[derive(Debug)]
+pub(crate) struct Farewell {
+    pub(crate) keeper: super::keeper::KeeperHandle,
+    pub(crate) gate: Arc<Gate>,
+}
+
+impl r2d2::CustomizeConnection<Box<Session>, PoolClosed> for Farewell {
+    fn on_release(&self, session: Box<Session>) {
+        let reason = session.close_reason().unwrap_or(CloseReason::Retired);
+        self.gate.with_counts(|counts| counts.close(reason));
+        self.keeper.bury(session);
+    }
+}

@@ -1,0 +1,431 @@
+//! The pool: a gate in front, r2d2 as the store and the maker of connections, a keeper behind.
+
+mod connection;
+mod gate;
+mod generation;
+mod keeper;
+mod manager;
+mod session;
+mod sql;
+mod status;
+mod sync;
+mod tls;
+mod transport;
+
+pub use connection::Connection;
+pub(crate) use connection::Lease;
+pub(crate) use session::{Effect, Failure, Session};
+pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
+
+use self::gate::{Gate, Holder, Limits, Permit, Refusal};
+use self::generation::{Generations, Standing};
+use self::keeper::{Keeper, KeeperHandle};
+use self::manager::{Farewell, Manager, SessionMaker};
+use self::session::Verdict;
+use self::status::CloseReason;
+use crate::error::{Error, PoolNumbers, Result};
+use crate::settings::{PoolSettings, PrePing};
+use log::warn;
+use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
+use std::panic::Location;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+/// Threads that make connections; more would only queue up at the server's postmaster.
+const MAKERS: u32 = 4;
+/// How long a check before lending may take.
+const CHECK_LIMIT: Duration = Duration::from_millis(500);
+/// What a check may take where the caller has no time left: a healthy server needs far less, and it is within
+/// the 20 ms by which an acquire may overshoot.
+const LEAST_CHECK: Duration = Duration::from_millis(10);
+/// How much longer than the server's `statement_timeout` the pool waits for an answer: the server's own words
+/// are worth it.
+const ANSWER_GRACE: Duration = Duration::from_millis(200);
+
+/// A connection of r2d2's store in our hands.
+pub(crate) type Pooled = r2d2::PooledConnection<Manager>;
+
+/// A pool of connections to one database; cheap to clone, every clone is the same pool.
+///
+/// Dropping the last handle ends the pool's threads and connections; [`close`](Pool::close) does it in order.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    gate: Arc<Gate>,
+    generations: Arc<Generations>,
+    settings: PoolSettings,
+    maker: SessionMaker,
+    keeper: KeeperHandle,
+    /// Emptied by `close`, so that r2d2's threads end.
+    store: RwLock<Option<r2d2::Pool<Manager>>>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("status", &self.status()).finish()
+    }
+}
+
+impl Pool {
+    /// Opens a pool: connects, and keeps `min_connections` open from then on.
+    ///
+    /// # Blocking
+    ///
+    /// Until the minimum is connected, at most for the connect timeout. A refused login or a refused
+    /// connection ends it at once.
+    ///
+    /// # Errors
+    ///
+    /// - `Settings`: the sizes or times contradict each other, or the certificate file cannot be used.
+    /// - `Authentication`: the server refuses user, password or database; its words are in the message.
+    /// - `Down`: the server cannot be reached, or did not answer in time.
+    pub fn open(settings: &PoolSettings) -> Result<Pool> {
+        settings.validate()?;
+        let maker = SessionMaker::new(settings)?;
+        let gate = Arc::new(Gate::new(Limits {
+            min: settings.min_connections,
+            max: settings.max_connections,
+            max_waiting: settings.max_waiting,
+            outage_grace: settings.outage_grace,
+            shedding: None,
+        }));
+        let generations = Arc::new(Generations::default());
+        let keeper = Keeper::new();
+        let makers = MAKERS.min(settings.max_connections) as usize;
+        let threads = ScheduledThreadPool::builder()
+            .num_threads(makers)
+            .thread_name_pattern("poolhouse-maker-{}")
+            .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
+            .build();
+        let ceiling = settings.max_connections;
+        let store = r2d2::Pool::builder()
+            .max_size(ceiling)
+            .min_idle(Some(ceiling))
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(Duration::from_secs(1))
+            .error_handler(Box::new(r2d2::NopErrorHandler))
+            .connection_customizer(Box::new(Farewell { keeper: keeper.handle(), gate: gate.clone() }))
+            .thread_pool(Arc::new(threads))
+            .build_unchecked(Manager::new(gate.clone(), generations.clone(), maker.clone()));
+        let shared = Arc::new(Shared {
+            gate,
+            generations,
+            settings: settings.clone(),
+            maker,
+            keeper: keeper.handle(),
+            store: RwLock::new(Some(store)),
+        });
+        keeper.start(&shared).map_err(Error::application)?;
+        let pool = Pool { shared };
+        pool.shared.gate.keep_minimum();
+        pool.shared
+            .gate
+            .wait_until_warm(Instant::now() + settings.connect_timeout)
+            .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        Ok(pool)
+    }
+
+    /// Lends a connection; dropping it gives it back.
+    ///
+    /// # Blocking
+    ///
+    /// Until a connection is there, at most for the pool's acquire timeout, in every state of the server.
+    ///
+    /// # Errors
+    ///
+    /// - `Exhausted`: all connections were in use all the time.
+    /// - `Saturated`: too many callers wait already; at once.
+    /// - `Down`: the server cannot be reached; at once when that has lasted longer than the outage grace.
+    /// - `Authentication`: the server refuses the login.
+    /// - `SelfDeadlock`: this thread holds a connection already and no other is left; at once. The thread that
+    ///   acquired a connection counts as its holder until it is returned, even if another thread uses it.
+    /// - `Closed`: the pool is closed.
+    #[track_caller]
+    pub fn get_connection(&self) -> Result<Connection> {
+        self.get_connection_timeout(self.shared.settings.acquire_timeout)
+    }
+
+    /// Lends a connection, waiting at most `timeout`; zero takes one that is ready or fails at once.
+    ///
+    /// # Blocking
+    ///
+    /// At most `timeout`, and at most some milliseconds more.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_connection`](Pool::get_connection).
+    #[track_caller]
+    pub fn get_connection_timeout(&self, timeout: Duration) -> Result<Connection> {
+        let now = Instant::now();
+        let lease = self.shared.clone().lend(now, add(now, timeout), Location::caller())?;
+        Ok(Connection::new(lease))
+    }
+
+    /// The pool's numbers.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a connection or the network.
+    pub fn status(&self) -> PoolStatus {
+        let mut status = PoolStatus::default();
+        self.shared.gate.snapshot(&mut status);
+        if let Some(threshold) = self.shared.settings.leak_threshold {
+            self.shared.gate.long_held(threshold, |holder, held_for, _| {
+                status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
+            });
+        }
+        status
+    }
+
+    /// Changes the sizes of a running pool. Growing happens at once; connections above a smaller maximum are
+    /// closed as they come back.
+    ///
+    /// # Errors
+    ///
+    /// - `Settings`: `min` above `max`, `max` zero, or `max` above the maximum the pool was opened with.
+    /// - `Closed`: the pool is closed.
+    pub fn resize(&self, min: u32, max: u32) -> Result<()> {
+        let settings =
+            PoolSettings { min_connections: min, max_connections: max, ..self.shared.settings.clone() };
+        settings.validate()?;
+        if !self.shared.gate.resize(min, max) {
+            return Err(Error::Closed);
+        }
+        self.shared.keeper.look();
+        Ok(())
+    }
+
+    /// Lets callers wait, within their deadlines, instead of serving them; those served already go on.
+    /// For a short maintenance of the server.
+    ///
+    /// # Errors
+    ///
+    /// - `Closed`: the pool is closed.
+    pub fn suspend(&self) -> Result<()> {
+        if self.shared.gate.suspend() { Ok(()) } else { Err(Error::Closed) }
+    }
+
+    /// Serves callers again after [`suspend`](Pool::suspend).
+    ///
+    /// # Errors
+    ///
+    /// - `Closed`: the pool is closed.
+    pub fn resume(&self) -> Result<()> {
+        if self.shared.gate.resume() { Ok(()) } else { Err(Error::Closed) }
+    }
+
+    /// Replaces every connection: idle ones now, lent ones when they come back. For a changed password, a
+    /// changed role setting, a moved server.
+    pub fn reset(&self) {
+        self.shared.generations.outdate_all();
+        self.shared.keeper.look();
+    }
+
+    /// Closes the pool: who waits is told so at once, lent connections may finish and are closed on return.
+    /// A second call finds nothing left to do.
+    ///
+    /// Returns whether every connection was back at `deadline`.
+    ///
+    /// # Blocking
+    ///
+    /// Until every connection is back, at most `deadline`.
+    pub fn close(&self, deadline: Duration) -> bool {
+        let shared = &self.shared;
+        shared.gate.close();
+        let left = shared.gate.wait_until_idle(add(Instant::now(), deadline));
+        let store = shared.store.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        if let Some(store) = store {
+            while let Some(pooled) = store.try_get() {
+                drop_condemned(pooled, CloseReason::Retired);
+            }
+        }
+        shared.keeper.stop();
+        if left > 0 {
+            warn!("Pool closed with {left} connections still lent; each ends when it is returned");
+        }
+        left == 0
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.gate.close();
+        self.keeper.stop();
+    }
+}
+
+impl Shared {
+    /// Lends a connection that is worth lending.
+    pub(crate) fn lend(
+        self: Arc<Shared>,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Lease> {
+        let mut permit = self
+            .gate
+            .acquire(started, deadline, at)
+            .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        loop {
+            let Some(mut pooled) = self.take(deadline) else {
+                self.gate.discard(permit);
+                return Err(Error::Closed);
+            };
+            match self.objection(&mut pooled, started, deadline) {
+                None => return Ok(Lease::new(self, pooled, permit)),
+                Some(reason) => drop_condemned(pooled, reason),
+            }
+            permit = self
+                .gate
+                .acquire_again(permit, started, deadline, at)
+                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        }
+    }
+
+    /// Takes from the store what the gate has given leave to take: it is there, or will be within
+    /// microseconds, because a maker announces a connection just before r2d2 stores it.
+    fn take(&self, deadline: Instant) -> Option<Pooled> {
+        let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let store = store.as_ref()?;
+        if let Some(pooled) = store.try_get() {
+            return Some(pooled);
+        }
+        let patience = deadline.saturating_duration_since(Instant::now()).max(CHECK_LIMIT);
+        store.get_timeout(patience).ok()
+    }
+
+    /// Why an idle session must not be lent; checks with the server where there is reason to.
+    fn objection(&self, pooled: &mut Pooled, now: Instant, deadline: Instant) -> Option<CloseReason> {
+        if pooled.retire_at.is_some_and(|at| at <= now) {
+            return Some(CloseReason::Expired);
+        }
+        let standing = self.generations.standing(pooled.generation);
+        if standing == Standing::Outdated {
+            return Some(CloseReason::Retired);
+        }
+        let is_to_check = match self.settings.pre_ping {
+            PrePing::Off => false,
+            PrePing::On => true,
+            PrePing::Auto => {
+                standing == Standing::Suspect
+                    || now.saturating_duration_since(pooled.last_used) >= self.settings.validate_after
+            }
+        };
+        if !is_to_check || self.is_alive(pooled, deadline) { None } else { Some(CloseReason::Invalid) }
+    }
+
+    /// Checks a session with the server, within `deadline` and [`CHECK_LIMIT`].
+    fn is_alive(&self, pooled: &mut Pooled, deadline: Instant) -> bool {
+        let now = Instant::now();
+        let limit = deadline.clamp(now + LEAST_CHECK, now + CHECK_LIMIT);
+        let generation = pooled.generation;
+        if pooled.is_alive(limit) {
+            pooled.generation = self.generations.current();
+            pooled.last_used = now;
+            return true;
+        }
+        // Silence for the whole limit is more than one connection's trouble: the others are not worth a wait.
+        if pooled.has_timed_out() && limit == now + CHECK_LIMIT {
+            self.generations.outdate(generation);
+        } else {
+            self.generations.suspect(generation);
+        }
+        false
+    }
+
+    /// Takes a connection back: keeps it, has it cleaned, or closes it.
+    fn give_back(&self, pooled: Pooled, permit: Permit) {
+        if pooled.verdict() == Verdict::Reset && !self.gate.retires() {
+            self.gate.detach(&permit);
+            if let Some((pooled, permit)) = self.keeper.clean(pooled, permit) {
+                // So much is being cleaned that the keeper lags behind: the borrower pays for itself.
+                self.clean(pooled, permit, CHECK_LIMIT);
+            }
+            return;
+        }
+        self.give_back_clean(pooled, permit);
+    }
+
+    /// Takes back a connection that is clean, or condemned.
+    fn give_back_clean(&self, mut pooled: Pooled, permit: Permit) {
+        let now = Instant::now();
+        let reason = match pooled.verdict() {
+            Verdict::Close(reason) => Some(reason),
+            Verdict::Reset => Some(CloseReason::Retired),
+            Verdict::Keep if pooled.retire_at.is_some_and(|at| at <= now) => Some(CloseReason::Expired),
+            Verdict::Keep
+                if self.gate.retires()
+                    || self.generations.standing(pooled.generation) == Standing::Outdated =>
+            {
+                Some(CloseReason::Retired)
+            }
+            Verdict::Keep => None,
+        };
+        let holder = match reason {
+            None => {
+                pooled.last_used = now;
+                // Into the store first: the gate may lend it on the moment it hears of it.
+                drop(pooled);
+                self.gate.release(permit, now)
+            }
+            Some(reason) => {
+                if reason == CloseReason::Broken && self.generations.suspect(pooled.generation) {
+                    self.keeper.look();
+                }
+                if pooled.has_timed_out() {
+                    self.keeper.cancel(pooled.cancel_token());
+                }
+                drop_condemned(pooled, reason);
+                self.gate.discard(permit)
+            }
+        };
+        if let Some(Holder { since, at, .. }) = holder {
+            warn!("Connection acquired at {at} came back after {:.1} s", since.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Until when a statement that starts now must have been answered.
+    pub(crate) fn statement_deadline(&self) -> Option<Instant> {
+        let limit = self.settings.statement_timeout?;
+        Some(add(Instant::now(), limit.saturating_add(ANSWER_GRACE)))
+    }
+
+    pub(crate) fn acquire_timeout(&self) -> Duration {
+        self.settings.acquire_timeout
+    }
+
+    fn gate_minimum(&self) -> u32 {
+        self.settings.min_connections
+    }
+}
+
+fn drop_condemned(mut pooled: Pooled, reason: CloseReason) {
+    pooled.condemn(reason);
+    drop(pooled);
+}
+
+fn refused(refusal: Refusal, numbers: Box<PoolNumbers>) -> Error {
+    match refusal {
+        Refusal::TimedOut => Error::Exhausted(numbers),
+        Refusal::Saturated => Error::Saturated(numbers),
+        Refusal::Down => Error::Down(numbers),
+        Refusal::Login => Error::Authentication(numbers),
+        Refusal::Closed => Error::Closed,
+        Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
+    }
+}
+
+/// `now + timeout`, for timeouts of any length.
+pub(crate) fn add(now: Instant, timeout: Duration) -> Instant {
+    const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now + timeout.min(AGES)
+}

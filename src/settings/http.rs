@@ -1,0 +1,136 @@
+//! How the HTTP service listens and whom it trusts.
+
+use super::reader::{Reader, Source};
+use super::secret::{MASK, OWN_SECRET, is_placeholder};
+use super::tier::Tier;
+use super::variables::{API_TOKENS, HTTP_BIND, HTTP_WORKERS};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// How the HTTP service listens and whom it trusts.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// `HTTP_BIND`: address and port to listen on.
+    pub bind: SocketAddr,
+    /// `HTTP_WORKERS`: worker threads.
+    pub workers: usize,
+    /// `API_TOKENS`: the bearer tokens accepted, by name. Empty in the dev tier only; then no call that needs
+    /// a token is answered.
+    pub tokens: Vec<ApiToken>,
+}
+
+/// One accepted bearer token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiToken {
+    /// The name it is logged under.
+    pub name: String,
+    /// The SHA-256 of the token; the token itself is not kept.
+    pub sha256: [u8; 32],
+}
+
+impl ApiToken {
+    /// Takes a token in plain text and keeps its hash.
+    pub fn new(name: impl Into<String>, token: &str) -> ApiToken {
+        ApiToken { name: name.into(), sha256: Sha256::digest(token).into() }
+    }
+}
+
+/// The hash of a weak token is as good as the token: it is not shown either.
+impl fmt::Debug for ApiToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiToken").field("name", &self.name).field("sha256", &format_args!("{MASK}")).finish()
+    }
+}
+
+pub(super) fn read(reader: &mut Reader) -> HttpSettings {
+    let bind = reader.said(&HTTP_BIND, |text| text.parse::<SocketAddr>().ok());
+    let bind = reader.settle(&HTTP_BIND, [bind], SocketAddr::to_string);
+    let preset = || reader.preset(&HTTP_BIND).parse().unwrap_or((Ipv4Addr::LOCALHOST, 5000).into());
+    let bind = bind.map_or_else(preset, |said| said.value);
+
+    let workers = reader.said(&HTTP_WORKERS, |text| HTTP_WORKERS.allowed.count(text));
+    let workers = match reader.settle(&HTTP_WORKERS, [workers], u32::to_string) {
+        Some(said) => said.value as usize,
+        None => {
+            let parallelism = std::thread::available_parallelism().map_or(1, |n| n.get().min(256));
+            reader.row(&HTTP_WORKERS, parallelism.to_string(), Source::Default);
+            parallelism
+        }
+    };
+    HttpSettings { bind, workers, tokens: read_tokens(reader) }
+}
+
+/// Problems name a token by its place in the list: in a mistyped list its "name" may be a piece of a secret.
+fn read_tokens(reader: &mut Reader) -> Vec<ApiToken> {
+    let tier = reader.tier;
+    let Some(given) = reader.given(&API_TOKENS) else {
+        if tier != Tier::Dev {
+            reader.require(&API_TOKENS);
+        }
+        return Vec::new();
+    };
+    let mut tokens: Vec<ApiToken> = Vec::new();
+    for (index, entry) in given.text.split(',').enumerate() {
+        let number = index + 1;
+        let mut fault = |what: String, allowed: &str| {
+            reader.fault(&API_TOKENS, format!("{MASK} (token {number} {what})"), allowed);
+        };
+        let token = match parse_token(entry.trim(), tier) {
+            Ok(token) => token,
+            Err((what, allowed)) => {
+                fault(what, &allowed);
+                continue;
+            }
+        };
+        if let Some(earlier) = tokens.iter().position(|other| other.name == token.name) {
+            fault(format!("has the name of token {}", earlier + 1), "a name of its own for each token");
+        } else if let Some(earlier) = tokens.iter().position(|other| other.sha256 == token.sha256) {
+            fault(format!("is the same as token {}", earlier + 1), "each token once");
+        }
+        tokens.push(token);
+    }
+    let shown = tokens.iter().map(|token| format!("{}={MASK}", token.name)).collect::<Vec<_>>().join(", ");
+    reader.row(&API_TOKENS, shown, given.source);
+    tokens
+}
+
+/// One entry of the list; else what is wrong with it, and what would be right.
+fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
+    let malformed = |what: &str| (what.to_owned(), API_TOKENS.allowed());
+    let (name, token) = entry.split_once('=').unwrap_or(("default", entry));
+    let (name, token) = (name.trim(), token.trim());
+    if token.trim_matches('=').is_empty() {
+        // `c2VjcmV0==`: base64 ends like this, and its first half would become the name.
+        return Err(malformed("is empty; a bare token that holds = must be written default=token"));
+    }
+    let is_name_char = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(is_name_char) {
+        return Err(malformed("has a name that is not 1 to 64 letters, digits, `.`, `_` or `-`"));
+    }
+    if let Some(hex) = token.strip_prefix("sha256:") {
+        let sha256 = parse_sha256(hex).ok_or_else(|| malformed("has no 64 hex digits after sha256:"))?;
+        return Ok(ApiToken { name: name.to_owned(), sha256 });
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(malformed("has a character that an Authorization header cannot carry"));
+    }
+    if token.len() < tier.min_token_length() {
+        let allowed = format!("at least {} characters in the {tier} tier", tier.min_token_length());
+        return Err((format!("has {} characters", token.len()), allowed));
+    }
+    if tier == Tier::Production && is_placeholder(token) {
+        return Err(("is a placeholder".to_owned(), OWN_SECRET.to_owned()));
+    }
+    Ok(ApiToken::new(name, token))
+}
+
+fn parse_sha256(hex: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = hex
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    bytes.try_into().ok().filter(|_| digits.len() == 64)
+}

@@ -1,0 +1,181 @@
+//! How the pool is sized and how long it waits.
+
+use super::database::DatabaseSettings;
+use super::pool_size;
+use super::reader::{Reader, Said, one_of};
+use super::tier::Tier;
+use super::variables::{
+    DATABASE_MAX_OVERFLOW, DATABASE_POOL_PRE_PING, DATABASE_POOL_RECYCLE, DATABASE_POOL_TIMEOUT,
+    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S,
+    DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S,
+    DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING,
+    DB_POOL_VALIDATE_AFTER_MS, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
+};
+use crate::error::{Result, SettingsError};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How the pool is sized and how long it waits. [`VARIABLES`](super::VARIABLES) tells the ranges and defaults;
+/// [`PoolSettings::validate`] holds values built in code to the same ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// The database the pool connects to.
+    pub database: DatabaseSettings,
+    /// `DB_POOL_MIN_CONNECTIONS`: connections kept open.
+    pub min_connections: u32,
+    /// `DB_POOL_MAX_CONNECTIONS`: the most connections open at once, overflow included.
+    pub max_connections: u32,
+    /// `DATABASE_MAX_OVERFLOW`: how many of `max_connections` are overflow, closed soon after use.
+    pub max_overflow: u32,
+    /// `DB_POOL_ACQUIRE_TIMEOUT_S`: how long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+    /// `DB_POOL_MAX_WAITING`: how many callers may wait; the next one is refused at once.
+    pub max_waiting: u32,
+    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included.
+    pub connect_timeout: Duration,
+    /// `DB_STATEMENT_TIMEOUT_MS`: how long a statement may run; `None` is for ever.
+    pub statement_timeout: Option<Duration>,
+    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
+    /// `DB_POOL_MAX_LIFETIME_S`: how old a connection may become; each gets up to 10 % less, so that they do
+    /// not all end together. `None` is any age.
+    pub max_lifetime: Option<Duration>,
+    /// `DB_POOL_KEEPALIVE_S`: how often an idle connection is checked in the background; `None` is never.
+    pub keepalive: Option<Duration>,
+    /// `DB_POOL_PRE_PING`: whether a connection is checked before it is lent.
+    pub pre_ping: PrePing,
+    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection used within this time is lent unchecked.
+    pub validate_after: Duration,
+    /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
+    pub leak_threshold: Option<Duration>,
+    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; 0 prepares nothing by name.
+    pub statement_cache_size: usize,
+    /// `DB_POOL_OUTAGE_GRACE_S`: how long an outage is waited out before callers are told *down* at once.
+    pub outage_grace: Duration,
+}
+
+/// Whether a connection is checked before it is lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrePing {
+    /// Always: one round trip per acquire.
+    On,
+    /// Never.
+    Off,
+    /// Only when it has not been used for a while, or another connection has just broken.
+    Auto,
+}
+
+impl PrePing {
+    /// Every choice.
+    pub const ALL: [PrePing; 3] = [PrePing::On, PrePing::Off, PrePing::Auto];
+
+    /// The name as `DB_POOL_PRE_PING` gives it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PrePing::On => "on",
+            PrePing::Off => "off",
+            PrePing::Auto => "auto",
+        }
+    }
+}
+
+impl PoolSettings {
+    /// Takes the dev tier's defaults for everything but the database.
+    pub fn new(database: DatabaseSettings) -> PoolSettings {
+        read(&mut Reader::new(Tier::Dev, BTreeMap::new()), database, None)
+    }
+
+    /// Checks the ranges that the variables are held to, for settings built in code.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Settings`](crate::Error::Settings): every field out of range, under the name of its variable.
+    pub fn validate(&self) -> Result<()> {
+        let mut reader = Reader::new(Tier::Dev, BTreeMap::new());
+        self.database.check(&mut reader);
+        for (variable, count) in [
+            (&DB_POOL_MIN_CONNECTIONS, self.min_connections),
+            (&DB_POOL_MAX_CONNECTIONS, self.max_connections),
+            (&DB_POOL_MAX_WAITING, self.max_waiting),
+            (&DB_STATEMENT_CACHE_SIZE, u32::try_from(self.statement_cache_size).unwrap_or(u32::MAX)),
+            (&DATABASE_MAX_OVERFLOW, self.max_overflow),
+        ] {
+            if !variable.allowed.has_count(count) {
+                reader.fault(variable, count.to_string(), variable.allowed());
+            }
+        }
+        for (variable, span) in [
+            (&DB_STATEMENT_TIMEOUT_MS, self.statement_timeout),
+            (&DB_POOL_IDLE_TIMEOUT_S, self.idle_timeout),
+            (&DB_POOL_MAX_LIFETIME_S, self.max_lifetime),
+            (&DB_POOL_KEEPALIVE_S, self.keepalive),
+            (&DB_POOL_LEAK_THRESHOLD_S, self.leak_threshold),
+        ] {
+            // The variable says never with 0; in code `Some(ZERO)` would read "at once".
+            if span.is_some_and(|span| span.is_zero() || !variable.allowed.has_span(span)) {
+                let value = span.map(|span| variable.allowed.show_span(span)).unwrap_or_default();
+                reader.fault(variable, value, format!("{}, which in code is None", variable.allowed()));
+            }
+        }
+        for (variable, span) in [
+            (&DB_CONNECT_TIMEOUT_S, self.connect_timeout),
+            (&DB_POOL_ACQUIRE_TIMEOUT_S, self.acquire_timeout),
+            (&DB_POOL_VALIDATE_AFTER_MS, self.validate_after),
+            (&DB_POOL_OUTAGE_GRACE_S, self.outage_grace),
+        ] {
+            if !variable.allowed.has_span(span) {
+                reader.fault(variable, variable.allowed.show_span(span), variable.allowed());
+            }
+        }
+        pool_size::check(&mut reader, self.min_connections, self.max_connections, self.max_overflow);
+        match reader.finish().1 {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(SettingsError { problems }.into()),
+        }
+    }
+}
+
+/// Reads the pool's variables. `url_timeout` is what `DATABASE_URL` says about the time to connect.
+pub(super) fn read(
+    reader: &mut Reader,
+    database: DatabaseSettings,
+    url_timeout: Option<Said<Duration>>,
+) -> PoolSettings {
+    let connect_timeout = reader.span_or(&DB_CONNECT_TIMEOUT_S, url_timeout);
+    let (min_connections, max_connections, max_overflow) = pool_size::read(reader);
+    let mut never = |variable: &'static Variable, second| {
+        Some(reader.span(variable, second)).filter(|span| !span.is_zero())
+    };
+    PoolSettings {
+        database,
+        min_connections,
+        max_connections,
+        max_overflow,
+        connect_timeout,
+        statement_timeout: never(&DB_STATEMENT_TIMEOUT_MS, Some(&DATABASE_STATEMENT_TIMEOUT)),
+        idle_timeout: never(&DB_POOL_IDLE_TIMEOUT_S, None),
+        max_lifetime: never(&DB_POOL_MAX_LIFETIME_S, Some(&DATABASE_POOL_RECYCLE)),
+        keepalive: never(&DB_POOL_KEEPALIVE_S, None),
+        leak_threshold: never(&DB_POOL_LEAK_THRESHOLD_S, None),
+        acquire_timeout: reader.span(&DB_POOL_ACQUIRE_TIMEOUT_S, Some(&DATABASE_POOL_TIMEOUT)),
+        max_waiting: reader.count(&DB_POOL_MAX_WAITING),
+        pre_ping: read_pre_ping(reader),
+        validate_after: reader.span(&DB_POOL_VALIDATE_AFTER_MS, None),
+        statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
+        outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
+    }
+}
+
+fn read_pre_ping(reader: &mut Reader) -> PrePing {
+    let parse = |text: &str| one_of(&DB_POOL_PRE_PING.allowed, text, &PrePing::ALL, PrePing::as_str);
+    let said = reader.said(&DB_POOL_PRE_PING, parse);
+    let second =
+        reader.said(&DATABASE_POOL_PRE_PING, |text| match DATABASE_POOL_PRE_PING.allowed.word(text) {
+            Some("true") => Some(PrePing::On),
+            Some(_) => Some(PrePing::Off),
+            None => None,
+        });
+    reader
+        .settle(&DB_POOL_PRE_PING, [said, second], |ping| ping.as_str().to_owned())
+        .map_or(PrePing::Auto, |said| said.value)
+}

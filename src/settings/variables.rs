@@ -1,0 +1,320 @@
+//! The table of variables: name, default, allowed values, meaning. Reading, range checks, error texts and
+//! the README's table all follow it.
+
+use super::tier::Tier;
+use std::fmt;
+use std::time::Duration;
+
+/// One variable that [`Settings`](super::Settings) reads.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Variable {
+    /// Its name in the environment and in `.env` files.
+    pub name: &'static str,
+    /// What it sets, in one sentence.
+    pub meaning: &'static str,
+    pub(super) preset: Preset,
+    pub(super) allowed: Allowed,
+}
+
+impl Variable {
+    /// Returns the default for reading: empty where there is none, `dev 2, preprod 5, production 8` where
+    /// it differs by tier.
+    pub fn default(&self) -> String {
+        match self.preset {
+            Preset::Unset => String::new(),
+            Preset::Same(text) | Preset::Computed(text) => text.to_owned(),
+            Preset::ByTier([dev, preprod, production]) => {
+                format!("dev {dev}, preprod {preprod}, production {production}")
+            }
+        }
+    }
+
+    /// Returns the range with its unit, or the values accepted, as error messages say it.
+    pub fn allowed(&self) -> String {
+        self.allowed.to_string()
+    }
+
+    /// The default's text in one tier; empty where there is none that could be read.
+    pub(super) fn preset_in(&self, tier: Tier) -> &'static str {
+        match self.preset {
+            Preset::Unset | Preset::Computed(_) => "",
+            Preset::Same(text) => text,
+            Preset::ByTier([dev, preprod, production]) => match tier {
+                Tier::Dev => dev,
+                Tier::Preprod => preprod,
+                Tier::Production => production,
+            },
+        }
+    }
+}
+
+/// What a variable is where nobody sets it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Preset {
+    Unset,
+    Same(&'static str),
+    ByTier([&'static str; 3]),
+    /// Known only on the machine; the text says how.
+    Computed(&'static str),
+}
+
+/// The values a variable may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Allowed {
+    /// A whole number.
+    Count { min: u32, max: u32 },
+    /// A time in the unit of the variable's name. `zero` is the value that stands for [`Duration::ZERO`]
+    /// outside the range, and what it means.
+    Span { unit: Unit, min: Duration, max: Duration, zero: Option<(&'static str, &'static str)> },
+    /// One of these words, in any case.
+    Words(&'static [&'static str]),
+    /// Anything else, in words.
+    Text(&'static str),
+}
+
+/// The unit of a time, which the variable's name carries as its suffix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+impl Allowed {
+    /// Reads a whole number within the range.
+    pub(super) fn count(&self, text: &str) -> Option<u32> {
+        let number = digits(text)?.parse().ok()?;
+        self.has_count(number).then_some(number)
+    }
+
+    /// Whether a whole number is within the range.
+    pub(super) fn has_count(&self, number: u32) -> bool {
+        matches!(self, Allowed::Count { min, max } if (*min..=*max).contains(&number))
+    }
+
+    /// Reads a time within the range; [`Duration::ZERO`] for the special value.
+    pub(super) fn span(&self, text: &str) -> Option<Duration> {
+        let Allowed::Span { unit, zero, .. } = self else { return None };
+        if zero.is_some_and(|(special, _)| special == text) {
+            return Some(Duration::ZERO);
+        }
+        let span = match unit {
+            Unit::Milliseconds => Duration::from_millis(digits(text)?.parse().ok()?),
+            Unit::Seconds => {
+                let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+                digits(whole)?;
+                digits(fraction)?;
+                Duration::try_from_secs_f64(text.parse().ok()?).ok()?
+            }
+        };
+        self.has_span(span).then_some(span)
+    }
+
+    /// Whether a time is within the range, or is the zero that has a meaning of its own.
+    pub(super) fn has_span(&self, span: Duration) -> bool {
+        match self {
+            Allowed::Span { min, max, zero, .. } => {
+                (*min..=*max).contains(&span) || (span.is_zero() && zero.is_some_and(|(text, _)| text == "0"))
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads one of the words, as the table writes it.
+    pub(super) fn word(&self, text: &str) -> Option<&'static str> {
+        let Allowed::Words(words) = self else { return None };
+        words.iter().copied().find(|word| word.eq_ignore_ascii_case(text))
+    }
+
+    /// A time as this variable would give it.
+    pub(super) fn show_span(&self, span: Duration) -> String {
+        match self {
+            Allowed::Span { unit: Unit::Milliseconds, .. } => (span.as_secs_f64() * 1000.0).to_string(),
+            _ => span.as_secs_f64().to_string(),
+        }
+    }
+}
+
+/// The text, if it is nothing but ASCII digits: Rust's own parsers also take `+5`, `1e3` and `inf`.
+fn digits(text: &str) -> Option<&str> {
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Allowed::Count { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Allowed::Span { unit, min, max, zero } => {
+                let unit = match unit {
+                    Unit::Seconds => "seconds",
+                    Unit::Milliseconds => "whole milliseconds",
+                };
+                write!(f, "{} to {} {unit}", self.show_span(*min), self.show_span(*max))?;
+                match zero {
+                    Some((text, meaning)) => write!(f, ", or {text} for {meaning}"),
+                    None => Ok(()),
+                }
+            }
+            Allowed::Words(words) => f.write_str(&words.join(", ")),
+            Allowed::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const MS: Duration = Duration::from_millis(1);
+const NEVER: Option<(&str, &str)> = Some(("0", "never"));
+
+const fn seconds(min: Duration, max: Duration, zero: Option<(&'static str, &'static str)>) -> Allowed {
+    Allowed::Span { unit: Unit::Seconds, min, max, zero }
+}
+
+const fn milliseconds(min: Duration, max: Duration, zero: Option<(&'static str, &'static str)>) -> Allowed {
+    Allowed::Span { unit: Unit::Milliseconds, min, max, zero }
+}
+
+const CONNECTIONS: Allowed = Allowed::Count { min: 1, max: 1000 };
+const NAME: Allowed = Allowed::Text("1 to 63 bytes without control characters");
+/// What PostgreSQL itself takes: milliseconds in a 32-bit integer.
+const STATEMENT_TIMEOUT: Allowed = milliseconds(MS, Duration::from_millis(i32::MAX as u64), NEVER);
+
+macro_rules! variables {
+    ($($name:ident = $preset:expr, $allowed:expr, $meaning:literal;)*) => {
+        $(
+            pub(super) const $name: Variable = Variable {
+                name: stringify!($name), meaning: $meaning, preset: $preset, allowed: $allowed,
+            };
+        )*
+
+        /// Every variable, in the order in which problems and effective values are listed.
+        pub const VARIABLES: &[Variable] = &[$($name),*];
+    };
+}
+
+use Preset::{ByTier, Computed, Same, Unset};
+
+variables! {
+    APP_ENV = Same("dev"), Allowed::Words(&["dev", "preprod", "production"]),
+        "The tier; picks `.env.dev`, `.env.preprod` or `.env.production`.";
+    DATABASE_URL = Unset,
+        Allowed::Text("postgres://user:password@host:port/database, several hosts separated by commas, special \
+            characters as %XX; parameters: sslmode, sslrootcert, target_session_attrs, application_name, \
+            connect_timeout"),
+        "The database in one line; may be completed, but not contradicted, by the `DB_*` variables.";
+    DB_HOST = Unset,
+        Allowed::Text("a host name, an IP address or the directory of a Unix socket; several separated by commas"),
+        "The server; of several, the first that will do is used.";
+    DB_PORT = Same("5432"), Allowed::Text("1 to 65535; one for all hosts, or as many as hosts"), "The server's port.";
+    DB_NAME = Unset, NAME, "The database.";
+    DB_USER = Unset, NAME, "The user to log in as.";
+    DB_PASSWORD = Unset,
+        Allowed::Text("text without control characters; production refuses placeholders"),
+        "The user's password.";
+    DB_SSLMODE = Same("prefer"), Allowed::Words(&["disable", "prefer", "require", "verify-ca", "verify-full"]),
+        "Encryption of the connection, as in libpq; production refuses `disable` to another machine.";
+    DB_SSLROOTCERT = Unset, Allowed::Text("an existing PEM file"),
+        "The certificate authorities to trust; `verify-ca` and `verify-full` need it.";
+    DB_TARGET_SESSION_ATTRS = Same("any"), Allowed::Words(&["any", "read-write", "read-only"]),
+        "Which of several servers will do.";
+    DB_APPLICATION_NAME = Same("poolhouse"), NAME, "What `pg_stat_activity` shows.";
+    DB_CONNECT_TIMEOUT_S = Same("5"), seconds(MS, HOUR, None),
+        "How long one attempt to connect may take, handshake and login included.";
+    DB_POOL_MIN_CONNECTIONS = ByTier(["2", "5", "8"]), Allowed::Count { min: 0, max: 1000 },
+        "Connections kept open; the default gives way to a smaller maximum.";
+    DB_POOL_MAX_CONNECTIONS = ByTier(["10", "20", "24"]), CONNECTIONS, "The most connections open at once.";
+    DB_POOL_ACQUIRE_TIMEOUT_S = Same("5"), seconds(MS, HOUR, None), "How long a caller waits for a connection.";
+    DB_POOL_MAX_WAITING = Same("1000"), Allowed::Count { min: 0, max: 100_000 },
+        "How many callers may wait; the next one is refused at once.";
+    DB_POOL_IDLE_TIMEOUT_S = Same("600"), seconds(MS, YEAR, NEVER),
+        "How long a connection above the minimum may stay idle.";
+    DB_POOL_MAX_LIFETIME_S = Same("1800"), seconds(MS, YEAR, NEVER),
+        "How old a connection may become; each gets up to 10 % less.";
+    DB_POOL_KEEPALIVE_S = Same("0"), seconds(MS, YEAR, NEVER),
+        "How often an idle connection is checked in the background.";
+    DB_POOL_PRE_PING = Same("auto"), Allowed::Words(&["on", "off", "auto"]),
+        "Whether a connection is checked before it is lent; `auto` checks after `DB_POOL_VALIDATE_AFTER_MS`.";
+    DB_POOL_VALIDATE_AFTER_MS = Same("500"), milliseconds(Duration::ZERO, HOUR, None),
+        "With `auto`, a connection used within this time is lent unchecked.";
+    DB_POOL_LEAK_THRESHOLD_S = Same("60"), seconds(MS, YEAR, NEVER), "A connection held longer is reported as leaked.";
+    DB_POOL_OUTAGE_GRACE_S = Same("2"), seconds(Duration::ZERO, HOUR, None),
+        "How long an outage is waited out before callers are told *down* at once.";
+    DB_STATEMENT_TIMEOUT_MS = Same("30000"), STATEMENT_TIMEOUT, "How long a statement may run.";
+    DB_STATEMENT_CACHE_SIZE = Same("256"), Allowed::Count { min: 0, max: 10_000 },
+        "Prepared statements kept per connection; 0 prepares nothing by name.";
+    DATABASE_POOL_SIZE = Unset, CONNECTIONS,
+        "Second spelling: with `DATABASE_MAX_OVERFLOW` it makes `DB_POOL_MAX_CONNECTIONS`.";
+    DATABASE_MAX_OVERFLOW = Unset, Allowed::Count { min: 0, max: 999 },
+        "Connections above `DATABASE_POOL_SIZE`, closed soon after use; 0 where not set.";
+    DATABASE_POOL_TIMEOUT = Unset, seconds(MS, HOUR, None), "Second spelling of `DB_POOL_ACQUIRE_TIMEOUT_S`.";
+    DATABASE_POOL_RECYCLE = Unset, seconds(MS, YEAR, Some(("-1", "never"))),
+        "Second spelling of `DB_POOL_MAX_LIFETIME_S`.";
+    DATABASE_POOL_PRE_PING = Unset, Allowed::Words(&["true", "false"]),
+        "Second spelling of `DB_POOL_PRE_PING`: `true` is `on`, `false` is `off`.";
+    DATABASE_STATEMENT_TIMEOUT = Unset, STATEMENT_TIMEOUT, "Second spelling of `DB_STATEMENT_TIMEOUT_MS`.";
+    HTTP_BIND = Same("127.0.0.1:5000"), Allowed::Text("address:port, as in 127.0.0.1:5000 or [::1]:5000"),
+        "Where the service listens; port 0 takes any free one.";
+    HTTP_WORKERS = Computed("the machine's parallelism"), Allowed::Count { min: 1, max: 256 }, "Worker threads.";
+    API_TOKENS = Unset,
+        Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
+            16 characters in preprod, 32 in production"),
+        "The bearer tokens accepted; without any, the dev tier refuses every call that needs one.";
+    RUST_LOG = Unset, Allowed::Text("a filter as in `info,poolhouse=debug`"), "The log filter; wins over `LOG_LEVEL`.";
+    LOG_LEVEL = Same("info"), Allowed::Words(&["off", "error", "warn", "info", "debug", "trace"]),
+        "The log level of everything.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_the_variable_allows() {
+        for variable in VARIABLES {
+            for tier in Tier::ALL {
+                let text = variable.preset_in(tier);
+                let fits = match variable.allowed {
+                    _ if text.is_empty() => true,
+                    Allowed::Count { .. } => variable.allowed.count(text).is_some(),
+                    Allowed::Span { .. } => variable.allowed.span(text).is_some(),
+                    Allowed::Words(_) => variable.allowed.word(text) == Some(text),
+                    Allowed::Text(_) => true,
+                };
+                assert!(fits, "{} in {tier}: {text}", variable.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_carry_the_unit_of_their_times() {
+        for (index, variable) in VARIABLES.iter().enumerate() {
+            assert!(VARIABLES[..index].iter().all(|other| other.name != variable.name), "{}", variable.name);
+            // The second spelling is given by others, and carries no unit.
+            if let (Allowed::Span { unit, .. }, true) = (variable.allowed, variable.name.starts_with("DB_")) {
+                let suffix = if unit == Unit::Seconds { "_S" } else { "_MS" };
+                assert!(variable.name.ends_with(suffix), "{}", variable.name);
+            }
+        }
+    }
+
+    #[test]
+    fn seconds_take_fractions_and_nothing_that_only_looks_like_a_number() {
+        let allowed = seconds(MS, HOUR, NEVER);
+        assert_eq!(allowed.span("5"), Some(Duration::from_secs(5)));
+        assert_eq!(allowed.span("0.25"), Some(Duration::from_millis(250)));
+        assert_eq!(allowed.span("0"), Some(Duration::ZERO));
+        for text in
+            ["", ".", "5.", ".5", "+5", "-5", "1e3", "inf", "NaN", "5 s", "0x10", "3600.001", "٣", "1_000"]
+        {
+            assert_eq!(allowed.span(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_told_with_their_unit_and_special_value() {
+        assert_eq!(DB_POOL_MAX_CONNECTIONS.allowed(), "a whole number from 1 to 1000");
+        assert_eq!(DATABASE_POOL_RECYCLE.allowed(), "0.001 to 31536000 seconds, or -1 for never");
+        assert_eq!(DB_STATEMENT_TIMEOUT_MS.allowed(), "1 to 2147483647 whole milliseconds, or 0 for never");
+        assert_eq!(DB_POOL_MIN_CONNECTIONS.default(), "dev 2, preprod 5, production 8");
+    }
+}
