@@ -1,0 +1,23 @@
+//! What the stories need: real servers, a proxy that breaks connections, the service itself.
+
+#![allow(dead_code, unused_imports, reason = "each story uses its part of this")]
+
+pub(crate) mod app;
+pub(crate) mod postgres;
+pub(crate) mod proxy;
+
+pub(crate) use app::App;
+pub(crate) use postgres::{Database, Postgres};
+pub(crate) use proxy::Proxy;
+
+use std::time::{Duration, Instant};
+
+/// Asks `condition` every few milliseconds until it holds; panics with `what` when it does not in time.
+#[track_caller]
+pub(crate) fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
