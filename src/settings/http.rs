@@ -112,15 +112,15 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
         let sha256 = parse_sha256(hex).ok_or_else(|| malformed("has no 64 hex digits after sha256:"))?;
         return Ok(ApiToken { name: name.to_owned(), sha256 });
     }
+    if tier == Tier::Production && is_placeholder(token) {
+        return Err(("is a placeholder".to_owned(), OWN_SECRET.to_owned()));
+    }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(malformed("has a character that an Authorization header cannot carry"));
     }
     if token.len() < tier.min_token_length() {
         let allowed = format!("at least {} characters in the {tier} tier", tier.min_token_length());
         return Err((format!("has {} characters", token.len()), allowed));
-    }
-    if tier == Tier::Production && is_placeholder(token) {
-        return Err(("is a placeholder".to_owned(), OWN_SECRET.to_owned()));
     }
     Ok(ApiToken::new(name, token))
 }

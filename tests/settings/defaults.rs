@@ -1,0 +1,61 @@
+//! What holds where nothing is set.
+
+use super::*;
+
+#[test]
+fn nothing_set_is_a_dev_tier_without_a_database() {
+    let settings = accepted(&[]);
+    assert_eq!(settings.tier, Tier::Dev);
+    assert!(!settings.is_database_configured);
+    assert!(settings.pool.database.hosts.is_empty());
+    assert!(settings.http.tokens.is_empty());
+    assert_eq!(settings.http.bind.to_string(), "127.0.0.1:5000");
+    assert!((1..=256).contains(&settings.http.workers));
+    assert_eq!(settings.log_filter, "info");
+}
+
+#[test]
+fn each_tier_sizes_the_pool_its_own_way() {
+    for (tier, min, max) in [("dev", 2, 10), ("preprod", 5, 20), ("production", 8, 24)] {
+        let settings = accepted(&complete(tier, &[]));
+        assert_eq!(settings.tier.to_string(), tier);
+        assert_eq!((settings.pool.min_connections, settings.pool.max_connections), (min, max), "{tier}");
+    }
+}
+
+#[test]
+fn pool_settings_built_in_code_are_the_dev_tiers() {
+    let url = "postgres://app:pw@localhost/movies";
+    let built = PoolSettings::new(DatabaseSettings::parse(url).unwrap());
+    assert_eq!(built, accepted(&[("DATABASE_URL", url)]).pool);
+    built.validate().unwrap();
+
+    assert_eq!(built.acquire_timeout, Duration::from_secs(5));
+    assert_eq!(built.max_waiting, 1000);
+    assert_eq!(built.connect_timeout, Duration::from_secs(5));
+    assert_eq!(built.statement_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(built.idle_timeout, Some(Duration::from_secs(600)));
+    assert_eq!(built.max_lifetime, Some(Duration::from_secs(1800)));
+    assert_eq!(built.keepalive, None);
+    assert_eq!(built.pre_ping, PrePing::Auto);
+    assert_eq!(built.validate_after, Duration::from_millis(500));
+    assert_eq!(built.leak_threshold, Some(Duration::from_secs(60)));
+    assert_eq!(built.statement_cache_size, 256);
+    assert_eq!(built.outage_grace, Duration::from_secs(2));
+    assert_eq!(built.database.sslmode, SslMode::Prefer);
+    assert_eq!(built.database.target_session_attrs, TargetSessionAttrs::Any);
+    assert_eq!(built.database.application_name, "poolhouse");
+}
+
+#[test]
+fn a_default_minimum_gives_way_to_a_smaller_maximum() {
+    let pool = accepted(&[("DB_POOL_MAX_CONNECTIONS", "1")]).pool;
+    assert_eq!((pool.min_connections, pool.max_connections), (1, 1));
+}
+
+#[test]
+fn an_empty_value_counts_as_not_set_and_others_are_trimmed() {
+    let empty: Vec<_> = VARIABLES.iter().map(|variable| (variable.name, "  ")).collect();
+    assert_eq!(accepted(&empty).pool, accepted(&[]).pool);
+    assert_eq!(accepted(&[("DB_POOL_MAX_WAITING", " 7\t")]).pool.max_waiting, 7);
+}
