@@ -1,1 +1,43 @@
-//! stub
+//! For anyone's actix-web app: the one bridge from async to blocking code, bearer tokens, the health routes,
+//! and the one mapping from errors to answers. It holds no business of its own.
+//!
+//! ```no_run
+//! use actix_web::{App, HttpServer, web::Json};
+//! use poolhouse::web::{ApiError, BearerAuth, blocking, health_routes, json_errors};
+//! use poolhouse::{DatabasePool, Settings};
+//! use std::time::Duration;
+//!
+//! async fn years() -> Result<Json<Vec<i32>>, ApiError> {
+//!     let sql = "SELECT DISTINCT year FROM movies WHERE year IS NOT NULL ORDER BY year";
+//!     Ok(Json(blocking(move || poolhouse::execute_query(sql, &[])).await?))
+//! }
+//!
+//! // The pool is opened before and closed after the actix system: a plain `fn main`.
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let settings = Settings::load()?;
+//!     DatabasePool::initialize(&settings.pool)?;
+//!     let auth = BearerAuth::new(settings.http.tokens);
+//!     let app = move || {
+//!         App::new()
+//!             .configure(json_errors)
+//!             .configure(health_routes(DatabasePool, auth.clone()))
+//!             .route("/years", actix_web::web::get().to(years))
+//!     };
+//!     actix_web::rt::System::new()
+//!         .block_on(async { HttpServer::new(app).bind(settings.http.bind)?.run().await })?;
+//!     DatabasePool::close(Duration::from_secs(5));
+//!     Ok(())
+//! }
+//! ```
+
+mod auth;
+mod blocking;
+mod error;
+mod health_routes;
+mod input;
+
+pub use auth::{BearerAuth, BearerAuthService, TokenName};
+pub use blocking::blocking;
+pub use error::ApiError;
+pub use health_routes::{WatchedPool, health_routes};
+pub use input::{MAX_BODY, json_errors, method_not_allowed, read};

@@ -1,0 +1,232 @@
+//! What clients send → values the service takes, or a 422 that lists everything wrong with it.
+//!
+//! Nothing is repaired: an unknown, repeated or mistyped field is refused. One courtesy, for HTML forms: a
+//! query parameter without a value counts as not given.
+
+use crate::services::movies::{GENRES, Movie, MovieFilter, YEARS};
+use actix_web::dev::Payload;
+use actix_web::web::Query;
+use actix_web::{FromRequest, HttpRequest};
+use poolhouse::web::ApiError;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::future::{Ready, ready};
+use std::ops::RangeInclusive;
+
+/// The most movies on a page, and how many where nobody asks.
+const LIMITS: RangeInclusive<u16> = 1..=100;
+const DEFAULT_LIMIT: u16 = 20;
+
+/// The ids a movie may have.
+const IDS: RangeInclusive<i32> = 1..=i32::MAX;
+
+/// The most characters of a title, and of a search.
+const TITLE_LENGTH: usize = 500;
+const SEARCH_LENGTH: usize = 200;
+
+/// The most characters of a bad value that an answer repeats.
+const SHOWN_LENGTH: usize = 40;
+
+const PARAMETERS: [&str; 5] = ["search", "genre", "year", "after", "limit"];
+const FIELDS: [&str; 4] = ["movie_id", "title", "year", "genres"];
+
+/// The `{movie_id}` of a path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MovieId(pub(crate) i32);
+
+impl FromRequest for MovieId {
+    type Error = ApiError;
+    type Future = Ready<Result<MovieId, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let text = request.match_info().query("movie_id");
+        ready(whole_number("movie_id", text, IDS).map(MovieId).map_err(ApiError::invalid))
+    }
+}
+
+/// Reads the query string of a list: the filter, and the number of movies asked for.
+pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::from_query(query)
+        .map_err(|error| ApiError::invalid(format!("the query string is malformed: {error}")))?;
+    let mut filter = MovieFilter::default();
+    let mut limit = DEFAULT_LIMIT;
+    let mut problems = Problems::default();
+    for (index, (name, value)) in pairs.iter().enumerate() {
+        if !PARAMETERS.contains(&name.as_str()) {
+            problems.add(format!("{}: unknown, known are {}", shown(name), PARAMETERS.join(", ")));
+        } else if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
+            problems.add(format!("{name}: given more than once"));
+        } else if !value.is_empty() {
+            match name.as_str() {
+                "search" => filter.search = problems.take(search(value)),
+                "genre" => filter.genre = problems.take(known_genre(value)).map(str::to_owned),
+                "year" => filter.year = problems.take(whole_number(name, value, YEARS)),
+                "after" => filter.after = problems.take(whole_number(name, value, 0..=i32::MAX)).unwrap_or(0),
+                _ => limit = problems.take(whole_number(name, value, LIMITS)).unwrap_or(limit),
+            }
+        }
+    }
+    problems.none_or_refuse()?;
+    Ok((filter, limit))
+}
+
+/// Reads the body of a write. The id is the path's where there is one, and the body may only repeat it.
+pub(crate) fn movie(body: &Map<String, Value>, path_id: Option<i32>) -> Result<Movie, ApiError> {
+    let mut problems = Problems::default();
+    for name in body.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
+        problems.add(format!("{}: unknown, known are {}", shown(name), FIELDS.join(", ")));
+    }
+    // Every field is read whatever became of the others, so that every problem is told at once.
+    let movie_id = problems.take(body_id(body.get("movie_id"), path_id));
+    let title = problems.take(body_title(body.get("title")));
+    let year = problems.take(body_year(body.get("year")));
+    let genres = problems.take(body_genres(body.get("genres")));
+    problems.none_or_refuse()?;
+    Ok(Movie {
+        movie_id: movie_id.unwrap_or_default(),
+        title: title.unwrap_or_default(),
+        year: year.flatten(),
+        genres: genres.unwrap_or_default(),
+    })
+}
+
+fn body_id(value: Option<&Value>, path_id: Option<i32>) -> Result<i32, String> {
+    match (value, path_id) {
+        (None, Some(id)) => Ok(id),
+        (None, None) => Err("movie_id: missing".to_owned()),
+        (Some(value), None) => json_number("movie_id", value, IDS),
+        (Some(value), Some(id)) if value.as_i64() == Some(i64::from(id)) => Ok(id),
+        (Some(value), Some(id)) => Err(format!(
+            "movie_id: {} is not the {id} of the path; leave it out, or repeat that",
+            shown(value)
+        )),
+    }
+}
+
+fn body_title(value: Option<&Value>) -> Result<String, String> {
+    let title = match value {
+        None => return Err("title: missing".to_owned()),
+        Some(Value::String(text)) => text.trim(),
+        Some(value) => return Err(format!("title: {} is not a text", shown(value))),
+    };
+    if title.is_empty() {
+        return Err("title: must not be empty".to_owned());
+    }
+    printable("title", title, TITLE_LENGTH)?;
+    Ok(title.to_owned())
+}
+
+fn body_year(value: Option<&Value>) -> Result<Option<i32>, String> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => json_number("year", value, YEARS).map(Some),
+    }
+}
+
+fn body_genres(value: Option<&Value>) -> Result<Vec<String>, String> {
+    let values = match value {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values,
+        Some(value) => return Err(format!("genres: {} is not a list of texts", shown(value))),
+    };
+    let mut genres: Vec<String> = Vec::new();
+    for value in values {
+        let text = value.as_str().ok_or_else(|| format!("genres: {} is not a text", shown(value)))?;
+        let genre = known_genre(text)?;
+        if genres.iter().any(|earlier| earlier == genre) {
+            return Err(format!("genres: {genre} is given more than once"));
+        }
+        genres.push(genre.to_owned());
+    }
+    Ok(genres)
+}
+
+/// A search needs something to find: of punctuation alone no title has a word.
+fn search(text: &str) -> Result<String, String> {
+    if !text.contains(char::is_alphanumeric) {
+        return Err(format!("search: {} has no letter and no digit", shown(text)));
+    }
+    printable("search", text, SEARCH_LENGTH)?;
+    Ok(text.to_owned())
+}
+
+fn known_genre(text: &str) -> Result<&'static str, String> {
+    let known = GENRES.into_iter().find(|genre| *genre == text);
+    known.ok_or_else(|| format!("genre: {} is unknown, known are {}", shown(text), GENRES.join(", ")))
+}
+
+/// Refuses what PostgreSQL could not store (NUL) and nobody could read (the other control characters).
+fn printable(name: &str, text: &str, longest: usize) -> Result<(), String> {
+    if let Some(character) = text.chars().find(|character| character.is_control()) {
+        return Err(format!("{name}: has the control character U+{:04X}", u32::from(character)));
+    }
+    match text.chars().count() {
+        length if length > longest => {
+            Err(format!("{name}: has {length} characters, at most {longest} may be"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn whole_number<N>(name: &str, text: &str, allowed: RangeInclusive<N>) -> Result<N, String>
+where
+    N: TryFrom<i64> + PartialOrd + fmt::Display,
+{
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let number = match !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<i64>().ok(),
+        false => None,
+    };
+    within(name, number, &text, allowed)
+}
+
+fn json_number(name: &str, value: &Value, allowed: RangeInclusive<i32>) -> Result<i32, String> {
+    within(name, value.as_i64(), value, allowed)
+}
+
+fn within<N>(
+    name: &str,
+    number: Option<i64>,
+    given: &dyn fmt::Display,
+    allowed: RangeInclusive<N>,
+) -> Result<N, String>
+where
+    N: TryFrom<i64> + PartialOrd + fmt::Display,
+{
+    let number = number.and_then(|number| N::try_from(number).ok()).filter(|number| allowed.contains(number));
+    number.ok_or_else(|| {
+        let (first, last) = allowed.into_inner();
+        format!("{name}: {} is not a whole number from {first} to {last}", shown(given))
+    })
+}
+
+/// A value as an answer repeats it: quoted, and cut where it is long.
+fn shown(value: &(impl fmt::Display + ?Sized)) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_LENGTH) {
+        Some((end, _)) => format!("'{}…'", &text[..end]),
+        None => format!("'{text}'"),
+    }
+}
+
+/// Everything found wrong with a request.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    /// The value of an outcome; its problem is kept.
+    fn take<T>(&mut self, outcome: Result<T, String>) -> Option<T> {
+        outcome.map_err(|problem| self.add(problem)).ok()
+    }
+
+    fn none_or_refuse(self) -> Result<(), ApiError> {
+        if self.0.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.0.join("; "))) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! The table `movies`. What its constraints refuse comes back as the database's own error.
+
+use poolhouse::{Result, ToSql, execute_query, execute_query_one, execute_write};
+use serde::{Deserialize, Serialize};
+
+/// A row of `movies`, and its JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Movie {
+    pub(crate) movie_id: i32,
+    pub(crate) title: String,
+    pub(crate) year: Option<i32>,
+    pub(crate) genres: Vec<String>,
+}
+
+/// Which movies to list: those after an id that match everything given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct MovieFilter {
+    pub(crate) search: Option<String>,
+    pub(crate) genre: Option<String>,
+    pub(crate) year: Option<i32>,
+    pub(crate) after: i32,
+}
+
+pub(crate) fn count_movies() -> Result<i64> {
+    execute_query_one("SELECT count(*) FROM movies", &[]).map(Option::unwrap_or_default)
+}
+
+pub(crate) fn find_movie(movie_id: i32) -> Result<Option<Movie>> {
+    execute_query_one("SELECT movie_id, title, year, genres FROM movies WHERE movie_id = $1", &[&movie_id])
+}
+
+/// The first `limit` matches in the order of their ids.
+pub(crate) fn list_movies(filter: &MovieFilter, limit: i64) -> Result<Vec<Movie>> {
+    // One of eight texts, each planned and prepared on its own: with `$1 IS NULL OR …` instead, a prepared
+    // statement would have to fit every combination, and could use no index.
+    let mut sql = String::from("SELECT movie_id, title, year, genres FROM movies WHERE movie_id > $1");
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&filter.after, &limit];
+    if let Some(search) = &filter.search {
+        params.push(search);
+        sql += &format!(" AND search @@ poolhouse_query(${})", params.len());
+    }
+    if let Some(genre) = &filter.genre {
+        params.push(genre);
+        // "Contains", unlike "= ANY", is what the index on genres answers.
+        sql += &format!(" AND genres @> ARRAY[${}::text]", params.len());
+    }
+    if let Some(year) = &filter.year {
+        params.push(year);
+        sql += &format!(" AND year = ${}", params.len());
+    }
+    sql += " ORDER BY movie_id LIMIT $2";
+    execute_query(&sql, &params)
+}
+
+pub(crate) fn insert_movie(movie: &Movie) -> Result<u64> {
+    let sql = "INSERT INTO movies (movie_id, title, year, genres) VALUES ($1, $2, $3, $4)";
+    execute_write(sql, &[&movie.movie_id, &movie.title, &movie.year, &movie.genres])
+}
+
+/// Replaces the movie of the same id; returns how many there were, 0 or 1.
+pub(crate) fn update_movie(movie: &Movie) -> Result<u64> {
+    let sql = "UPDATE movies SET title = $2, year = $3, genres = $4 WHERE movie_id = $1";
+    execute_write(sql, &[&movie.movie_id, &movie.title, &movie.year, &movie.genres])
+}
+
+/// Returns how many there were, 0 or 1.
+pub(crate) fn delete_movie(movie_id: i32) -> Result<u64> {
+    execute_write("DELETE FROM movies WHERE movie_id = $1", &[&movie_id])
+}

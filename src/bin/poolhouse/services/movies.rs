@@ -1,0 +1,129 @@
+//! The catalogue of movies: what can be asked of it, and what its refusals mean.
+
+use crate::repositories::movies as repository;
+use poolhouse::Error;
+use serde::Serialize;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+pub(crate) use crate::repositories::movies::{Movie, MovieFilter};
+
+/// The genres of MovieLens.
+pub(crate) const GENRES: [&str; 19] = [
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "IMAX",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+];
+
+/// The years a movie may have; the table's constraint `movies_year_plausible` says the same.
+pub(crate) const YEARS: RangeInclusive<i32> = 1870..=2200;
+
+/// Some movies in the order of their ids, and where the next ones start.
+#[derive(Debug, Serialize)]
+pub(crate) struct MoviePage {
+    pub(crate) movies: Vec<Movie>,
+    /// The id to ask for the movies after; `None` on the last page.
+    pub(crate) next_after: Option<i32>,
+}
+
+/// Why the catalogue refuses.
+#[derive(Debug)]
+pub(crate) enum MovieError {
+    /// There is no movie of this id.
+    Unknown(i32),
+    /// There is a movie of this id already.
+    Taken(i32),
+    /// The table does not accept this, in our words.
+    Invalid(&'static str),
+    /// Anything else is the database's.
+    Database(Error),
+}
+
+/// How many movies there are.
+pub(crate) fn count_movies() -> Result<i64, MovieError> {
+    Ok(repository::count_movies()?)
+}
+
+/// The movie of this id.
+pub(crate) fn find_movie(movie_id: i32) -> Result<Movie, MovieError> {
+    repository::find_movie(movie_id)?.ok_or(MovieError::Unknown(movie_id))
+}
+
+/// The first `limit` movies that match.
+pub(crate) fn list_movies(filter: &MovieFilter, limit: u16) -> Result<MoviePage, MovieError> {
+    // One more than asked for tells whether there is a next page, without a second query.
+    let limit = usize::from(limit);
+    let mut movies = repository::list_movies(filter, limit as i64 + 1)?;
+    let has_more = movies.len() > limit;
+    movies.truncate(limit);
+    let next_after = movies.last().filter(|_| has_more).map(|movie| movie.movie_id);
+    Ok(MoviePage { movies, next_after })
+}
+
+/// Adds a movie.
+pub(crate) fn add_movie(movie: &Movie) -> Result<(), MovieError> {
+    repository::insert_movie(movie).map_err(|error| refusal(error, movie.movie_id))?;
+    Ok(())
+}
+
+/// Puts this movie in the place of the one with its id.
+pub(crate) fn replace_movie(movie: &Movie) -> Result<(), MovieError> {
+    let replaced = repository::update_movie(movie).map_err(|error| refusal(error, movie.movie_id))?;
+    existed(replaced, movie.movie_id)
+}
+
+/// Removes a movie.
+pub(crate) fn remove_movie(movie_id: i32) -> Result<(), MovieError> {
+    existed(repository::delete_movie(movie_id)?, movie_id)
+}
+
+fn existed(rows: u64, movie_id: i32) -> Result<(), MovieError> {
+    if rows == 0 { Err(MovieError::Unknown(movie_id)) } else { Ok(()) }
+}
+
+/// The database judges, by the constraint that was violated; asking it beforehand would cost a round trip and
+/// could be outdated by the time of the write.
+fn refusal(error: Error, movie_id: i32) -> MovieError {
+    match error.constraint() {
+        Some("movies_pkey") => MovieError::Taken(movie_id),
+        Some("movies_movie_id_positive") => MovieError::Invalid("movie_id: must be above 0"),
+        Some("movies_title_not_empty") => MovieError::Invalid("title: must not be empty"),
+        Some("movies_year_plausible") => MovieError::Invalid("year: must be from 1870 to 2200"),
+        _ => MovieError::Database(error),
+    }
+}
+
+impl From<Error> for MovieError {
+    fn from(error: Error) -> MovieError {
+        MovieError::Database(error)
+    }
+}
+
+impl fmt::Display for MovieError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MovieError::Unknown(movie_id) => write!(f, "there is no movie {movie_id}"),
+            MovieError::Taken(movie_id) => write!(f, "there is a movie {movie_id} already"),
+            MovieError::Invalid(message) => f.write_str(message),
+            MovieError::Database(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MovieError {}

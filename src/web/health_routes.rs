@@ -1,0 +1,134 @@
+//! The health routes, for anyone's app.
+
+use super::{ApiError, BearerAuth, blocking, method_not_allowed, read};
+use crate::database_pool::DatabasePool;
+use crate::error::{Error, Result};
+use crate::health::{HealthReport, HealthStatus};
+use crate::pool::Pool;
+use crate::query::Execute;
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, ServiceConfig};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// The pool that health routes report on: [`DatabasePool`], whenever it is initialized, or a [`Pool`] of
+/// your own.
+#[derive(Clone)]
+pub struct WatchedPool(Watched);
+
+#[derive(Clone)]
+enum Watched {
+    OfTheProcess,
+    Own(Pool),
+}
+
+impl From<DatabasePool> for WatchedPool {
+    fn from(_: DatabasePool) -> WatchedPool {
+        WatchedPool(Watched::OfTheProcess)
+    }
+}
+
+impl From<Pool> for WatchedPool {
+    fn from(pool: Pool) -> WatchedPool {
+        WatchedPool(Watched::Own(pool))
+    }
+}
+
+impl WatchedPool {
+    fn get(&self) -> Result<&Pool> {
+        match &self.0 {
+            Watched::OfTheProcess => DatabasePool::get(),
+            Watched::Own(pool) => Ok(pool),
+        }
+    }
+}
+
+/// Mounts the health routes into an app.
+///
+/// - `GET /api/health`, open: 200 as long as the process serves; touches no connection.
+/// - `GET /api/health/db`, with a token: the [`HealthReport`]. 200 while it says `healthy` or `warning`, 503
+///   when it says `error`. Answered by the worker itself from counters: it neither waits for a blocking
+///   thread nor takes or opens a connection, so it works with every connection lent and the server gone.
+/// - `GET /api/health/db/test`, with a token: sends `SELECT 1, now()` through the pool; a failure is answered
+///   as every [`ApiError`] is.
+///
+/// Each answers `HEAD` as well, and any other method with 405.
+///
+/// # Examples
+///
+/// ```
+/// use actix_web::App;
+/// use poolhouse::DatabasePool;
+/// use poolhouse::web::{BearerAuth, health_routes, json_errors};
+///
+/// # let auth = BearerAuth::new([]);
+/// let app = App::new().configure(json_errors).configure(health_routes(DatabasePool, auth));
+/// ```
+pub fn health_routes(
+    pool: impl Into<WatchedPool>,
+    auth: BearerAuth,
+) -> impl FnOnce(&mut ServiceConfig) + Clone + Send + 'static {
+    let pool = pool.into();
+    move |config| {
+        let resource = |path| web::resource(path).default_service(method_not_allowed("GET, HEAD"));
+        config
+            .service(resource("/api/health").route(read().to(process_health)))
+            .service(
+                resource("/api/health/db")
+                    .app_data(Data::new(pool.clone()))
+                    .route(read().to(pool_health).wrap(auth.clone())),
+            )
+            .service(
+                resource("/api/health/db/test")
+                    .app_data(Data::new(pool))
+                    .route(read().to(try_pool).wrap(auth)),
+            );
+    }
+}
+
+#[derive(Serialize)]
+struct ProcessHealth {
+    status: &'static str,
+    message: &'static str,
+}
+
+async fn process_health() -> HttpResponse {
+    HttpResponse::Ok().json(ProcessHealth { status: "ok", message: "the service is running" })
+}
+
+async fn pool_health(pool: Data<WatchedPool>) -> HttpResponse {
+    let report = match pool.get() {
+        Ok(pool) => HealthReport::new(&pool.status()),
+        Err(error) => HealthReport::without_pool(&error),
+    };
+    let status = match report.status {
+        HealthStatus::Error => StatusCode::SERVICE_UNAVAILABLE,
+        HealthStatus::Healthy | HealthStatus::Warning => StatusCode::OK,
+    };
+    HttpResponse::build(status).json(report)
+}
+
+#[derive(Serialize)]
+struct PoolTried {
+    status: &'static str,
+    message: &'static str,
+    test_result: TestRow,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TestRow {
+    test: i32,
+    current_time: DateTime<Utc>,
+}
+
+async fn try_pool(pool: Data<WatchedPool>) -> Result<HttpResponse, ApiError> {
+    let test_result = blocking(move || {
+        // Quoted: unquoted, current_time is a keyword.
+        let row = pool.get()?.execute_query_one(r#"SELECT 1 AS test, now() AS "current_time""#, &[])?;
+        row.ok_or_else(|| Error::application("SELECT without FROM returned no row"))
+    })
+    .await?;
+    let message = "a query went through the pool and came back";
+    Ok(HttpResponse::Ok().json(PoolTried { status: "ok", message, test_result }))
+}

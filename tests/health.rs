@@ -1,0 +1,171 @@
+//! The health routes: the exact answers, and that they come whatever the pool goes through.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test by panicking, as the test itself would"
+)]
+
+use crate::http::{get, get_as_known, send};
+use crate::support::{App, Postgres, eventually};
+use serde_json::{Value, json};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A worker answers from counters; this is for a busy test machine.
+const MILLISECONDS: Duration = Duration::from_millis(500);
+
+#[track_caller]
+fn pool_health(app: &App) -> (u16, Value) {
+    let start = Instant::now();
+    let answer = get_as_known(app, "/api/health/db");
+    assert!(start.elapsed() < MILLISECONDS, "answered after {:?}", start.elapsed());
+    (answer.status, answer.json())
+}
+
+#[test]
+fn the_answers_have_the_keys_users_know() {
+    let app = App::start_with(&[("DB_POOL_MIN_CONNECTIONS", "2"), ("DB_POOL_MAX_CONNECTIONS", "10")]);
+    let process = get(&app, "/api/health");
+    assert_eq!((process.status, &process.json()["status"]), (200, &json!("ok")));
+    assert!(process.json()["message"].is_string());
+
+    let (status, report) = pool_health(&app);
+    assert_eq!((status, &report["status"], &report["warnings"]), (200, &json!("healthy"), &json!([])));
+    let stats = &report["pool_stats"];
+    assert_eq!((&stats["min_connections"], &stats["max_connections"]), (&json!(2), &json!(10)));
+    let number = |key: &str| stats[key].as_u64().unwrap_or_else(|| panic!("{key}: {stats}"));
+    assert_eq!(number("total"), number("available") + number("in_use") + number("being_made"), "{stats}");
+    assert_eq!(report["recommendations"]["optimal_range"], "60-80% usage");
+    assert_eq!(report["recommendations"]["current_config"], "min=2, max=10");
+
+    let tried = get_as_known(&app, "/api/health/db/test");
+    let body = tried.json();
+    assert_eq!((tried.status, &body["status"], &body["test_result"]["test"]), (200, &json!("ok"), &json!(1)));
+    assert!(body["message"].is_string());
+    let time = body["test_result"]["current_time"].as_str().unwrap();
+    let time = chrono::DateTime::parse_from_rfc3339(time).unwrap();
+    let age = chrono::Utc::now().signed_duration_since(time);
+    assert!(age.num_seconds().abs() < 60, "the server's clock is {age} away");
+}
+
+#[test]
+fn health_answers_head_and_refuses_other_methods_with_those_it_has() {
+    let app = App::start();
+    for path in ["/api/health", "/api/health/db", "/api/health/db/test"] {
+        let head = send(&app, "HEAD", path, Some(&app.token), None);
+        assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let answer = send(&app, method, path, Some(&app.token), (method != "DELETE").then_some("{}"));
+            assert_eq!((answer.status, answer.error_code().as_str()), (405, "method_not_allowed"), "{path}");
+            assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn asking_for_health_takes_no_connection() {
+    let app = App::start_with(&[("DB_POOL_MIN_CONNECTIONS", "0"), ("DB_POOL_KEEPALIVE_S", "0")]);
+    let taken = |report: &Value| {
+        let stats = &report["pool_stats"];
+        (
+            stats["requests"].as_u64().unwrap(),
+            stats["connects"].as_u64().unwrap(),
+            stats["in_use"].as_u64().unwrap(),
+        )
+    };
+    let before = taken(&pool_health(&app).1);
+    for _ in 0..50 {
+        assert_eq!(get(&app, "/api/health").status, 200);
+        assert_eq!(taken(&pool_health(&app).1), before);
+    }
+    // The numbers would have told: a query takes one.
+    assert_eq!(get_as_known(&app, "/api/health/db/test").status, 200);
+    assert_eq!(taken(&pool_health(&app).1).0, before.0 + 1);
+}
+
+#[test]
+fn with_every_connection_lent_health_answers_and_queries_are_refused_in_time() {
+    let app = App::start_with(&[
+        ("DB_POOL_MIN_CONNECTIONS", "1"),
+        ("DB_POOL_MAX_CONNECTIONS", "2"),
+        ("DB_POOL_ACQUIRE_TIMEOUT_S", "0.5"),
+    ]);
+    assert_eq!(pool_health(&app).1["status"], "healthy");
+
+    // Fault: somebody locks the table, and whoever reads it keeps a connection waiting.
+    let mut locker = app.database().client();
+    let mut lock = locker.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
+    thread::scope(|scope| {
+        let stuck: Vec<_> = (0..2).map(|_| scope.spawn(|| get(&app, "/api/movies/1").status)).collect();
+        eventually("both connections are lent", Duration::from_secs(5), || {
+            pool_health(&app).1["pool_stats"]["in_use"] == 2
+        });
+
+        let (status, report) = pool_health(&app);
+        assert_eq!((status, &report["status"]), (200, &json!("warning")), "{report}");
+        let warnings = report["warnings"].to_string();
+        assert!(warnings.contains("2 of 2 connections in use (100%)"), "{warnings}");
+        assert!(
+            warnings.contains("No connection is available and the maximum of 2 is reached"),
+            "{warnings}"
+        );
+        assert_eq!(get(&app, "/api/health").status, 200);
+
+        let start = Instant::now();
+        let refused = get_as_known(&app, "/api/health/db/test");
+        assert_eq!((refused.status, refused.error_code().as_str()), (503, "exhausted"));
+        assert!(refused.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+        let waited = start.elapsed();
+        assert!(
+            (Duration::from_millis(450)..Duration::from_secs(2)).contains(&waited),
+            "refused after {waited:?}"
+        );
+
+        // Repair: the lock goes, and those who waited with a connection get their answers.
+        lock.rollback().unwrap();
+        for request in stuck {
+            assert_eq!(request.join().unwrap(), 200);
+        }
+    });
+    eventually("the pool is healthy again", Duration::from_secs(5), || {
+        pool_health(&app).1["status"] == "healthy"
+    });
+}
+
+#[test]
+fn with_the_server_gone_health_says_so_at_once_and_opens_nothing() {
+    let server = Postgres::start();
+    let database = server.fresh_database().with_schema();
+    database.client().batch_execute("INSERT INTO movies VALUES (1, 'Gone with the Wind')").unwrap();
+    let url = database.url();
+    let app = App::launch(
+        tempfile::tempdir().unwrap(),
+        &[("DATABASE_URL", &url), ("DB_POOL_OUTAGE_GRACE_S", "0"), ("DB_POOL_ACQUIRE_TIMEOUT_S", "1")],
+    );
+    assert_eq!(get(&app, "/api/movies/1").status, 200);
+
+    server.kill();
+    eventually("reads are answered with 503", Duration::from_secs(10), || {
+        let answer = get(&app, "/api/movies/1");
+        assert_eq!(answer.status, 503, "{answer:?}");
+        answer.error_code() == "down"
+    });
+    let answer = get(&app, "/api/movies/1");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    let port = server.port().to_string();
+    assert!(!answer.text.contains("127.0.0.1") && !answer.text.contains(&port), "{}", answer.text);
+
+    let (status, report) = pool_health(&app);
+    assert_eq!((status, &report["status"]), (503, &json!("error")), "{report}");
+    assert!(!report.to_string().contains("127.0.0.1") && !report.to_string().contains(&port), "{report}");
+    assert_eq!(get(&app, "/api/health").status, 200, "the process itself is well");
+
+    server.start_again();
+    eventually("reads are answered again", Duration::from_secs(10), || {
+        get(&app, "/api/movies/1").status == 200
+    });
+    eventually("the pool is healthy again", Duration::from_secs(10), || {
+        pool_health(&app).1["status"] == "healthy"
+    });
+}
