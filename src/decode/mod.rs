@@ -24,7 +24,7 @@
 //! | PostgreSQL | typed targets | self-describing ([`serde_json::Value`], `flatten`, `untagged`) |
 //! |---|---|---|
 //! | bool | bool | bool |
-//! | int2, int4, int8, oid, xid, cid, xid8 | every integer type that holds the value, floats | number |
+//! | int2, int4, int8, oid, xid, cid, xid8 | every integer type that holds the value, floats (rounded) | number |
 //! | float4, float8 | f32 (rounded), f64 | number; `"NaN"`, `"Infinity"`, `"-Infinity"`, which JSON lacks |
 //! | numeric | text, a decimal type, floats, integers when whole | text: a JSON number would lose digits |
 //! | text, varchar, bpchar, name, citext, xml, refcursor, enums | text, char, unit enums | text |
@@ -38,6 +38,9 @@
 //! | arrays | nested sequences, fixed-size arrays and tuples of the same length | array |
 //! | domains | as their base type | as their base type |
 //! | NULL | `None`, `()` | null |
+//!
+//! A flattened struct reads its columns self-described, as serde stores them on the way, and what does not fit in it
+//! is reported without the column's name.
 //!
 //! Years before 1 and after 9999 have the sign that ISO 8601 asks for (`-0043-03-15` is 44 BC), infinite dates are
 //! `infinity` and `-infinity`; a type that cannot hold one of these refuses it. A JSON column is read as JSON even

@@ -301,4 +301,28 @@ mod tests {
         let bytes: Vec<u8> = words.iter().flat_map(|word: &i32| word.to_be_bytes()).collect();
         assert_eq!(decode::<Second>(&Type::INT4_ARRAY, Some(&bytes)).unwrap().1, [3, 4]);
     }
+
+    #[test]
+    fn a_target_that_leaves_elements_of_an_array_is_refused() {
+        #[derive(Debug)]
+        struct First;
+        impl<'de> Deserialize<'de> for First {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<First, D::Error> {
+                deserializer.deserialize_seq(First)
+            }
+        }
+        impl<'de> Visitor<'de> for First {
+            type Value = First;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an element")
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut elements: A) -> Result<First, A::Error> {
+                elements.next_element::<i32>().map(|_| First)
+            }
+        }
+        let words = [2, 0, 23, 1, 1, 2, 1, 4, 1, 4, 2];
+        let bytes: Vec<u8> = words.iter().flat_map(|word: &i32| word.to_be_bytes()).collect();
+        let failure = decode::<Vec<First>>(&Type::INT4_ARRAY, Some(&bytes)).unwrap_err();
+        assert_eq!(failure.to_string(), "element 1: only 1 of 2 elements are wanted");
+    }
 }

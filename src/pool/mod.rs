@@ -23,7 +23,7 @@ use self::keeper::{Keeper, KeeperHandle};
 use self::manager::{Farewell, Manager, SessionMaker};
 use self::session::Verdict;
 use self::status::CloseReason;
-use crate::error::{Error, PoolNumbers, Result};
+use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::settings::{PoolSettings, PrePing};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
@@ -100,7 +100,7 @@ impl Pool {
             .thread_name_pattern("poolhouse-maker-{}")
             .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
             .build();
-        let ceiling = settings.max_connections;
+        let ceiling = ceiling(settings.max_connections);
         let store = r2d2::Pool::builder()
             .max_size(ceiling)
             .min_idle(Some(ceiling))
@@ -187,12 +187,23 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// - `Settings`: `min` above `max`, `max` zero, or `max` above the maximum the pool was opened with.
+    /// - `Settings`: `min` above `max`, `max` zero, or `max` above both 64 and twice the maximum the pool was
+    ///   opened with.
     /// - `Closed`: the pool is closed.
     pub fn resize(&self, min: u32, max: u32) -> Result<()> {
-        let settings =
-            PoolSettings { min_connections: min, max_connections: max, ..self.shared.settings.clone() };
-        settings.validate()?;
+        let opened_with = &self.shared.settings;
+        let max_overflow = opened_with.max_overflow.min(max.saturating_sub(1));
+        PoolSettings { min_connections: min, max_connections: max, max_overflow, ..opened_with.clone() }
+            .validate()?;
+        let ceiling = ceiling(opened_with.max_connections);
+        if max > ceiling {
+            let problem = Problem {
+                variable: "DB_POOL_MAX_CONNECTIONS".into(),
+                value: max.to_string(),
+                allowed: format!("1 to {ceiling} for a pool opened with {}", opened_with.max_connections),
+            };
+            return Err(SettingsError { problems: vec![problem] }.into());
+        }
         if !self.shared.gate.resize(min, max) {
             return Err(Error::Closed);
         }
@@ -406,6 +417,12 @@ impl Shared {
     fn gate_minimum(&self) -> u32 {
         self.settings.min_connections
     }
+}
+
+/// How far a pool opened with a maximum of `max` can grow: r2d2's size is fixed, and each slot costs every acquire
+/// a third of a nanosecond.
+fn ceiling(max: u32) -> u32 {
+    max.saturating_mul(2).max(64)
 }
 
 fn drop_condemned(mut pooled: Pooled, reason: CloseReason) {

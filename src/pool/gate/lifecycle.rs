@@ -136,16 +136,6 @@ impl Gate {
         }
     }
 
-    /// Whether this permit's hold was reported as too long, and since when it lasts.
-    pub(crate) fn holder(&self, permit: &Permit) -> Option<Holder> {
-        self.lock().holders.get(permit.0).copied().flatten()
-    }
-
-    /// The numbers for a refusal decided outside the gate.
-    pub(crate) fn numbers(&self, waited: Duration) -> Box<PoolNumbers> {
-        Box::new(self.lock().numbers(waited))
-    }
-
     /// Fills the gauges of a status and clones the counters, in one moment.
     pub(crate) fn snapshot(&self, status: &mut PoolStatus) {
         let state = self.lock();
