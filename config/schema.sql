@@ -1,6 +1,9 @@
 -- The reference service's tables. `poolhouse schema` applies this file, and so does
 -- `psql --single-transaction --file config/schema.sql`. Applying it again changes nothing.
 
+-- "Exists already, skipping" is no news.
+select set_config('client_min_messages', 'warning', true);
+
 -- Two at the same time go one after the other: "if not exists" alone is no protection from that.
 select pg_advisory_xact_lock(hashtext('poolhouse schema'));
 

@@ -1,6 +1,16 @@
 //! One binary for every story that needs a real PostgreSQL.
 
+#![allow(clippy::unwrap_used, reason = "a story that cannot go on fails")]
+
+mod auth;
+mod cli;
 mod decode;
+mod health;
+mod http;
+mod import;
+mod local_postgres;
+mod movies_api;
 mod pool;
+mod proxy;
 mod settings;
 mod support;

@@ -5,11 +5,15 @@
 pub(crate) mod app;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod server;
 
 pub(crate) use app::App;
-pub(crate) use postgres::{Database, Postgres};
+pub(crate) use postgres::Database;
 pub(crate) use proxy::Proxy;
+pub(crate) use server::Postgres;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// Asks `condition` every few milliseconds until it holds; panics with `what` when it does not in time.
@@ -20,4 +24,9 @@ pub(crate) fn eventually(what: &str, within: Duration, mut condition: impl FnMut
         assert!(start.elapsed() < within, "not within {within:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends SIGTERM.
+pub(crate) fn terminate(pid: u32) {
+    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
 }

@@ -1,0 +1,25 @@
+# Everything one does with this repository. `make` alone lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test deps
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
+		printf '%-16s %s\n' "$$target" "$$words"; done
+
+run: deps ## Install what is missing, build, and serve the movies on 127.0.0.1:5000
+	cargo build --release --locked
+	exec cargo run --release --locked --quiet -- serve
+
+build: deps ## Build the program: target/release/poolhouse
+	cargo build --release --locked
+
+test: deps ## Install what is missing; check format, lints and docs; run all tests
+	@sh config/install-deps.sh test
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	cargo test --locked
+
+deps: ## Install what is missing
+	@sh config/install-deps.sh

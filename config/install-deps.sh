@@ -1,0 +1,73 @@
+#!/bin/sh
+# Installs what poolhouse needs and this machine lacks: a C compiler, the PostgreSQL server programs with the
+# extension unaccent. Where nothing is missing it does nothing, and needs no network and no rights.
+#
+#   sh config/install-deps.sh         for building and running
+#   sh config/install-deps.sh test    cargo's fmt and clippy as well
+set -eu
+
+fail() {
+    echo "poolhouse: $*" >&2
+    exit 1
+}
+
+# The directories that may hold the server programs, as src/bin/poolhouse/cluster/programs.rs looks for them.
+server_directories() {
+    pg_config --bindir 2>/dev/null || true
+    for directory in /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin; do
+        [ -d "$directory" ] && echo "$directory"
+    done
+    echo "$PATH" | tr ':' '\n'
+}
+
+has_server() {
+    server_directories | while read -r directory; do
+        if [ -x "$directory/postgres" ] && [ -x "$directory/initdb" ]; then
+            echo found
+            break
+        fi
+    done | grep -q found
+}
+
+# Debian's server packages contain the extensions; elsewhere they may be a package of their own.
+has_unaccent() {
+    for directory in "$(pg_config --sharedir 2>/dev/null)" /usr/share/postgresql/* /usr/share/pgsql \
+        /opt/homebrew/share/postgresql* /usr/local/share/postgresql*; do
+        [ -e "$directory/extension/unaccent.control" ] && return 0
+    done
+    return 1
+}
+
+if ! command -v cargo >/dev/null; then
+    # rustup puts it there, and into PATH only of shells started later.
+    [ -x "$HOME/.cargo/bin/cargo" ] && fail "cargo is not in PATH: run  . \"\$HOME/.cargo/env\"  first"
+    fail "Rust is missing: install it as https://rustup.rs says, then run this again"
+fi
+if [ "${1:-}" = test ]; then
+    cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is missing: rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || fail "clippy is missing: rustup component add clippy"
+fi
+
+missing=
+command -v cc >/dev/null || missing="$missing build-essential"
+has_server || missing="$missing postgresql"
+has_unaccent || missing="$missing postgresql-contrib"
+[ -n "$missing" ] || exit 0
+
+if [ "$(uname)" = Darwin ]; then
+    case $missing in *build-essential*) echo "poolhouse: run  xcode-select --install" >&2 ;; esac
+    case $missing in *postgresql*) echo "poolhouse: run  brew install postgresql" >&2 ;; esac
+    fail "then run this again"
+fi
+command -v apt-get >/dev/null ||
+    fail "missing:$missing (names as in Debian): install them with this system's package manager, then run this again"
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || fail "missing: as root run  apt-get install$missing"
+    as_root=sudo
+fi
+echo "poolhouse: installing$missing"
+$as_root apt-get update
+# Unquoted on purpose: these are several words.
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing

@@ -1,0 +1,106 @@
+//! What can be asked of the program, and how it says that it could not do it.
+
+use clap::{Parser, Subcommand};
+use poolhouse::Error;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The exit code for a command line or settings that cannot be used; clap's own.
+pub(crate) const USAGE: u8 = 2;
+
+/// A catalogue of movies, served through poolhouse: a blocking PostgreSQL connection pool whose deadlines hold
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+APP_ENV (dev, preprod, production) picks the file the settings come from: .env.dev, .env.preprod or
+.env.production in the current directory; variables of the environment win over it. In the dev tier, and with no
+database set, a private PostgreSQL is started, whose data stays in .poolhouse/.
+
+Exit codes: 0 done; 1 it could not be done, standard error says why; 2 the command line or the settings cannot
+be used.";
+
+/// One thing to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the movies over HTTP until SIGTERM or Ctrl-C (without a command: this)
+    Serve,
+    /// Make the tables in the database; again without harm
+    Schema,
+    /// Show the settings in force, and try the database with them
+    Check,
+    /// Load a MovieLens file: all of it or nothing, again without harm
+    Import {
+        /// The file (movieId,title,genres), or - for standard input
+        file: PathBuf,
+    },
+}
+
+impl Cli {
+    pub(crate) fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Serve)
+    }
+}
+
+/// Why a command could not be done, for the user's eyes.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The settings are at fault: nothing was tried.
+    Settings(String),
+    /// It was tried.
+    Failed(String),
+}
+
+impl Failure {
+    /// For `map_err`: what was tried, then why it failed.
+    pub(crate) fn during<E: fmt::Display>(doing: impl fmt::Display) -> impl FnOnce(E) -> Failure {
+        move |error| Failure::Failed(format!("{doing}: {error}"))
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Settings(_) => ExitCode::from(USAGE),
+            Failure::Failed(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::Settings(error) => Failure::Settings(error.to_string()),
+            error => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Settings(text) | Failure::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        let cli = Cli::try_parse_from(["poolhouse"]).unwrap();
+        assert!(matches!(cli.into_command(), Command::Serve));
+        assert!(Cli::try_parse_from(["poolhouse", "import"]).is_err());
+    }
+}

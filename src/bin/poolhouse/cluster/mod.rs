@@ -1,0 +1,288 @@
+//! A PostgreSQL server of our own: its programs found, its data directory made, the server started and
+//! stopped. Whose server it is, and where it lives, is the caller's business.
+
+mod account;
+mod programs;
+mod server;
+mod watchdog;
+
+pub(crate) use account::Account;
+pub(crate) use programs::Programs;
+pub(crate) use server::{Server, Shutdown};
+pub(crate) use watchdog::Watchdog;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use server::LockFile;
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often a change of the server's state is looked for.
+const POLL: Duration = Duration::from_millis(10);
+/// A crashed server repairs itself before it is ready, so that this is generous.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The extension of a data directory in the making, before the number of the process that makes it.
+const HALF_MADE: &str = "new-";
+/// Other programs take ports too; losing this race five times in a row is not bad luck any more.
+const PORT_ATTEMPTS: usize = 5;
+
+/// Why a server could not be found, made, started or stopped, in words for its user.
+#[derive(Debug)]
+pub(crate) struct ClusterError(String);
+
+impl ClusterError {
+    pub(crate) fn new(text: impl Into<String>) -> ClusterError {
+        ClusterError(text.into())
+    }
+
+    /// For `map_err`: what was being done, then the operating system's words.
+    pub(crate) fn during<E: fmt::Display>(doing: impl fmt::Display) -> impl FnOnce(E) -> ClusterError {
+        move |error| ClusterError(format!("cannot {doing}: {error}"))
+    }
+}
+
+impl fmt::Display for ClusterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A data directory, and what is needed to run a server on it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    programs: Programs,
+    data: PathBuf,
+    account: Option<Account>,
+}
+
+impl Cluster {
+    /// A cluster that may or may not exist yet. `data` must be absolute: the server changes into it.
+    pub(crate) fn new(programs: Programs, data: PathBuf, account: Option<Account>) -> Cluster {
+        Cluster { programs, data, account }
+    }
+
+    /// The version that made the data directory `data`; `None` where there is none.
+    pub(crate) fn version_of(data: &Path) -> Option<u32> {
+        fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().split('.').next()?.parse().ok()
+    }
+
+    /// Makes the data directory: superuser `user`, every login by `password`.
+    ///
+    /// It appears under its name only when complete, so that an interrupted attempt is simply repeated.
+    pub(crate) fn create(&self, user: &str, password: &str) -> Result<(), ClusterError> {
+        self.remove_half_made();
+        // The process in the name: what an interrupted attempt started may not have noticed its end yet.
+        let half_made = self.data.with_extension(format!("{HALF_MADE}{}", std::process::id()));
+        self.make_directory(&half_made)
+            .map_err(ClusterError::during(format!("make the directory {}", half_made.display())))?;
+        let password_file = self.data.with_extension("password");
+        self.write_private(&password_file, password)
+            .map_err(ClusterError::during(format!("write {}", password_file.display())))?;
+        // C.UTF-8 folds the case of every script, but not every system has it.
+        let made = self
+            .initdb(&half_made, &password_file, user, "C.UTF-8")
+            .or_else(|_| self.initdb(&half_made, &password_file, user, "C"));
+        let _ = fs::remove_file(&password_file);
+        made?;
+        fs::rename(&half_made, &self.data)
+            .map_err(ClusterError::during(format!("rename {}", half_made.display())))
+    }
+
+    /// Removes what interrupted attempts have left, as far as that is possible now.
+    fn remove_half_made(&self) {
+        let Some(siblings) = self.data.parent().and_then(|home| fs::read_dir(home).ok()) else { return };
+        for path in siblings.flatten().map(|entry| entry.path()) {
+            let extension = path.extension().unwrap_or_default().to_string_lossy();
+            if path.file_stem() == self.data.file_name() && extension.starts_with(HALF_MADE) {
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
+    }
+
+    fn initdb(
+        &self,
+        data: &Path,
+        password_file: &Path,
+        user: &str,
+        locale: &str,
+    ) -> Result<(), ClusterError> {
+        let mut command = self.command("initdb");
+        command.arg("--pgdata").arg(data).arg("--username").arg(user).arg("--pwfile").arg(password_file);
+        command.args(["--auth=scram-sha-256", "--encoding=UTF8"]);
+        command.arg(format!("--locale={locale}"));
+        // A group of its own, which ends with us: left alone it would go on writing while the next run begins.
+        command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(ClusterError::during("run initdb"))?;
+        let watchdog = Watchdog::over_group(child.id()).ok();
+        let output = child.wait_with_output().map_err(ClusterError::during("run initdb"))?;
+        if let Some(watchdog) = watchdog {
+            watchdog.dismiss();
+        }
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(ClusterError::new(format!("initdb failed: {}", words.trim())))
+    }
+
+    /// Starts a server as [`start`](Cluster::start) does, on any free port.
+    pub(crate) fn start_anywhere(
+        &self,
+        options: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Server, ClusterError> {
+        let mut attempt = 1;
+        loop {
+            let port = free_port().map_err(ClusterError::during("find a free port on 127.0.0.1"))?;
+            match self.start(port, options, log) {
+                // Somebody else took the port between our look and the server's.
+                Err(error) if attempt < PORT_ATTEMPTS && error.0.contains("could not bind") => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Starts a server on `port` of 127.0.0.1 and waits until it answers. Its words go to the end of `log`.
+    pub(crate) fn start(
+        &self,
+        port: u16,
+        options: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Server, ClusterError> {
+        let log_file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(ClusterError::during(format!("write {}", log.display())))?;
+        let log_start = log_file.metadata().map_or(0, |metadata| metadata.len());
+        let stderr = log_file.try_clone().map_err(ClusterError::during("share the log file"))?;
+
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(&self.data).arg("-p").arg(port.to_string());
+        // TCP on this machine only; a socket file would bring a path-length limit and a place to clean up.
+        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
+        for (name, value) in options {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        // In a process group of its own, a Ctrl-C meant for us does not end it while connections are in use.
+        command.process_group(0).stdout(log_file).stderr(stderr);
+        let child = command.spawn().map_err(ClusterError::during("start the PostgreSQL server"))?;
+        let mut server = Server::new(child, port, &self.data);
+
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if server.is_ready() {
+                return Ok(server);
+            }
+            if let Some(status) = server.exit_status() {
+                let words = tail(log, log_start);
+                return Err(ClusterError::new(format!("the PostgreSQL server ended ({status}): {words}")));
+            }
+            if Instant::now() > deadline {
+                let words = tail(log, log_start);
+                return Err(ClusterError::new(format!(
+                    "the PostgreSQL server is not ready after {} s: {words}",
+                    START_TIMEOUT.as_secs()
+                )));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Whether a server runs on this data directory that an earlier process of ours left behind, and which.
+    ///
+    /// A `postmaster.pid` whose process is no server of this directory is removed: after a restart of the
+    /// machine that number may be anybody's, and the server would refuse to start because of it.
+    pub(crate) fn left_behind(&self) -> Option<Pid> {
+        let pid = LockFile::read(&self.data)?.pid;
+        // Dead: the server itself sees that, and checks for orphaned backends by what the file says.
+        if kill(pid, None).is_err() {
+            return None;
+        }
+        if command_line(pid).is_some_and(|line| line.contains(&*self.data.to_string_lossy())) {
+            return Some(pid);
+        }
+        let _ = fs::remove_file(self.data.join("postmaster.pid"));
+        None
+    }
+
+    /// The port of the server that is ready on the data directory `data`, whoever started it.
+    pub(crate) fn port_of_running(data: &Path) -> Option<u16> {
+        LockFile::read(data).filter(|file| file.is_ready && kill(file.pid, None) != Err(Errno::ESRCH))?.port
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.bin.join(program));
+        for (name, _) in std::env::vars_os() {
+            // PGDATA, PGPORT, PGOPTIONS and the like are about another server.
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command.env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
+        if let Some(account) = &self.account {
+            command.uid(account.uid).gid(account.gid);
+        }
+        command
+    }
+
+    /// Makes a directory that only the server's user can read.
+    pub(crate) fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        fs::create_dir(directory)?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+        self.give(directory)
+    }
+
+    /// Writes a file that only the server's user can read.
+    fn write_private(&self, file: &Path, text: &str) -> io::Result<()> {
+        let _ = fs::remove_file(file);
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+        out.write_all(text.as_bytes())?;
+        self.give(file)
+    }
+
+    fn give(&self, path: &Path) -> io::Result<()> {
+        match &self.account {
+            Some(account) => chown(path, Some(account.uid), Some(account.gid)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on. Not one the operating system hands to outgoing connections:
+/// a server that is restarted on the same port would now and then find it taken by one.
+pub(crate) fn free_port() -> io::Result<u16> {
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..100 {
+        let port = fastrand::u16(20_000..32_000);
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn command_line(pid: Pid) -> Option<String> {
+    if let Ok(bytes) = fs::read(format!("/proc/{pid}/cmdline")) {
+        return Some(String::from_utf8_lossy(&bytes).replace('\0', " "));
+    }
+    let output = Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What was written to `log` since `start`, in one line.
+fn tail(log: &Path, start: u64) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let new = text.get(usize::try_from(start).unwrap_or(0)..).unwrap_or_default();
+    let lines: Vec<_> = String::from_utf8_lossy(new).lines().map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}

@@ -1,0 +1,58 @@
+//! The end of a server whose starter has died.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// A shell that ends a server when we die without having done so: by `kill -9`, by an abort.
+///
+/// It waits on a pipe whose other end is ours: the operating system closes that end whatever we die of.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    shell: Child,
+    pipe: Option<ChildStdin>,
+}
+
+impl Watchdog {
+    /// Runs `script` with `arguments` as `$1`…, when this process ends before [`dismiss`](Watchdog::dismiss).
+    pub(crate) fn new<A: AsRef<OsStr>>(
+        script: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> io::Result<Watchdog> {
+        // A line read is our leave to go; the end of the pipe is our death.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("read -r leave && exit 0\n{script}"), "poolhouse-watchdog"]);
+        command.args(arguments).current_dir("/").process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut shell = command.spawn()?;
+        let pipe = shell.stdin.take();
+        Ok(Watchdog { shell, pipe })
+    }
+
+    /// Ends the server `pid` on the data directory `data` fast, and after ten seconds at once.
+    pub(super) fn over(server: u32, data: &Path) -> io::Result<Watchdog> {
+        // The lock file says whether this process number is still that server.
+        const SCRIPT: &str = r#"
+            ours() { [ "$(head -n 1 "$2/postmaster.pid" 2>/dev/null)" = "$1" ] && kill -0 "$1" 2>/dev/null; }
+            ours "$@" && kill -INT "$1"
+            tenths=0
+            while ours "$@" && [ $tenths -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
+            ours "$@" && kill -QUIT "$1""#;
+        Watchdog::new(SCRIPT, [OsStr::new(&server.to_string()), data.as_os_str()])
+    }
+
+    /// Ends every process of the group `group` at once.
+    pub(super) fn over_group(group: u32) -> io::Result<Watchdog> {
+        Watchdog::new(r#"kill -KILL -- "-$1""#, [group.to_string()])
+    }
+
+    /// Sends the shell home: the server has ended, or is somebody else's concern now.
+    pub(crate) fn dismiss(mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            let _ = pipe.write_all(b"leave\n");
+        }
+        let _ = self.shell.wait();
+    }
+}

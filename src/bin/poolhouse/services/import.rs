@@ -1,0 +1,174 @@
+//! Loading a MovieLens file: all of it in one transaction, or nothing.
+
+use crate::repositories::import::{self as repository, Target};
+use crate::services::movie_file::{MovieFile, MovieLine, Problems};
+use poolhouse::postgres;
+use poolhouse::{Error, Pool, Transaction};
+use std::fmt::{self, Write as _};
+use std::io::{self, Read, Write as _};
+
+/// Rows are sent in pieces of about this many bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// What an import did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Imported {
+    pub(crate) inserted: u64,
+    pub(crate) updated: u64,
+    pub(crate) unchanged: u64,
+}
+
+impl Imported {
+    pub(crate) fn total(&self) -> u64 {
+        self.inserted + self.updated + self.unchanged
+    }
+}
+
+/// Why nothing was loaded.
+#[derive(Debug)]
+pub(crate) enum ImportError {
+    /// The file is not what it should be.
+    BadLines(Problems),
+    /// The file cannot be read on.
+    Unreadable(io::Error),
+    /// The database's part failed.
+    Database(Error),
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImportError::BadLines(problems) => write!(f, "nothing was loaded:\n{problems}"),
+            ImportError::Unreadable(error) => write!(f, "nothing was loaded, reading failed: {error}"),
+            ImportError::Database(error) => write!(f, "nothing was loaded: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+/// Somebody who wants to know how far the import is.
+pub(crate) trait Watch {
+    /// So many movies have been read, from so many bytes.
+    fn has_read(&mut self, movies: u64, bytes: u64);
+    /// All have been read; now the database takes them over.
+    fn is_merging(&mut self, movies: u64);
+}
+
+/// Nobody.
+impl Watch for () {
+    fn has_read(&mut self, _movies: u64, _bytes: u64) {}
+    fn is_merging(&mut self, _movies: u64) {}
+}
+
+/// Loads the movies of `input`: new ones are inserted, changed ones updated, others in the table are left alone.
+///
+/// # Blocking
+///
+/// Until the whole file is in: with the real MovieLens file of 86,537 movies a second or two.
+pub(crate) fn import_movies(
+    pool: &Pool,
+    input: impl Read,
+    watch: &mut impl Watch,
+) -> Result<Imported, ImportError> {
+    let imported = pool.transaction(|tx| {
+        let target = repository::prepare(tx)?;
+        let total = send(tx, target, input, watch).map_err(|error| match error {
+            ImportError::Database(error) => error,
+            other => Error::application(other),
+        })?;
+        if target == Target::Movies {
+            return Ok(Imported { inserted: total, updated: 0, unchanged: 0 });
+        }
+        watch.is_merging(total);
+        let (inserted, updated) = repository::merge_incoming(tx)?;
+        let (inserted, updated) = (inserted.cast_unsigned(), updated.cast_unsigned());
+        Ok(Imported { inserted, updated, unchanged: total.saturating_sub(inserted + updated) })
+    });
+    imported.map_err(|error| match error {
+        Error::Application(inner) => match inner.downcast() {
+            Ok(own) => *own,
+            Err(inner) => ImportError::Database(Error::Application(inner)),
+        },
+        error => ImportError::Database(error),
+    })
+}
+
+/// Sends every movie of `input` to its place; returns how many.
+fn send(
+    tx: &mut Transaction<'_>,
+    target: Target,
+    input: impl Read,
+    watch: &mut impl Watch,
+) -> Result<u64, ImportError> {
+    let mut file = MovieFile::new(input);
+    let mut copy = repository::copy_in(tx, target).map_err(ImportError::Database)?;
+    let mut chunk = String::with_capacity(2 * CHUNK);
+    let mut movies = 0;
+    while let Some(movie) = file.next().map_err(ImportError::Unreadable)? {
+        write_row(&mut chunk, &movie);
+        movies += 1;
+        if chunk.len() >= CHUNK {
+            // After the first bad line the rest is only read for more of them.
+            if file.is_good() {
+                copy.write_all(chunk.as_bytes()).map_err(lost_while_sending)?;
+            }
+            chunk.clear();
+            watch.has_read(movies, file.bytes());
+        }
+    }
+    watch.has_read(movies, file.bytes());
+    if !file.is_good() {
+        return Err(ImportError::BadLines(file.into_problems()));
+    }
+    copy.write_all(chunk.as_bytes()).map_err(lost_while_sending)?;
+    copy.finish().map_err(|error| ImportError::Database(error.into()))?;
+    Ok(movies)
+}
+
+/// The driver wraps its own error into an `io::Error`; the server's words are inside.
+fn lost_while_sending(error: io::Error) -> ImportError {
+    let text = error.to_string();
+    let inner = error.into_inner().and_then(|inner| inner.downcast::<postgres::Error>().ok());
+    ImportError::Database(match inner {
+        Some(error) => Error::from(*error),
+        None => Error::application(text),
+    })
+}
+
+/// One row in the text format of COPY. Of what that escapes, a title can contain only the backslash, and a genre
+/// nothing.
+fn write_row(chunk: &mut String, movie: &MovieLine<'_>) {
+    let MovieLine { movie_id, title, year, genres } = movie;
+    // Writing to a string cannot fail.
+    let _ = write!(chunk, "{movie_id}\t");
+    match title.contains('\\') {
+        true => chunk.push_str(&title.replace('\\', "\\\\")),
+        false => chunk.push_str(title),
+    }
+    let _ = match year {
+        Some(year) => write!(chunk, "\t{year}\t{{"),
+        None => write!(chunk, "\t\\N\t{{"),
+    };
+    for (index, genre) in genres.iter().enumerate() {
+        if index > 0 {
+            chunk.push(',');
+        }
+        chunk.push_str(genre);
+    }
+    chunk.push_str("}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_escaped_as_copy_reads_them() {
+        let mut chunk = String::new();
+        let genres = vec!["Film-Noir", "War"];
+        write_row(&mut chunk, &MovieLine { movie_id: 1, title: "\\N \\. ", year: Some(1941), genres });
+        write_row(&mut chunk, &MovieLine { movie_id: 2, title: "{,\"}", year: None, genres: vec![] });
+        assert_eq!(chunk, "1\t\\\\N \\\\. \t1941\t{Film-Noir,War}\n2\t{,\"}\t\\N\t{}\n");
+    }
+}

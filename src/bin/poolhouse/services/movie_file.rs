@@ -1,0 +1,297 @@
+//! The MovieLens format, line by line: `movieId,title,genres`, the year in parentheses at the title's end, the
+//! genres separated by `|`. Nothing here knows a database.
+
+use crate::services::movies::{GENRES, YEARS};
+use csv::ByteRecord;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+/// The first line.
+const HEADER: [&str; 3] = ["movieId", "title", "genres"];
+/// What MovieLens writes for a movie without genres.
+const NO_GENRES: &str = "(no genres listed)";
+/// No movie is described in more; a missing closing quote would have us read the rest of the file as one field.
+const RECORD_LIMIT: u64 = 1024 * 1024;
+/// More problems than this are counted, not shown.
+const SHOWN_PROBLEMS: usize = 20;
+
+/// A movie as one line describes it, still in the file's text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct MovieLine<'a> {
+    pub(crate) movie_id: i32,
+    pub(crate) title: &'a str,
+    pub(crate) year: Option<i32>,
+    pub(crate) genres: Vec<&'a str>,
+}
+
+/// Everything wrong with a file: the first few problems with their lines, and how many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    shown: Vec<(u64, String)>,
+    count: u64,
+}
+
+impl Problems {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn add(&mut self, line: u64, what: String) {
+        self.count += 1;
+        if self.shown.len() < SHOWN_PROBLEMS {
+            self.shown.push((line, what));
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.shown.iter().map(|(line, what)| format!("  line {line}: {what}")).collect();
+        f.write_str(&lines.join("\n"))?;
+        match self.count - self.shown.len() as u64 {
+            0 => Ok(()),
+            more => write!(f, "\n  … and {more} more"),
+        }
+    }
+}
+
+/// Reads a file movie by movie. The memory it takes is one record's, and some bytes per movie for its id and
+/// line, so that a second line with the same id can name the first.
+pub(crate) struct MovieFile<R> {
+    records: csv::Reader<Metered<R>>,
+    record: ByteRecord,
+    bytes: Rc<Cell<u64>>,
+    lines: HashMap<i32, u64>,
+    problems: Problems,
+    is_header_read: bool,
+}
+
+impl<R: Read> MovieFile<R> {
+    pub(crate) fn new(input: R) -> MovieFile<R> {
+        let bytes = Rc::new(Cell::new(0));
+        let record_start = Rc::new(Cell::new(0));
+        let metered = Metered { input, bytes: Rc::clone(&bytes), record_start, has_ended: false };
+        let records = csv::ReaderBuilder::new()
+            .has_headers(false)
+            // A wrong number of fields is ours to report: csv would stop at the first.
+            .flexible(true)
+            // Left to itself csv takes CR LF for the end of a line and the start of the next: every record would
+            // bear the number of the line before.
+            .terminator(csv::Terminator::Any(b'\n'))
+            .buffer_capacity(64 * 1024)
+            .from_reader(metered);
+        MovieFile {
+            records,
+            record: ByteRecord::new(),
+            bytes,
+            lines: HashMap::new(),
+            problems: Problems::default(),
+            is_header_read: false,
+        }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// What was wrong with the lines so far.
+    pub(crate) fn into_problems(self) -> Problems {
+        self.problems
+    }
+
+    /// Whether all was well so far.
+    pub(crate) fn is_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Reads on to the next good line; `None` at the end, or where reading on makes no sense.
+    pub(crate) fn next(&mut self) -> io::Result<Option<MovieLine<'_>>> {
+        if !self.is_header_read {
+            self.is_header_read = true;
+            if !self.read_header()? {
+                return Ok(None);
+            }
+        }
+        loop {
+            if !self.read_record()? {
+                if self.lines.is_empty() && self.is_good() {
+                    self.problems.add(1, "the file has a header and no movies".to_owned());
+                }
+                return Ok(None);
+            }
+            let line = self.record.position().map_or(0, csv::Position::line);
+            match parse_line(&self.record) {
+                Err(what) => self.problems.add(line, what),
+                Ok(movie) => match self.lines.insert(movie.movie_id, line) {
+                    None => break,
+                    Some(first) => {
+                        self.problems
+                            .add(line, format!("movie id {} is on line {first} already", movie.movie_id));
+                    }
+                },
+            }
+        }
+        // Parsed twice, because the borrow checker does not see that a return inside the loop ends the loan.
+        Ok(parse_line(&self.record).ok())
+    }
+
+    fn read_header(&mut self) -> io::Result<bool> {
+        if !self.read_record()? {
+            let what = format!("the file is empty, its first line must be {}", HEADER.join(","));
+            self.problems.add(1, what);
+            return Ok(false);
+        }
+        let found: Vec<_> = fields(&self.record).map(String::from_utf8_lossy).collect();
+        // Some editors put a byte order mark in front.
+        let is_right = found.len() == HEADER.len()
+            && found.iter().zip(HEADER).all(|(found, name)| found.trim_start_matches('\u{feff}') == name);
+        if !is_right {
+            let what = format!("the header must be {}, not {}", HEADER.join(","), quoted(&found.join(",")));
+            self.problems.add(1, what);
+        }
+        Ok(is_right)
+    }
+
+    /// Reads a record that is no empty line; `false` at the end.
+    fn read_record(&mut self) -> io::Result<bool> {
+        loop {
+            let start = self.records.position().line();
+            self.records.get_ref().record_start.set(self.bytes.get());
+            match self.records.read_byte_record(&mut self.record).map_err(csv::Error::into_kind) {
+                Ok(true) if fields(&self.record).eq([b""]) => {}
+                Ok(more) => return Ok(more),
+                Err(csv::ErrorKind::Io(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    let what = format!("more than {} KiB: is a closing quote missing?", RECORD_LIMIT / 1024);
+                    self.problems.add(start, what);
+                    return Ok(false);
+                }
+                Err(csv::ErrorKind::Io(error)) => return Err(error),
+                Err(other) => return Err(io::Error::other(format!("{other:?}"))),
+            }
+        }
+    }
+}
+
+/// Counts what is read, refuses records without an end, and ends the last line.
+struct Metered<R> {
+    input: R,
+    bytes: Rc<Cell<u64>>,
+    /// The count when the current record was asked for.
+    record_start: Rc<Cell<u64>>,
+    has_ended: bool,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.bytes.get() - self.record_start.get() > RECORD_LIMIT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let read = self.input.read(buffer)?;
+        self.bytes.set(self.bytes.get() + read as u64);
+        if read == 0 && !self.has_ended && !buffer.is_empty() {
+            // Where a quote is still open, csv takes the end of the file for its end. A line break more, and the
+            // field contains one, which no field may; where none is open, it is an empty line.
+            self.has_ended = true;
+            buffer[0] = b'\n';
+            return Ok(1);
+        }
+        Ok(read)
+    }
+}
+
+/// The fields of a record, without the CR of a CR LF.
+fn fields(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
+    let last = record.len().saturating_sub(1);
+    record.iter().enumerate().map(move |(index, field)| match field.strip_suffix(b"\r") {
+        Some(field) if index == last => field,
+        _ => field,
+    })
+}
+
+/// Reads one record; the error says what is wrong and what would be right.
+fn parse_line(record: &ByteRecord) -> Result<MovieLine<'_>, String> {
+    if fields(record).any(|field| field.contains(&b'\n') || field.contains(&b'\r')) {
+        return Err("a line break inside a field: is a closing quote missing?".to_owned());
+    }
+    let mut fields = fields(record);
+    let (Some(movie_id), Some(title), Some(genres), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return Err(format!(
+            "{} fields instead of the {} of {}",
+            record.len(),
+            HEADER.len(),
+            HEADER.join(",")
+        ));
+    };
+    let movie_id = parse_id(text(movie_id, "movieId")?)?;
+    let (title, year) = split_year(text(title, "title")?.trim());
+    if title.is_empty() {
+        return Err("the title is empty".to_owned());
+    }
+    if title.contains(char::is_control) {
+        return Err(format!("the title {} contains a control character", quoted(title)));
+    }
+    Ok(MovieLine { movie_id, title, year, genres: parse_genres(text(genres, "genres")?)? })
+}
+
+fn text<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, String> {
+    str::from_utf8(bytes)
+        .map_err(|_| format!("{name} is not UTF-8: {}", quoted(&String::from_utf8_lossy(bytes))))
+}
+
+fn parse_id(text: &str) -> Result<i32, String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(id) if is_number && id > 0 => Ok(id),
+        _ => Err(format!("movie id {}: must be a whole number from 1 to {}", quoted(text), i32::MAX)),
+    }
+}
+
+/// `Toy Story (1995)` → `Toy Story` and 1995. What does not end like that is a title as it stands, and so is a
+/// year that leaves no title.
+fn split_year(text: &str) -> (&str, Option<i32>) {
+    let split = || {
+        let (title, year) = text.strip_suffix(')')?.rsplit_once('(')?;
+        let is_year = year.len() == 4 && year.bytes().all(|byte| byte.is_ascii_digit());
+        let year = year.parse().ok().filter(|year| is_year && YEARS.contains(year))?;
+        let title = title.trim_end();
+        (!title.is_empty()).then_some((title, Some(year)))
+    };
+    split().unwrap_or((text, None))
+}
+
+fn parse_genres(text: &str) -> Result<Vec<&str>, String> {
+    if text == NO_GENRES {
+        return Ok(Vec::new());
+    }
+    let genres: Vec<_> = text.split('|').collect();
+    for (index, genre) in genres.iter().enumerate() {
+        if !GENRES.contains(genre) {
+            return Err(format!(
+                "genre {}: must be {NO_GENRES} or, separated by |, some of {}",
+                quoted(genre),
+                GENRES.join(" ")
+            ));
+        }
+        if genres[..index].contains(genre) {
+            return Err(format!("genre {} is given twice", quoted(genre)));
+        }
+    }
+    Ok(genres)
+}
+
+/// Text from a file, for a message: short, and nothing that moves a terminal's cursor.
+fn quoted(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let start: String = text.chars().take(SHOWN).collect();
+    let dots = if start.len() < text.len() { "…" } else { "" };
+    format!("\"{}{dots}\"", start.escape_debug())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! How connections end for their age, and how they are checked.
+
+use super::*;
+use crate::support::{Proxy, eventually};
+use poolhouse::Execute;
+use poolhouse::settings::PrePing;
+use std::collections::HashSet;
+use std::time::Instant;
+
+fn backend(pool: &Pool) -> i32 {
+    pool.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap()
+}
+
+/// #12: a connection in constant use meets its end too.
+#[test]
+fn the_lifetime_holds_for_busy_connections() {
+    let pool = pool(1, 1, |settings| settings.max_lifetime = Some(200 * MS));
+    let started = Instant::now();
+    let mut backends = HashSet::new();
+    while started.elapsed() < Duration::from_secs(1) {
+        backends.insert(backend(&pool));
+    }
+    let expired = pool.status().closed.expired;
+    assert!((3..=6).contains(&expired), "{expired} of about five ends were kept");
+    assert_eq!(backends.len() as u64, expired + 1);
+}
+
+/// #13: connections made together do not end together.
+#[test]
+fn lifetimes_are_spread() {
+    let pool = pool(8, 8, |settings| settings.max_lifetime = Some(Duration::from_secs(1)));
+    let mut totals = HashSet::new();
+    eventually("all have been replaced", Duration::from_secs(10), || {
+        totals.insert(pool.status().closed.expired);
+        pool.status().closed.expired >= 8
+    });
+    assert!(totals.len() >= 3, "they ended in {} steps: {totals:?}", totals.len());
+}
+
+#[test]
+fn a_connection_just_used_is_lent_unchecked_and_an_old_one_checked() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    for (pre_ping, fresh, rested) in [(PrePing::Auto, 1, 2), (PrePing::On, 2, 2), (PrePing::Off, 1, 1)] {
+        let mut settings = PoolSettings::new(proxy.settings());
+        (settings.min_connections, settings.max_connections) = (1, 1);
+        (settings.pre_ping, settings.validate_after) = (pre_ping, 200 * MS);
+        let pool = Pool::open(&settings).unwrap();
+        backend(&pool);
+        let cost = |pool: &Pool| {
+            let before = proxy.round_trips();
+            backend(pool);
+            proxy.round_trips() - before
+        };
+        assert_eq!(cost(&pool), fresh, "{pre_ping:?}, just used");
+        std::thread::sleep(250 * MS);
+        assert_eq!(cost(&pool), rested, "{pre_ping:?}, rested");
+    }
+}
+
+/// #11, #26: dead connections cost the borrower nothing but the time to take another.
+#[test]
+fn ten_dead_connections_cost_no_borrower_an_error() {
+    let pool = pool(10, 10, |settings| settings.validate_after = Duration::ZERO);
+    let name = settings_of(&pool);
+    kill_backends_of(&pool, &name);
+    for _ in 0..10 {
+        pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+    }
+}
+
+/// #26: the first that breaks casts doubt on all the others, so that the rest cost nobody anything.
+#[test]
+fn ten_dead_connections_that_are_not_checked_cost_one_failure_at_most() {
+    let pool = pool(10, 10, |settings| settings.validate_after = Duration::from_secs(3600));
+    let name = settings_of(&pool);
+    kill_backends_of(&pool, &name);
+    let failures = (0..30).filter(|_| pool.execute_query_one::<i32>("SELECT 1", &[]).is_err()).count();
+    assert!(failures <= 1, "{failures} failures");
+}
+
+#[test]
+fn idle_connections_are_kept_alive_in_the_background() {
+    let pool = pool(2, 2, |settings| settings.keepalive = Some(100 * MS));
+    let name = settings_of(&pool);
+    kill_backends_of(&pool, &name);
+    eventually("the dead are found and replaced", Duration::from_secs(5), || {
+        let status = pool.status();
+        status.closed.invalid >= 2 && status.available == 2
+    });
+}
+
+fn settings_of(pool: &Pool) -> String {
+    pool.execute_query_one("SELECT current_database()::text", &[]).unwrap().unwrap()
+}
+
+/// Ends every backend of the database, from a session of another.
+fn kill_backends_of(_pool: &Pool, database: &str) {
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+    let ended: i64 = postgres::client().query_one(sql, &[&database]).unwrap().get(0);
+    assert!(ended > 0);
+}

@@ -1,0 +1,220 @@
+//! A server that refuses, ends, freezes or vanishes: which error, how soon, and how all is well again.
+
+use super::*;
+use crate::support::postgres::{GUEST, GUEST_PASSWORD};
+use crate::support::{Postgres, Proxy, eventually};
+use poolhouse::settings::Secret;
+use poolhouse::{Error, Execute};
+use std::thread;
+use std::time::Instant;
+
+/// #11: a wrong password or an unknown database is told at once, in the server's own words.
+#[test]
+fn a_refused_login_is_told_at_once() {
+    let settings = postgres::pool_settings();
+    let mut wrong_password = settings.clone();
+    wrong_password.database.user = GUEST.into();
+    wrong_password.database.password = Some(Secret::new("wrong"));
+    let mut no_password = wrong_password.clone();
+    no_password.database.password = None;
+    let mut no_database = settings.clone();
+    no_database.database.name = "nowhere".into();
+    for (settings, words) in [
+        (wrong_password.clone(), "password authentication failed for user \"guest\""),
+        (no_password, "DB_PASSWORD"),
+        (no_database, "database \"nowhere\" does not exist"),
+    ] {
+        let started = Instant::now();
+        let error = Pool::open(&settings).unwrap_err();
+        assert!(matches!(error, Error::Authentication(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!error.to_string().contains("wrong") && !error.is_transient(), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+    wrong_password.database.password = Some(Secret::new(GUEST_PASSWORD));
+    Pool::open(&wrong_password).unwrap();
+}
+
+#[test]
+fn a_refused_connect_is_down_at_once() {
+    let mut settings = postgres::pool_settings();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    settings.database.hosts = vec![("127.0.0.1".into(), free)];
+    let started = Instant::now();
+    let error = Pool::open(&settings).unwrap_err();
+    assert!(matches!(error, Error::Down(_)), "{error}");
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+/// #3: a listener that accepts and says nothing costs the connect timeout and no more.
+#[test]
+fn a_mute_server_is_down_after_the_connect_timeout() {
+    let proxy = Proxy::to(&postgres::pool_settings().database);
+    proxy.mute();
+    let mut settings = PoolSettings::new(proxy.settings());
+    settings.connect_timeout = 300 * MS;
+    let started = Instant::now();
+    let error = Pool::open(&settings).unwrap_err();
+    assert!(matches!(error, Error::Down(_)), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+/// #1, #2: a frozen server costs a query its deadline, and dropping the connection costs nothing.
+#[test]
+fn a_frozen_server_holds_nobody_beyond_the_deadline() {
+    let server = Postgres::start();
+    let mut settings = server.pool_settings();
+    (settings.min_connections, settings.max_connections) = (2, 2);
+    settings.statement_timeout = Some(300 * MS);
+    settings.outage_grace = 100 * MS;
+    let pool = Pool::open(&settings).unwrap();
+    pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+    server.freeze();
+    let started = Instant::now();
+    let error = pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap_err();
+    let took = started.elapsed();
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
+    assert!(took < 300 * MS + 250 * MS, "{took:?}");
+
+    let started = Instant::now();
+    let error = pool.execute_write("SELECT 1", &[]).unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}: {error}", started.elapsed());
+    server.thaw();
+    eventually("all is well again", Duration::from_secs(5), || {
+        pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok()
+    });
+}
+
+#[test]
+fn a_slow_statement_is_cut_off_and_not_left_running() {
+    let pool = pool(1, 2, |settings| settings.statement_timeout = Some(200 * MS));
+    let started = Instant::now();
+    let error = pool.execute_query::<()>("SELECT pg_sleep(10)", &[]).unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
+    assert!(started.elapsed() < 450 * MS, "{:?}", started.elapsed());
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(10)%' AND state = 'active' \
+                   AND datname = current_database()";
+    assert_eq!(pool.execute_query_one::<i64>(running, &[]).unwrap(), Some(0));
+}
+
+/// A statement the server does not cut off itself is cancelled from outside when its deadline has passed.
+#[test]
+fn what_nobody_waits_for_is_cancelled_on_the_server() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 2);
+    settings.statement_timeout = Some(200 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    let connection = pool.get_connection().unwrap();
+    connection.execute_write("SET statement_timeout = 0", &[]).unwrap();
+    let error = connection.execute_query::<()>("SELECT pg_sleep(30)", &[]).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_) | Error::DeadlineExceeded(_)), "{error}");
+    drop(connection);
+    let mut watcher = database.client();
+    eventually("the statement is gone", Duration::from_secs(3), || {
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' AND pid <> pg_backend_pid()
+                       AND state = 'active'";
+        watcher.query_one(running, &[]).unwrap().get::<_, i64>(0) == 0
+    });
+}
+
+/// #6: an outage is told with its age and cause; one attempt at a time; the first success comes soon after.
+#[test]
+fn an_outage_is_told_at_once_and_ends_soon_after_the_server_is_back() {
+    let server = Postgres::start();
+    let proxy = Proxy::to(&server.database_settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (2, 8);
+    (settings.outage_grace, settings.acquire_timeout) = (300 * MS, Duration::from_secs(2));
+    let pool = Pool::open(&settings).unwrap();
+    let ask = || pool.execute_query_one::<i32>("SELECT 1", &[]);
+    ask().unwrap();
+
+    proxy.refuse();
+    proxy.cut();
+    eventually("callers are told", Duration::from_secs(5), || matches!(ask(), Err(Error::Down(_))));
+    thread::sleep(500 * MS);
+    let attempts = pool.status().connect_failures;
+    let started = Instant::now();
+    for _ in 0..100 {
+        let error = ask().unwrap_err();
+        let Error::Down(numbers) = &error else { panic!("{error}") };
+        assert!(numbers.last_failure.as_ref().unwrap().failing_for >= 300 * MS, "{error}");
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+    let each = started.elapsed() / 100;
+    assert!(each < 5 * MS, "{each:?} per refusal");
+    assert!(pool.status().connect_failures - attempts <= 3, "callers cause no attempts");
+
+    proxy.pass();
+    let back = Instant::now();
+    eventually("the first success", Duration::from_secs(5), || ask().is_ok());
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+    eventually("the minimum is warm again", Duration::from_secs(5), || pool.status().available >= 2);
+}
+
+#[test]
+fn an_outage_shorter_than_the_grace_is_waited_out() {
+    let server = Postgres::start();
+    let mut settings = server.pool_settings();
+    settings.outage_grace = Duration::from_secs(10);
+    settings.acquire_timeout = Duration::from_secs(10);
+    let pool = Pool::open(&settings).unwrap();
+    pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+    server.stop_fast();
+    // The keeper or the first check finds the dead ones; an unchecked one may cost one failure.
+    let _ = pool.execute_query_one::<i32>("SELECT 1", &[]);
+    thread::scope(|scope| {
+        let waiters: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| pool.execute_query_one::<i32>("SELECT 1", &[]))).collect();
+        eventually("they wait", Duration::from_secs(5), || pool.status().waiting == 8);
+        server.start_again();
+        for waiter in waiters {
+            assert_eq!(waiter.join().unwrap().unwrap(), Some(1));
+        }
+    });
+}
+
+/// #4: three connects that hang stop nobody.
+#[test]
+fn hanging_connects_do_not_stop_those_who_have_connections() {
+    let proxy = Proxy::to(&postgres::pool_settings().database);
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (2, 10);
+    let pool = Pool::open(&settings).unwrap();
+    proxy.mute();
+    let stop = Instant::now() + Duration::from_secs(1);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while Instant::now() < stop {
+                    let connection = pool.get_connection().unwrap();
+                    connection.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+                    thread::sleep(5 * MS);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_login_refused_at_run_time_is_told_and_heals() {
+    let server = Postgres::start();
+    let mut settings = server.pool_settings();
+    settings.database.user = GUEST.into();
+    settings.database.password = Some(Secret::new(GUEST_PASSWORD));
+    (settings.min_connections, settings.max_connections) = (1, 2);
+    let pool = Pool::open(&settings).unwrap();
+    let mut admin = server.client();
+    admin.batch_execute(&format!("ALTER ROLE {GUEST} PASSWORD 'changed'")).unwrap();
+    pool.reset();
+    eventually("callers are told", Duration::from_secs(5), || {
+        matches!(pool.execute_query_one::<i32>("SELECT 1", &[]), Err(Error::Authentication(_)))
+    });
+    admin.batch_execute(&format!("ALTER ROLE {GUEST} PASSWORD '{GUEST_PASSWORD}'")).unwrap();
+    eventually("all is well again", Duration::from_secs(10), || {
+        pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok()
+    });
+}

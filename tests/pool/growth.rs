@@ -1,0 +1,116 @@
+//! When connections are made, and when they are let go.
+
+use super::*;
+use crate::support::{Proxy, eventually};
+use poolhouse::Execute;
+use std::thread;
+use std::time::Instant;
+
+#[test]
+fn the_minimum_is_warm_when_open_returns() {
+    let pool = pool(3, 10, |_| ());
+    let status = pool.status();
+    assert_eq!((status.available, status.in_use, status.total), (3, 0, 3));
+}
+
+/// #16: one caller at a time needs one connection, whatever the minimum and maximum are.
+#[test]
+fn one_caller_does_not_grow_the_pool() {
+    let pool = pool(1, 50, |_| ());
+    for _ in 0..200 {
+        pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+    }
+    assert_eq!(pool.status().connects, 1);
+}
+
+/// #17: fifty callers for two milliseconds each are served by the five that are open, sooner than a sixth could
+/// be made.
+#[test]
+fn a_spike_is_served_without_surplus() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (5, 50);
+    proxy.delay_connects(150 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                let connection = pool.get_connection().unwrap();
+                thread::sleep(2 * MS);
+                drop(connection);
+            });
+        }
+    });
+    thread::sleep(400 * MS);
+    let total = pool.status().total;
+    assert!(total <= 7, "{total} connections after the spike");
+}
+
+#[test]
+fn long_uses_make_the_pool_grow_to_its_maximum_and_not_beyond() {
+    let pool = pool(0, 6, |_| ());
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let connection = pool.get_connection().unwrap();
+                thread::sleep(200 * MS);
+                drop(connection);
+            });
+        }
+    });
+    let status = pool.status();
+    assert_eq!((status.peak_in_use, status.total), (6, 6));
+    assert!(started.elapsed() < Duration::from_secs(2), "two rounds of 200 ms took {:?}", started.elapsed());
+}
+
+/// #14: idle connections go one by one, down to the minimum and no further.
+#[test]
+fn idle_connections_above_the_minimum_are_let_go_one_by_one() {
+    let pool = pool(2, 6, |settings| settings.idle_timeout = Some(100 * MS));
+    let held: Vec<_> = (0..6).map(|_| pool.get_connection().unwrap()).collect();
+    drop(held);
+    let mut seen = Vec::new();
+    eventually("down to the minimum", Duration::from_secs(5), || {
+        let total = pool.status().total;
+        if seen.last() != Some(&total) {
+            seen.push(total);
+        }
+        total == 2
+    });
+    assert!(seen.windows(2).all(|pair| pair[0] - pair[1] <= 1), "{seen:?}");
+    thread::sleep(300 * MS);
+    let status = pool.status();
+    assert_eq!((status.total, status.closed.idle), (2, 4));
+}
+
+#[test]
+fn overflow_connections_go_soon_after_use() {
+    let pool = pool(1, 4, |settings| settings.max_overflow = 2);
+    let held: Vec<_> = (0..4).map(|_| pool.get_connection().unwrap()).collect();
+    drop(held);
+    eventually("no overflow is left", Duration::from_secs(4), || pool.status().total == 2);
+    assert_eq!(pool.status().closed.overflow, 2);
+}
+
+/// #7: a connection that breaks frees its place, and somebody who waits learns of it.
+#[test]
+fn a_broken_connection_is_replaced_for_who_waits() {
+    let pool = pool(1, 1, |_| ());
+    let held = pool.get_connection().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let started = Instant::now();
+            let connection = pool.get_connection().unwrap();
+            connection.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+            started.elapsed()
+        });
+        eventually("it waits", Duration::from_secs(5), || pool.status().waiting == 1);
+        let ended = held.execute_query::<bool>("SELECT pg_terminate_backend(pg_backend_pid())", &[]);
+        assert!(ended.is_err());
+        drop(held);
+        assert!(waiter.join().unwrap() < Duration::from_secs(2));
+    });
+    assert_eq!(pool.status().closed.broken, 1);
+}

@@ -1,0 +1,142 @@
+//! What one borrower leaves behind, the next does not see (#18, #19).
+
+use super::*;
+use crate::support::{Proxy, eventually};
+use poolhouse::{Connection, Execute};
+
+/// What is asked of a session to learn whether it is as new; every answer of a fresh one is the same.
+const AS_NEW: &str = "SELECT concat_ws(' ',
+    current_setting('statement_timeout'), current_setting('search_path'), current_user, session_user,
+    current_setting('default_transaction_read_only'), current_setting('work_mem'),
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+    (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors),
+    (SELECT count(*) FROM pg_prepared_statements WHERE from_sql),
+    to_regclass('pg_temp.scratch') IS NULL, pg_is_in_recovery(), now() = statement_timestamp())";
+
+fn describe(pool: &Pool) -> String {
+    pool.execute_query_one(AS_NEW, &[]).unwrap().unwrap()
+}
+
+/// Does `harm` on the only connection, and returns what the next borrower sees.
+fn after(pool: &Pool, harm: impl FnOnce(&mut Connection)) -> String {
+    let mut connection = pool.get_connection().unwrap();
+    harm(&mut connection);
+    drop(connection);
+    describe(pool)
+}
+
+#[test]
+fn raw_access_leaves_nothing_behind() {
+    let pool = pool(1, 1, |_| ());
+    pool.execute_write("CREATE ROLE somebody_else", &[]).ok();
+    let clean = describe(&pool);
+    for harm in [
+        "BEGIN",
+        "BEGIN; SELECT 1/0",
+        "SET statement_timeout = 1",
+        "SET ROLE pg_monitor",
+        "SET SESSION AUTHORIZATION pg_monitor",
+        "SET search_path = elsewhere",
+        "SET default_transaction_read_only = on",
+        "SELECT set_config('work_mem', '1MB', false)",
+        "CREATE TEMP TABLE scratch (a int)",
+        "SELECT pg_advisory_lock(1)",
+        "LISTEN news",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "PREPARE p AS SELECT 1",
+    ] {
+        let seen = after(&pool, |connection| drop(connection.client().batch_execute(harm)));
+        assert_eq!(seen, clean, "after {harm}");
+    }
+    assert_eq!(pool.status().connects, 1, "every session was cleaned, none had to be closed");
+    assert!(pool.status().resets >= 13);
+}
+
+#[test]
+fn the_helpers_leave_nothing_behind_either() {
+    let pool = pool(1, 1, |_| ());
+    let clean = describe(&pool);
+    for harm in [
+        "BEGIN",
+        "SET statement_timeout = 1",
+        "SET ROLE pg_monitor",
+        "SET search_path = elsewhere",
+        "SELECT set_config('work_mem', '1MB', false)",
+        "CREATE TEMP TABLE scratch (a int)",
+        "SELECT pg_advisory_lock(1)",
+        "LISTEN news",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "PREPARE p AS SELECT 1",
+        "DO $$ BEGIN PERFORM set_config('work_mem', '1MB', false); END $$",
+    ] {
+        let seen = after(&pool, |connection| drop(connection.execute_write(harm, &[])));
+        assert_eq!(seen, clean, "after {harm}");
+        pool.execute_write(harm, &[]).unwrap();
+        assert_eq!(describe(&pool), clean, "after {harm} on the pool");
+    }
+}
+
+#[test]
+fn a_panicking_borrower_takes_its_session_with_it() {
+    let pool = pool(1, 1, |_| ());
+    let (clean, other) = (describe(&pool), pool.clone());
+    let panicked = std::thread::spawn(move || {
+        let connection = other.get_connection().unwrap();
+        connection.execute_write("BEGIN", &[]).unwrap();
+        panic!("half way");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(describe(&pool), clean);
+    assert_eq!(pool.status().closed.dirty, 1);
+}
+
+#[test]
+fn a_reply_left_unread_is_not_the_next_borrowers() {
+    let pool = pool(1, 1, |_| ());
+    let mut connection = pool.get_connection().unwrap();
+    let rows = connection.client().query_raw("SELECT generate_series(1, 100000)", [0_i32; 0]).unwrap();
+    // Leaked with its rows unread.
+    std::mem::forget(rows);
+    drop(connection);
+    assert_eq!(pool.execute_query_one::<i32>("SELECT 42", &[]).unwrap(), Some(42));
+}
+
+#[test]
+fn the_helpers_and_transactions_pay_nothing_for_it() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    settings.min_connections = 1;
+    let pool = Pool::open(&settings).unwrap();
+    let read = || pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+    let change = || pool.transaction(|tx| tx.execute_write("SET LOCAL work_mem = '1MB'", &[])).unwrap();
+    read();
+    change();
+    let before = proxy.round_trips();
+    read();
+    change();
+    assert_eq!(proxy.round_trips() - before, 1 + 3);
+    assert_eq!(pool.status().resets, 0);
+}
+
+#[test]
+fn cleaning_is_off_the_callers_path() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 2);
+    let pool = Pool::open(&settings).unwrap();
+    let mut connection = pool.get_connection().unwrap();
+    connection.client().batch_execute("SET work_mem = '1MB'").unwrap();
+    // Cleaning cannot get through any more, and the borrower does not notice.
+    proxy.stall();
+    let started = std::time::Instant::now();
+    drop(connection);
+    assert!(started.elapsed() < 50 * MS, "returning took {:?}", started.elapsed());
+    eventually("what cannot be cleaned is closed", Duration::from_secs(5), || {
+        pool.status().closed.dirty + pool.status().closed.broken == 1
+    });
+    proxy.pass();
+    let work_mem: Option<String> = pool.execute_query_one("SHOW work_mem", &[]).unwrap();
+    assert_ne!(work_mem.as_deref(), Some("1MB"));
+}

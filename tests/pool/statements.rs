@@ -1,0 +1,67 @@
+//! Prepared statements: kept, bounded, healed.
+
+use super::*;
+use poolhouse::Execute;
+use serde_json::Value;
+
+fn prepared(pool: &Pool) -> i64 {
+    pool.execute_query_one("SELECT count(*) FROM pg_prepared_statements", &[]).unwrap().unwrap()
+}
+
+#[test]
+fn many_texts_keep_the_cache_within_its_size_on_both_sides() {
+    let pool = pool(1, 1, |settings| settings.statement_cache_size = 10);
+    for number in 0..100 {
+        let sql = format!("SELECT {number} AS n");
+        assert_eq!(pool.execute_query_one::<i32>(&sql, &[]).unwrap(), Some(number));
+    }
+    let kept = prepared(&pool);
+    assert!(kept <= 11, "{kept} statements on the server");
+}
+
+#[test]
+fn without_a_cache_nothing_stays_prepared() {
+    let pool = pool(1, 1, |settings| settings.statement_cache_size = 0);
+    for number in 0..20 {
+        assert_eq!(pool.execute_query_one::<i32>("SELECT $1::int4", &[&number]).unwrap(), Some(number));
+    }
+    let kept = prepared(&pool);
+    assert!(kept <= 1, "{kept} statements on the server");
+}
+
+#[test]
+fn a_changed_table_heals_by_itself() {
+    let pool = pool(2, 2, |_| ());
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    pool.execute_write("INSERT INTO t VALUES (1)", &[]).unwrap();
+    // Both connections know the statement.
+    let held = (pool.get_connection().unwrap(), pool.get_connection().unwrap());
+    for connection in [&held.0, &held.1] {
+        connection.execute_query::<Value>("SELECT * FROM t", &[]).unwrap();
+    }
+    drop(held);
+    for column in 0..8 {
+        pool.execute_write(&format!("ALTER TABLE t ADD COLUMN c{column} int"), &[]).unwrap();
+        for _ in 0..2 {
+            let row: Option<Value> = pool.execute_query_one("SELECT * FROM t", &[]).unwrap();
+            assert_eq!(row.unwrap().as_object().unwrap().len(), 2 + column);
+        }
+    }
+    // Inside a transaction it cannot heal, and the next transaction is well.
+    let ask = || pool.transaction(|tx| tx.execute_query_one::<Value>("SELECT * FROM t", &[]));
+    ask().unwrap();
+    pool.execute_write("ALTER TABLE t ADD COLUMN last int", &[]).unwrap();
+    let refused = (0..4).filter(|_| ask().is_err()).count();
+    assert!(refused <= 2, "{refused} of 4 refused, at most one per connection is right");
+}
+
+#[test]
+fn statements_deallocated_behind_our_back_heal_by_themselves() {
+    let pool = pool(1, 1, |_| ());
+    let ask =
+        |connection: &poolhouse::Connection| connection.execute_query_one::<i32>("SELECT 1 AS one", &[]);
+    let mut connection = pool.get_connection().unwrap();
+    ask(&connection).unwrap();
+    connection.client().batch_execute("DEALLOCATE ALL").unwrap();
+    assert_eq!(ask(&connection).unwrap(), Some(1));
+}

@@ -1,0 +1,232 @@
+//! PostgreSQL servers that tests may break: started, stopped, killed, frozen.
+
+#[path = "../../src/bin/poolhouse/cluster/mod.rs"]
+#[allow(dead_code, reason = "the binary's code; tests need only part of it")]
+mod cluster;
+
+use super::postgres::{Database, GUEST, GUEST_PASSWORD, SUPERUSER, connect, create_database, parse};
+use cluster::{Account, Cluster, Programs, Server, Shutdown, Watchdog};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use poolhouse::PoolSettings;
+use poolhouse::settings::DatabaseSettings;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A PostgreSQL server of one test's own, to be stopped, killed, frozen and started again at will, from any
+/// thread. Gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    cluster: Cluster,
+    home: PathBuf,
+    options: Vec<(&'static str, String)>,
+    port: u16,
+    server: Mutex<Option<Server>>,
+}
+
+impl Postgres {
+    /// Starts a server with everything at its default but `fsync`, which is off.
+    pub(crate) fn start() -> Postgres {
+        Postgres::start_with(&[])
+    }
+
+    /// As [`start`](Postgres::start), with settings as in `postgresql.conf`.
+    pub(crate) fn start_with(options: &[(&'static str, &str)]) -> Postgres {
+        BASE.new_server(options)
+    }
+
+    /// The port of 127.0.0.1 it listens on; the same after every restart.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How to reach its database `postgres`.
+    pub(crate) fn database_settings(&self) -> DatabaseSettings {
+        parse(&format!("postgres://{SUPERUSER}@127.0.0.1:{}/postgres?sslmode=disable", self.port))
+    }
+
+    /// A pool's settings for its database `postgres`.
+    pub(crate) fn pool_settings(&self) -> PoolSettings {
+        PoolSettings::new(self.database_settings())
+    }
+
+    /// A new empty database on it.
+    pub(crate) fn fresh_database(&self) -> Database {
+        create_database(&self.database_settings(), &mut self.client(), "template0", false)
+    }
+
+    /// A plain client on its database `postgres`.
+    pub(crate) fn client(&self) -> postgres::Client {
+        connect(&self.database_settings())
+    }
+
+    /// Stops it as an operator does: sessions are ended, everything is written out.
+    pub(crate) fn stop_fast(&self) {
+        self.end(Shutdown::Fast);
+    }
+
+    /// Stops it at once; the next start repairs.
+    pub(crate) fn stop_immediate(&self) {
+        self.end(Shutdown::Immediate);
+    }
+
+    /// `kill -9` of every process of it, as in a crash of the machine.
+    pub(crate) fn kill(&self) {
+        let processes = self.processes();
+        self.end(Shutdown::Crash);
+        for pid in processes {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Starts it on the same port after one of the ways to stop it.
+    pub(crate) fn start_again(&self) {
+        let mut server = self.server();
+        assert!(server.is_none(), "the server runs: stop it first");
+        *server = Some(self.launch());
+    }
+
+    /// Stops every process of it where it stands: connections stay open, nothing answers.
+    pub(crate) fn freeze(&self) {
+        // The postmaster first, so that no session is born while the others are stopped.
+        let postmaster = self.pid();
+        kill(postmaster, Signal::SIGSTOP).expect("the postmaster stops");
+        for pid in children_of(postmaster) {
+            let _ = kill(pid, Signal::SIGSTOP);
+        }
+    }
+
+    /// Lets a frozen server go on.
+    pub(crate) fn thaw(&self) {
+        for pid in self.processes().into_iter().rev() {
+            let _ = kill(pid, Signal::SIGCONT);
+        }
+    }
+
+    /// The postmaster's process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.server().as_ref().expect("the server runs").pid()
+    }
+
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+
+    /// The postmaster and its children.
+    fn processes(&self) -> Vec<Pid> {
+        let postmaster = self.pid();
+        [vec![postmaster], children_of(postmaster)].concat()
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, how: Shutdown) {
+        let mut server = self.server();
+        let running = server.take().expect("the server runs");
+        running.stop(how, Duration::from_secs(10)).expect("the server ends");
+    }
+
+    fn launch(&self) -> Server {
+        let options: Vec<_> = self.options.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let started = self.cluster.start(self.port, &options, &self.home.join("log"));
+        started.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.server().is_some() {
+            // A frozen session would neither end nor let the port go.
+            self.thaw();
+            self.end(Shutdown::Immediate);
+        }
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
+static BASE: LazyLock<Base> = LazyLock::new(Base::make);
+
+/// The directory of all servers of this process, with a data directory to copy: `initdb` takes a second, a
+/// copy a tenth of that.
+struct Base {
+    directory: PathBuf,
+    programs: Programs,
+    account: Option<Account>,
+    servers: AtomicU32,
+    _watchdog: Watchdog,
+}
+
+impl Base {
+    fn make() -> Base {
+        let or_panic = |error: cluster::ClusterError| -> ! { panic!("{error}") };
+        let programs = Programs::find(None).unwrap_or_else(|error| or_panic(error));
+        let directory =
+            tempfile::Builder::new().prefix("poolhouse-test-").tempdir().expect("a directory").keep();
+        let watchdog = Watchdog::new(SWEEP, [&directory]).expect("a watchdog");
+        let account = Account::for_server(&directory.join("data")).unwrap_or_else(|error| or_panic(error));
+        // The server's user has to pass through.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
+
+        let data = directory.join("template");
+        let cluster = Cluster::new(programs.clone(), data.clone(), account.clone());
+        cluster.create(SUPERUSER, "not asked for").unwrap_or_else(|error| or_panic(error));
+        let rules = format!(
+            "host all {GUEST} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
+             host replication all 127.0.0.1/32 trust\n"
+        );
+        fs::write(data.join("pg_hba.conf"), rules).expect("pg_hba.conf");
+        Base { directory, programs, account, servers: AtomicU32::new(0), _watchdog: watchdog }
+    }
+
+    fn new_server(&self, options: &[(&'static str, &str)]) -> Postgres {
+        let number = self.servers.fetch_add(1, Ordering::Relaxed);
+        let home = self.directory.join(number.to_string());
+        fs::create_dir(&home).expect("a directory for the server");
+        let data = home.join("data");
+        copy_directory(&self.directory.join("template"), &data);
+        let mut settings = vec![("fsync", "off".to_owned())];
+        settings.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let port = cluster::free_port().expect("a free port");
+        let cluster = Cluster::new(self.programs.clone(), data, self.account.clone());
+        let server = Mutex::new(None);
+        let postgres = Postgres { cluster, home, options: settings, port, server };
+        postgres.start_again();
+        let guest = format!("CREATE ROLE {GUEST} LOGIN PASSWORD '{GUEST_PASSWORD}'");
+        postgres.client().batch_execute(&guest).expect("the guest's role");
+        postgres
+    }
+}
+
+/// Ends every server below the directory `$1` and removes it. Frozen ones are woken, or they would not end.
+const SWEEP: &str = r#"
+    for file in "$1"/*/data/postmaster.pid; do
+        pid=$(head -n 1 "$file") && [ -n "$pid" ] && kill -CONT "$pid" && kill -QUIT "$pid"
+    done
+    tenths=0
+    while ls "$1"/*/data/postmaster.pid && [ $tenths -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
+    rm -rf "$1""#;
+
+/// Owners and permissions included.
+fn copy_directory(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-Rp").arg(from).arg(to).stdin(Stdio::null()).status();
+    assert!(status.expect("cp runs").success(), "cannot copy {} to {}", from.display(), to.display());
+}
+
+/// The processes whose parent is `parent`.
+fn children_of(parent: Pid) -> Vec<Pid> {
+    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().expect("ps runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let pairs = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    pairs
+        .filter(|(_, of)| of.trim() == parent.to_string())
+        .filter_map(|(pid, _)| pid.parse().ok().map(Pid::from_raw))
+        .collect()
+}
