@@ -24,7 +24,7 @@ use std::time::Duration;
 /// let settings = Settings::load()?;
 /// DatabasePool::initialize(&settings.pool)?;
 /// let one: Option<i32> = execute_query_one("SELECT 1", &[])?;
-/// DatabasePool::close(Duration::from_secs(5))?;
+/// DatabasePool::close(Duration::from_secs(5));
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, Copy)]

@@ -12,22 +12,22 @@
 //! connecting, or waking a thread: decide under the lock, act after it. Helpers that need the lock take
 //! `&mut State`.
 
+pub(crate) use self::lifecycle::Surplus;
 pub(crate) use self::makers::Order;
 
 mod growth;
 mod lifecycle;
 mod makers;
 mod outage;
-
 use self::growth::Growth;
 use self::outage::Outage;
 use super::status::{Counts, PoolState};
-use super::sync::{Condvar, Mutex, MutexGuard};
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now, thread_local};
 use crate::error::PoolNumbers;
 use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Sizes and bounds that the gate enforces.
@@ -65,6 +65,12 @@ pub(crate) struct Holder {
     thread: u64,
     pub(crate) reported: bool,
 }
+
+/// How long a caller without time waits for connections that the keeper is only looking at.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// The thread of a holder that has none: its borrower is done with it.
+const DETACHED: u64 = 0;
 
 const PENDING: u8 = 0;
 const GRANTED: u8 = 1;
@@ -108,11 +114,17 @@ pub(crate) struct State {
     making: u32,
     /// The part of `making` that a maker has in hand.
     connecting: u32,
+    /// The part of the orders nobody has in hand that is for callers who could not wait: carried out although
+    /// the queue does not show who wants them.
+    owed: u32,
     queue: VecDeque<Arc<Waiter>>,
     holders: Vec<Option<Holder>>,
     free_entries: Vec<usize>,
     growth: Growth,
     outage: Outage,
+    /// Somebody waits without a time at which to ask again for one more connection, because there was no room
+    /// for one.
+    is_unarmed: bool,
     shed_after: Option<Instant>,
     pub(crate) counts: Counts,
 }
@@ -128,11 +140,13 @@ impl Gate {
                 checking: 0,
                 making: 0,
                 connecting: 0,
+                owed: 0,
                 queue: VecDeque::new(),
                 holders: Vec::new(),
                 free_entries: Vec::new(),
                 growth: Growth::default(),
                 outage: Outage::default(),
+                is_unarmed: false,
                 shed_after: None,
                 counts: Counts::default(),
             }),
@@ -167,7 +181,7 @@ impl Gate {
     }
 
     /// Takes the caller through again after the connection it was given turned out to be unusable and was
-    /// closed: it lost its place through no fault of its own, so it waits at the head of the queue.
+    /// closed: it lost its place through no fault of its own, so it waits where it would be had it never left.
     pub(crate) fn acquire_again(
         &self,
         permit: Permit,
@@ -176,10 +190,16 @@ impl Gate {
         at: &'static Location<'static>,
     ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
         let mut state = self.lock();
-        state.take_back(permit, started);
-        if state.idle > 0 && state.phase == PoolState::Open {
+        state.take_back(permit);
+        let now = now();
+        if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             state.idle -= 1;
             return Ok(Permit(state.lend(started, at, thread_number())));
+        }
+        self.order_minimum(&mut state);
+        // Rare enough to wake them under the lock: `queue` goes on under it.
+        for waiter in state.after_change(now) {
+            waiter.cond.notify_one();
         }
         self.queue(state, started, deadline, at, true)
     }
@@ -190,11 +210,14 @@ impl Gate {
         started: Instant,
         deadline: Instant,
         at: &'static Location<'static>,
-        at_head: bool,
+        is_again: bool,
     ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
-        if let Some(refusal) = state.refuses(Instant::now(), deadline, at_head) {
+        let came = now();
+        // What the keeper looks at is there, and back before anybody would call it waiting.
+        let deadline = if state.checking > 0 { deadline.max(came + GLANCE) } else { deadline };
+        if let Some(refusal) = state.refuses(came, deadline, is_again) {
             // A caller that cannot wait still says that one more connection would have been of use.
-            self.order_for_demand(&mut state, started, 1);
+            self.order_for_demand(&mut state, came, 1);
             return Err(state.turn_away(refusal, started));
         }
         let waiter = Arc::new(Waiter {
@@ -205,18 +228,22 @@ impl Gate {
             thread: thread_number(),
             cond: Condvar::new(),
         });
-        if at_head {
-            state.queue.push_front(waiter.clone());
+        if is_again {
+            let place = state.queue.iter().position(|other| other.since > started);
+            let place = place.unwrap_or(state.queue.len());
+            state.queue.insert(place, waiter.clone());
         } else {
             state.queue.push_back(waiter.clone());
             state.counts.queued += 1;
         }
         loop {
-            let now = Instant::now();
+            let now = now();
             match waiter.outcome.load(Ordering::Relaxed) {
                 PENDING => {}
                 GRANTED => {
-                    state.counts.wait_times.add(now.saturating_duration_since(started));
+                    if !is_again {
+                        state.counts.wait_times.add(now.saturating_duration_since(started));
+                    }
                     return Ok(Permit(waiter.entry.load(Ordering::Relaxed)));
                 }
                 outcome => {
@@ -231,22 +258,28 @@ impl Gate {
             }
             if now >= deadline {
                 state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                let refusal = if state.live() == 0 { state.outage.refusal() } else { Refusal::TimedOut };
+                let refusal = state.time_is_up();
                 return Err(state.turn_away(refusal, started));
             }
             // An outage that outlasts its grace is told to those who wait already, at that moment.
             let grace_ends = state.outage.grace_ends(state.limits.outage_grace);
             if grace_ends.is_some_and(|ends| ends <= now) && state.live() == 0 {
                 state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                return Err(state.turn_away(Refusal::Down, started));
+                let refusal = state.outage.refusal();
+                return Err(state.turn_away(refusal, started));
             }
             self.order_for_demand(&mut state, now, 0);
             let mut wake_at = deadline;
             if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
                 wake_at = wake_at.min(ends);
             }
-            if let Some(worth) = state.growth_check(started, now) {
-                wake_at = wake_at.min(worth);
+            let worth = started + state.growth.connect_time();
+            if worth > now {
+                if state.has_room() {
+                    wake_at = wake_at.min(worth);
+                } else {
+                    state.is_unarmed = true;
+                }
             }
             let pause = wake_at.saturating_duration_since(now);
             state = match waiter.cond.wait_timeout(state, pause) {
@@ -261,8 +294,8 @@ impl Gate {
     /// Returns the holder where its hold had been reported as too long.
     pub(crate) fn release(&self, permit: Permit, now: Instant) -> Option<Holder> {
         let mut state = self.lock();
-        let holder = state.take_back(permit, now);
-        state.idle += 1;
+        let holder = state.take_back_used(permit, now);
+        state.add_idle();
         self.hand_over(state, now);
         holder
     }
@@ -271,7 +304,7 @@ impl Gate {
     /// Returns what [`release`](Gate::release) does.
     pub(crate) fn discard(&self, permit: Permit) -> Option<Holder> {
         let mut state = self.lock();
-        let holder = state.take_back(permit, Instant::now());
+        let holder = state.take_back_used(permit, now());
         self.after_loss(state);
         holder
     }
@@ -298,8 +331,8 @@ impl Gate {
     pub(crate) fn end_check(&self) {
         let mut state = self.lock();
         state.checking -= 1;
-        state.idle += 1;
-        self.hand_over(state, Instant::now());
+        state.add_idle();
+        self.hand_over(state, now());
     }
 
     /// The keeper closed the connection it had.
@@ -310,34 +343,24 @@ impl Gate {
     }
 
     fn hand_over(&self, mut state: MutexGuard<'_, State>, now: Instant) {
-        let mut woken = Vec::new();
-        while state.idle > 0 && state.phase == PoolState::Open {
-            let Some(waiter) = state.queue.pop_front() else { break };
-            if state.sheds(&waiter, now) {
-                waiter.outcome.store(SHED, Ordering::Relaxed);
-            } else {
-                state.idle -= 1;
-                let entry = state.lend(now, waiter.at, waiter.thread);
-                waiter.entry.store(entry, Ordering::Relaxed);
-                waiter.outcome.store(GRANTED, Ordering::Relaxed);
-            }
-            woken.push(waiter);
-        }
+        let woken = state.serve(now);
+        self.wake(state, woken);
+    }
+
+    fn after_loss(&self, mut state: MutexGuard<'_, State>) {
+        let now = now();
+        self.order_for_demand(&mut state, now, 0);
+        self.order_minimum(&mut state);
+        let woken = state.after_change(now);
+        self.wake(state, woken);
+    }
+
+    fn wake(&self, state: MutexGuard<'_, State>, woken: Vec<Arc<Waiter>>) {
         let settled = state.is_watched();
         drop(state);
         for waiter in woken {
             waiter.cond.notify_one();
         }
-        if settled {
-            self.settled.notify_all();
-        }
-    }
-
-    fn after_loss(&self, mut state: MutexGuard<'_, State>) {
-        self.order_for_demand(&mut state, Instant::now(), 0);
-        self.order_minimum(&mut state);
-        let settled = state.is_watched();
-        drop(state);
         if settled {
             self.settled.notify_all();
         }
@@ -357,9 +380,10 @@ impl Gate {
 
     /// Orders connections as long as somebody waiting is expected to gain from one more. `unqueued` counts a
     /// caller that would wait if it could.
-    fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: usize) {
+    fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
         while state.phase == PoolState::Open && state.wants_one_more(now, unqueued) {
             state.making += 1;
+            state.owed = (state.owed + unqueued).min(state.making - state.connecting);
             self.orders.notify_one();
         }
     }
@@ -399,18 +423,71 @@ impl State {
         }
     }
 
-    fn take_back(&mut self, permit: Permit, now: Instant) -> Option<Holder> {
+    fn take_back(&mut self, permit: Permit) -> Option<Holder> {
         self.in_use -= 1;
         self.free_entries.push(permit.0);
-        let holder = self.holders[permit.0].take()?;
+        self.holders[permit.0].take()
+    }
+
+    /// Takes back what has been used, and counts how long. Returns the holder where its hold had been reported.
+    fn take_back_used(&mut self, permit: Permit, now: Instant) -> Option<Holder> {
+        let holder = self.take_back(permit)?;
         let held = now.saturating_duration_since(holder.since);
         self.counts.use_times.add(held);
         self.growth.note_use(held);
         Some(holder).filter(|holder| holder.reported)
     }
 
+    /// Counts a connection that is in the store. The store of a closed pool is emptied, and lends nothing.
+    fn add_idle(&mut self) {
+        if self.phase != PoolState::Closed {
+            self.idle += 1;
+        }
+    }
+
+    /// Lends what is idle to the head of the queue. Returns whom to wake.
+    fn serve(&mut self, now: Instant) -> Vec<Arc<Waiter>> {
+        let mut woken = Vec::new();
+        while self.idle > 0 && self.phase == PoolState::Open {
+            let Some(waiter) = self.queue.pop_front() else {
+                // Nobody waits: whatever delay there was is over.
+                self.shed_after = None;
+                break;
+            };
+            if self.sheds(&waiter, now) {
+                waiter.outcome.store(SHED, Ordering::Relaxed);
+            } else {
+                self.idle -= 1;
+                let entry = self.lend(now, waiter.at, waiter.thread);
+                waiter.entry.store(entry, Ordering::Relaxed);
+                waiter.outcome.store(GRANTED, Ordering::Relaxed);
+            }
+            woken.push(waiter);
+        }
+        woken
+    }
+
+    /// Connections were lost, or there is room for more than there was: turns everybody away where the server
+    /// has been down for too long and nothing is left to wait for, and has those look again who could not
+    /// have expected it. Returns whom to wake.
+    fn after_change(&mut self, now: Instant) -> Vec<Arc<Waiter>> {
+        if self.live() == 0 && self.outage.has_outlasted(self.limits.outage_grace, now) {
+            let outcome = if self.outage.refusal() == Refusal::Login { LOGIN } else { DOWN };
+            let woken = Vec::from(std::mem::take(&mut self.queue));
+            for waiter in &woken {
+                waiter.outcome.store(outcome, Ordering::Relaxed);
+            }
+            return woken;
+        }
+        if self.is_unarmed && self.has_room() {
+            self.is_unarmed = false;
+            return self.queue.iter().cloned().collect();
+        }
+        Vec::new()
+    }
+
     /// Whether a caller that finds nothing idle is turned away before it waits.
-    fn refuses(&self, now: Instant, deadline: Instant, at_head: bool) -> Option<Refusal> {
+    fn refuses(&self, now: Instant, deadline: Instant, is_again: bool) -> Option<Refusal> {
         if self.phase == PoolState::Closed {
             return Some(Refusal::Closed);
         }
@@ -418,20 +495,32 @@ impl State {
             return Some(self.outage.refusal());
         }
         if deadline <= now {
-            return Some(Refusal::TimedOut);
+            return Some(self.time_is_up());
         }
-        let me = thread_number();
-        if self.idle == 0
-            && self.making == 0
-            && self.total() >= self.limits.max
-            && self.holders.iter().flatten().any(|holder| holder.thread == me)
-        {
+        if self.would_wait_for_itself() {
             return Some(Refusal::SelfDeadlock);
         }
-        if !at_head && self.queue.len() >= self.limits.max_waiting as usize {
+        if !is_again && self.queue.len() >= self.limits.max_waiting as usize {
             return Some(Refusal::Saturated);
         }
         None
+    }
+
+    /// What to tell a caller whose time is up: an outage is not an exhaustion.
+    fn time_is_up(&self) -> Refusal {
+        if self.live() == 0 { self.outage.refusal() } else { Refusal::TimedOut }
+    }
+
+    /// Whether the current thread holds a connection and all others are held too. One that the keeper checks or
+    /// cleans is as good as back.
+    fn would_wait_for_itself(&self) -> bool {
+        let others = self.idle + self.checking + self.making;
+        if others > 0 || self.total() < self.limits.max {
+            return false;
+        }
+        let me = thread_number();
+        let mut holders = self.holders.iter().flatten();
+        holders.clone().any(|holder| holder.thread == me) && holders.all(|holder| holder.thread != DETACHED)
     }
 
     fn turn_away(&mut self, refusal: Refusal, started: Instant) -> (Refusal, Box<PoolNumbers>) {
@@ -441,7 +530,7 @@ impl State {
             Refusal::Down | Refusal::Login => self.counts.refused_down += 1,
             Refusal::Closed => {}
         }
-        (refusal, Box::new(self.numbers(started.elapsed())))
+        (refusal, Box::new(self.numbers(now().saturating_duration_since(started))))
     }
 
     fn numbers(&self, waited: Duration) -> PoolNumbers {
@@ -474,28 +563,30 @@ impl State {
         }
     }
 
-    fn wants_one_more(&self, now: Instant, unqueued: usize) -> bool {
-        let waiting = self.queue.len() + unqueued;
-        if self.total() >= self.limits.max || waiting <= self.making as usize || self.outage.is_down() {
+    fn wants_one_more(&self, now: Instant, unqueued: u32) -> bool {
+        if !self.has_room() {
             return false;
         }
         let longest =
             self.queue.front().map_or(Duration::ZERO, |head| now.saturating_duration_since(head.since));
-        self.growth.is_worth_it(self.in_use + self.checking, waiting - self.making as usize, longest)
+        // What the keeper has is back in a moment; the wait shows it where it is not.
+        let awaited = if longest < self.growth.connect_time() { self.checking } else { 0 };
+        let waiting = self.queue.len() + unqueued as usize;
+        let unserved = waiting.saturating_sub((self.making + awaited) as usize);
+        unserved > 0 && self.growth.is_worth_it(self.in_use + self.checking, unserved, longest)
     }
 
-    /// When a waiter should ask again whether one more connection is worth making.
-    fn growth_check(&self, since: Instant, now: Instant) -> Option<Instant> {
-        if self.total() >= self.limits.max || self.outage.is_down() {
-            return None;
-        }
-        Some(since + self.growth.connect_time()).filter(|at| *at > now)
+    /// Whether one more connection may be made.
+    fn has_room(&self) -> bool {
+        self.total() < self.limits.max && !self.outage.is_down()
     }
 }
 
 /// A number for the current thread, cheaper to read than its `ThreadId`.
 fn thread_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local!(static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed));
+    thread_local! {
+        static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
     NUMBER.with(|number| *number)
 }

@@ -1,11 +1,11 @@
 //! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
 //! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
 
-use super::gate::Permit;
+use super::gate::{Permit, Surplus};
 use super::generation::Standing;
 use super::session::Session;
 use super::status::CloseReason;
-use super::{Pooled, Shared};
+use super::{Pooled, Shared, Taken};
 use log::warn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -133,7 +133,9 @@ impl KeeperHandle {
 fn tick(shared: &Shared) -> Duration {
     let settings = &shared.settings;
     let overflow = (settings.max_overflow > 0).then_some(OVERFLOW_IDLE);
-    [settings.idle_timeout, settings.max_lifetime, settings.keepalive, settings.leak_threshold, overflow]
+    // Lifetimes are spread over a tenth; a tick that is longer would bring them together again.
+    let spread = settings.max_lifetime.map(|age| age / 10);
+    [settings.idle_timeout, spread, settings.keepalive, settings.leak_threshold, overflow]
         .into_iter()
         .flatten()
         .map(|limit| limit / 4)
@@ -164,10 +166,12 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                 match work {
                     Work::Clean(pooled, permit) => shared.clean(pooled, permit, PATIENCE),
                     Work::Cancel(token, asked) => shared.cancel(&token, asked),
-                    _ => {
-                        look(&shared);
-                        next_look = Instant::now() + tick;
-                    }
+                    _ => next_look = Instant::now(),
+                }
+                // Also while there is always something else to do.
+                if Instant::now() >= next_look {
+                    look(&shared);
+                    next_look = Instant::now() + tick;
                 }
             }
         }
@@ -177,7 +181,9 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
 impl Shared {
     /// Resets a session that was left dirty and gives it back, or closes it.
     pub(crate) fn clean(&self, mut pooled: Pooled, permit: Permit, patience: Duration) {
-        if pooled.reset(Instant::now() + patience) {
+        if self.gate.retires() {
+            // Not worth a round trip any more.
+        } else if pooled.reset(Instant::now() + patience) {
             self.gate.with_counts(|counts| counts.resets += 1);
         } else {
             pooled.condemn(CloseReason::Dirty);
@@ -187,7 +193,7 @@ impl Shared {
 
     fn cancel(&self, token: &postgres::CancelToken, asked: Instant) {
         // What is older than this has met the server's own statement_timeout, or never will.
-        if asked.elapsed() > 4 * PATIENCE {
+        if asked.elapsed() > 4 * PATIENCE || self.gate.is_closed() {
             return;
         }
         let sent = match self.maker.connector(Instant::now() + PATIENCE) {
@@ -204,25 +210,24 @@ impl Shared {
 fn look(shared: &Shared) {
     report_leaks(shared);
     let now = Instant::now();
-    let (mut above_max, mut above_min) = shared.gate.surplus();
+    let Surplus { mut above_max, mut above_min, mut overflow } =
+        shared.gate.surplus(shared.settings.max_overflow);
     let mut keep = Vec::new();
     let mut check = Vec::new();
     let mut trimmed = false;
     let settings = &shared.settings;
-    let normal = settings.max_connections.saturating_sub(settings.max_overflow);
     for _ in 0..shared.gate.begin_check(u32::MAX) {
-        let Some(mut pooled) = shared.take(now + PATIENCE) else {
+        let Taken::Session(mut pooled) = shared.take(now + PATIENCE) else {
             shared.gate.end_check_closed();
             continue;
         };
         let idle_for = now.saturating_duration_since(pooled.last_used);
         let standing = shared.generations.standing(pooled.generation);
-        let live = above_min + shared.gate_minimum();
         let reason = if above_max > 0 || standing == Standing::Outdated {
             Some(CloseReason::Retired)
         } else if pooled.retire_at.is_some_and(|at| at <= now) {
             Some(CloseReason::Expired)
-        } else if above_min > 0 && settings.max_overflow > 0 && live > normal && idle_for >= OVERFLOW_IDLE {
+        } else if overflow > 0 && idle_for >= OVERFLOW_IDLE {
             Some(CloseReason::Overflow)
         } else if above_min > 0 && !trimmed && settings.idle_timeout.is_some_and(|limit| idle_for >= limit) {
             // One at a time: the others may be needed yet, and are looked at again a tick later.
@@ -234,6 +239,7 @@ fn look(shared: &Shared) {
         if let Some(reason) = reason {
             above_max = above_max.saturating_sub(1);
             above_min = above_min.saturating_sub(1);
+            overflow = overflow.saturating_sub(1);
             pooled.condemn(reason);
             drop(pooled);
             shared.gate.end_check_closed();
@@ -265,8 +271,8 @@ fn look(shared: &Shared) {
 fn report_leaks(shared: &Shared) {
     let Some(threshold) = shared.settings.leak_threshold else { return };
     let mut found = Vec::new();
-    shared.gate.long_held(threshold, |holder, held, is_new| {
-        if is_new {
+    shared.gate.long_held(threshold, |holder, held| {
+        if !std::mem::replace(&mut holder.reported, true) {
             found.push((holder.at, held));
         }
     });

@@ -138,7 +138,7 @@ impl SessionMaker {
 impl ConnectError {
     fn new(error: &postgres::Error) -> ConnectError {
         let is_login = error.code().is_some_and(|code| LOGIN_REFUSED.contains(&code.code()))
-            || error.to_string().contains("password missing");
+            || describe(error) == "password missing";
         let text = if is_login && error.as_db_error().is_none() {
             "the server asks for a password and the settings give none (DB_PASSWORD)".to_owned()
         } else {
@@ -168,10 +168,14 @@ impl r2d2::ManageConnection for Manager {
             let started = Instant::now();
             match self.maker.make(self.generations.current()) {
                 Ok(session) => {
-                    if let Some(down_for) = self.gate.made(started.elapsed()) {
-                        info!("Database is back after {:.1} s", down_for.as_secs_f64());
+                    let session = Box::new(session);
+                    let down_for = self.gate.made(started.elapsed());
+                    // From here to the store nothing may panic but the logger, and that is caught.
+                    if let Some(down_for) = down_for {
+                        let _ =
+                            catch_unwind(|| info!("Database is back after {:.1} s", down_for.as_secs_f64()));
                     }
-                    return Ok(Box::new(session));
+                    return Ok(session);
                 }
                 Err(error) => {
                     if self.gate.failed(error.text.clone(), error.is_login) {

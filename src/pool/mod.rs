@@ -32,7 +32,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 /// Threads that make connections; more would only queue up at the server's postmaster.
-const MAKERS: u32 = 4;
+const MAKERS: usize = 4;
 /// How long a check before lending may take.
 const CHECK_LIMIT: Duration = Duration::from_millis(500);
 /// What a check may take where the caller has no time left: a healthy server needs far less, and it is within
@@ -41,6 +41,9 @@ const LEAST_CHECK: Duration = Duration::from_millis(10);
 /// How much longer than the server's `statement_timeout` the pool waits for an answer: the server's own words
 /// are worth it.
 const ANSWER_GRACE: Duration = Duration::from_millis(200);
+
+/// How much longer than the connect timeout opening waits, so that the failed attempt tells its own reason.
+const OWN_WORDS: Duration = Duration::from_millis(100);
 
 /// A connection of r2d2's store in our hands.
 pub(crate) type Pooled = r2d2::PooledConnection<Manager>;
@@ -94,9 +97,8 @@ impl Pool {
         }));
         let generations = Arc::new(Generations::default());
         let keeper = Keeper::new();
-        let makers = MAKERS.min(settings.max_connections) as usize;
         let threads = ScheduledThreadPool::builder()
-            .num_threads(makers)
+            .num_threads(MAKERS)
             .thread_name_pattern("poolhouse-maker-{}")
             .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
             .build();
@@ -125,7 +127,7 @@ impl Pool {
         pool.shared.gate.keep_minimum();
         pool.shared
             .gate
-            .wait_until_warm(Instant::now() + settings.connect_timeout)
+            .wait_until_warm(Instant::now() + settings.connect_timeout + OWN_WORDS)
             .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
         Ok(pool)
     }
@@ -175,7 +177,7 @@ impl Pool {
         let mut status = PoolStatus::default();
         self.shared.gate.snapshot(&mut status);
         if let Some(threshold) = self.shared.settings.leak_threshold {
-            self.shared.gate.long_held(threshold, |holder, held_for, _| {
+            self.shared.gate.long_held(threshold, |holder, held_for| {
                 status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
             });
         }
@@ -286,14 +288,19 @@ impl Shared {
             .gate
             .acquire(started, deadline, at)
             .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        // One budget for all checks of one acquire, so that many silent connections cost what one does.
+        let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
-            let Some(mut pooled) = self.take(deadline) else {
-                self.gate.discard(permit);
-                return Err(Error::Closed);
-            };
-            match self.objection(&mut pooled, started, deadline) {
-                None => return Ok(Lease::new(self, pooled, permit)),
-                Some(reason) => drop_condemned(pooled, reason),
+            match self.take(checks_end) {
+                Taken::Closed => {
+                    self.gate.discard(permit);
+                    return Err(Error::Closed);
+                }
+                Taken::Nothing => {}
+                Taken::Session(mut pooled) => match self.objection(&mut pooled, checks_end) {
+                    None => return Ok(Lease::new(self, pooled, permit)),
+                    Some(reason) => drop_condemned(pooled, reason),
+                },
             }
             permit = self
                 .gate
@@ -304,18 +311,19 @@ impl Shared {
 
     /// Takes from the store what the gate has given leave to take: it is there, or will be within
     /// microseconds, because a maker announces a connection just before r2d2 stores it.
-    fn take(&self, deadline: Instant) -> Option<Pooled> {
+    fn take(&self, deadline: Instant) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let store = store.as_ref()?;
+        let Some(store) = store.as_ref() else { return Taken::Closed };
         if let Some(pooled) = store.try_get() {
-            return Some(pooled);
+            return Taken::Session(pooled);
         }
-        let patience = deadline.saturating_duration_since(Instant::now()).max(CHECK_LIMIT);
-        store.get_timeout(patience).ok()
+        let patience = deadline.saturating_duration_since(Instant::now()).clamp(LEAST_CHECK, CHECK_LIMIT);
+        store.get_timeout(patience).map_or(Taken::Nothing, Taken::Session)
     }
 
     /// Why an idle session must not be lent; checks with the server where there is reason to.
-    fn objection(&self, pooled: &mut Pooled, now: Instant, deadline: Instant) -> Option<CloseReason> {
+    fn objection(&self, pooled: &mut Pooled, deadline: Instant) -> Option<CloseReason> {
+        let now = Instant::now();
         if pooled.retire_at.is_some_and(|at| at <= now) {
             return Some(CloseReason::Expired);
         }
@@ -337,10 +345,12 @@ impl Shared {
     /// Checks a session with the server, within `deadline` and [`CHECK_LIMIT`].
     fn is_alive(&self, pooled: &mut Pooled, deadline: Instant) -> bool {
         let now = Instant::now();
-        let limit = deadline.clamp(now + LEAST_CHECK, now + CHECK_LIMIT);
+        let limit = deadline.min(now + CHECK_LIMIT);
         let generation = pooled.generation;
+        // Read before the check: doubt cast while it runs is not laid to rest by it.
+        let current = self.generations.current();
         if pooled.is_alive(limit) {
-            pooled.generation = self.generations.current();
+            pooled.generation = current;
             pooled.last_used = now;
             return true;
         }
@@ -413,16 +423,20 @@ impl Shared {
     pub(crate) fn acquire_timeout(&self) -> Duration {
         self.settings.acquire_timeout
     }
-
-    fn gate_minimum(&self) -> u32 {
-        self.settings.min_connections
-    }
 }
 
 /// How far a pool opened with a maximum of `max` can grow: r2d2's size is fixed, and each slot costs every acquire
 /// a third of a nanosecond.
 fn ceiling(max: u32) -> u32 {
     max.saturating_mul(2).max(64)
+}
+
+/// What the store gave.
+enum Taken {
+    Session(Pooled),
+    /// A slot was lost against all rules; the caller tries again.
+    Nothing,
+    Closed,
 }
 
 fn drop_condemned(mut pooled: Pooled, reason: CloseReason) {

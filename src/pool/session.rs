@@ -200,7 +200,12 @@ impl Session {
 
     /// One round trip that tells whether the server is there.
     pub(crate) fn is_alive(&mut self, deadline: Instant) -> bool {
-        self.command("", Some(deadline), Effect::None).is_ok()
+        let is_alive = self.command("", Some(deadline), Effect::None).is_ok();
+        if !is_alive {
+            // Not a borrower's loss, so not counted as one.
+            self.close_reason = Some(CloseReason::Invalid);
+        }
+        is_alive
     }
 
     /// Makes the session as new, whatever was done to it; false where that did not work.

@@ -145,7 +145,9 @@ impl TlsConnect<Socket> for ConnectorTo {
                 frames: Frames::default(),
                 delivered: false,
                 held_back: None,
+                held: Vec::new(),
                 reads: 0,
+                is_watched: false,
             })
         })
     }
@@ -186,8 +188,12 @@ pub(crate) struct Bounded {
     /// Something was handed to the driver that it may not have looked at yet.
     delivered: bool,
     held_back: Option<io::Result<()>>,
+    /// Read from the server and not yet handed to the driver; see [`Frames::is_mid_error`].
+    held: Vec<u8>,
     /// Reads since the clock was last looked at.
     reads: u8,
+    /// The timer has been asked since the last flush.
+    is_watched: bool,
 }
 
 impl Bounded {
@@ -195,6 +201,7 @@ impl Bounded {
     /// deadline moved to before it: usually each query's deadline is later than the last one's, and an early
     /// wake-up in half a minute is cheaper than a new timer for every query.
     fn poll_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.is_watched = true;
         let Some(deadline) = self.wire.deadline() else { return Poll::Pending };
         if self.armed_for.is_none_or(|armed| armed > deadline) {
             self.arm(deadline);
@@ -220,6 +227,25 @@ impl Bounded {
         self.armed_for = Some(deadline);
     }
 
+    /// Hands the driver what was held, as far as its buffer goes.
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+    }
+
+    fn look_at_clock(&mut self) -> Poll<io::Result<()>> {
+        self.reads += 1;
+        if self.reads == READS_PER_LOOK {
+            self.reads = 0;
+            if self.wire.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                self.wire.fail(true);
+                return Poll::Ready(Err(timed_out()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn is_expired(&self) -> bool {
         self.wire.has_timed_out()
     }
@@ -232,6 +258,10 @@ impl AsyncRead for Bounded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.held.is_empty() && !this.frames.is_mid_error() {
+            this.hand_out(buf);
+            return Poll::Ready(Ok(()));
+        }
         if let Some(end) = this.held_back.take() {
             return Poll::Ready(end);
         }
@@ -239,40 +269,50 @@ impl AsyncRead for Bounded {
         if this.is_expired() {
             return Poll::Ready(Err(timed_out()));
         }
-        let before = buf.filled().len();
-        let read = match &mut this.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        match read {
-            Poll::Pending => {
-                this.delivered = false;
-                this.reads = 0;
-                this.poll_deadline(cx)
-            }
-            Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                this.frames.observe(&buf.filled()[before..], &this.wire);
-                this.delivered = true;
-                this.reads += 1;
-                if this.reads == READS_PER_LOOK {
+        loop {
+            let before = buf.filled().len();
+            let read = match &mut this.inner {
+                Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+                Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            };
+            match read {
+                Poll::Pending => {
+                    this.delivered = false;
                     this.reads = 0;
-                    if this.wire.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-                        this.wire.fail(true);
-                        return Poll::Ready(Err(timed_out()));
+                    return this.poll_deadline(cx);
+                }
+                Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                    this.frames.observe(&buf.filled()[before..], &this.wire);
+                    if this.frames.is_mid_error() || !this.held.is_empty() {
+                        this.held.extend_from_slice(&buf.filled()[before..]);
+                        buf.set_filled(before);
+                        if this.frames.is_mid_error() {
+                            continue;
+                        }
+                        this.hand_out(buf);
                     }
+                    this.delivered = true;
+                    return this.look_at_clock();
                 }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(end) => {
-                this.wire.fail(false);
-                if std::mem::take(&mut this.delivered) {
-                    // The driver reports the end of the stream before it looks at the reply it has just read,
-                    // and so turns answered commits into lost ones. Let it take the reply first.
-                    this.held_back = Some(end);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                Poll::Ready(end) => {
+                    this.wire.fail(false);
+                    if !this.held.is_empty() {
+                        // A fatal error's last words.
+                        this.held_back = Some(end);
+                        this.frames = Frames::default();
+                        this.hand_out(buf);
+                        this.delivered = true;
+                        return Poll::Ready(Ok(()));
+                    }
+                    if std::mem::take(&mut this.delivered) {
+                        // The driver reports the end of the stream before it looks at the reply it has just
+                        // read, and so turns answered commits into lost ones. Let it take the reply first.
+                        this.held_back = Some(end);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(end);
                 }
-                Poll::Ready(end)
             }
         }
     }
@@ -306,12 +346,19 @@ impl AsyncWrite for Bounded {
         let this = &mut *self;
         let flushed = match &mut this.inner {
             // A plain socket has no buffer of its own.
-            Inner::Plain(_) => return Poll::Ready(Ok(())),
+            Inner::Plain(_) => Poll::Ready(Ok(())),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        match flushed {
-            Poll::Pending => this.poll_deadline(cx),
-            done => done,
+        if flushed.is_ready() && std::mem::take(&mut this.is_watched) {
+            return flushed;
+        }
+        // While somebody leaves a reply unread the driver does not read either, but it flushes in every poll.
+        if this.is_expired() {
+            return Poll::Ready(Err(timed_out()));
+        }
+        match this.poll_deadline::<()>(cx) {
+            Poll::Pending => flushed,
+            late => late,
         }
     }
 
@@ -347,9 +394,18 @@ struct Frames {
     have: usize,
     /// Bytes of the current message's body still to come.
     body: usize,
+    /// An ErrorResponse has begun, and the ReadyForQuery that ends its reply has not come.
+    after_error: bool,
 }
 
 impl Frames {
+    /// The server sends an error at once and the end of that reply a moment later. A driver that is shown the
+    /// error alone returns with a reply outstanding, and nobody knows whether the transaction has failed; so the
+    /// error is held until its reply is complete.
+    fn is_mid_error(&self) -> bool {
+        self.after_error
+    }
+
     fn observe(&mut self, mut bytes: &[u8], wire: &Wire) {
         while !bytes.is_empty() {
             if self.have < 5 {
@@ -361,10 +417,12 @@ impl Frames {
                     return;
                 }
                 let [_, a, b, c, d] = self.header;
+                self.after_error |= self.header[0] == b'E';
                 self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
             }
             if self.header[0] == b'Z' && !bytes.is_empty() && self.body > 0 {
                 wire.status.store(bytes[0], Ordering::Relaxed);
+                self.after_error = false;
             }
             let skip = bytes.len().min(self.body);
             self.body -= skip;

@@ -1,28 +1,47 @@
 //! The gate's life: warm at start, suspended, resized, closed; and the numbers it shows.
 
-use super::{CLOSED, Gate, Holder, Permit, Refusal};
+use super::{CLOSED, DETACHED, Gate, Holder, Permit, Refusal};
 use crate::error::PoolNumbers;
 use crate::pool::status::{Counts, PoolState, PoolStatus};
+use crate::pool::sync::now;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// How many connections there are too many of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surplus {
+    /// Above the maximum, after a resize.
+    pub(crate) above_max: u32,
+    /// Above the minimum: may go when idle for long.
+    pub(crate) above_min: u32,
+    /// Above the size without overflow: may go when idle for a moment.
+    pub(crate) overflow: u32,
+}
 
 /// Life cycle and numbers.
 impl Gate {
     /// Waits until the minimum is there, a failure has been noted, or `deadline` has passed.
     pub(crate) fn wait_until_warm(&self, deadline: Instant) -> Result<(), (Refusal, Box<PoolNumbers>)> {
-        let started = Instant::now();
+        let started = now();
         let mut state = self.lock();
         let wanted = state.limits.min.max(1);
         loop {
             if state.phase == PoolState::Closed {
-                return Err((Refusal::Closed, Box::new(state.numbers(started.elapsed()))));
+                return Err((
+                    Refusal::Closed,
+                    Box::new(state.numbers(now().saturating_duration_since(started))),
+                ));
             }
             if state.live() >= wanted {
                 return Ok(());
             }
-            let now = Instant::now();
+            let now = now();
             if state.outage.is_down() || now >= deadline {
-                let refusal = state.outage.refusal();
+                // A server that has not said anything by now is no less down than one that refuses.
+                let refusal = match state.outage.refusal() {
+                    Refusal::TimedOut => Refusal::Down,
+                    refusal => refusal,
+                };
                 return Err((refusal, Box::new(state.numbers(now - started))));
             }
             let pause = (deadline - now).min(Duration::from_millis(20));
@@ -38,6 +57,9 @@ impl Gate {
         let mut state = self.lock();
         state.phase = PoolState::Closed;
         self.retiring.store(true, Ordering::Relaxed);
+        // What is idle is closed, and what no maker has in hand will not be made.
+        state.idle = 0;
+        (state.making, state.owed) = (state.connecting, 0);
         let waiters = std::mem::take(&mut state.queue);
         for waiter in &waiters {
             waiter.outcome.store(CLOSED, Ordering::Relaxed);
@@ -55,7 +77,7 @@ impl Gate {
     pub(crate) fn wait_until_idle(&self, deadline: Instant) -> u32 {
         let mut state = self.lock();
         loop {
-            let now = Instant::now();
+            let now = now();
             if (state.in_use == 0 && state.checking == 0 && state.connecting == 0) || now >= deadline {
                 return state.in_use;
             }
@@ -82,8 +104,10 @@ impl Gate {
             state.phase = PoolState::Open;
         }
         let open = state.phase == PoolState::Open;
-        self.order_for_demand(&mut state, Instant::now(), 0);
-        self.hand_over(state, Instant::now());
+        let now = now();
+        let woken = state.serve(now);
+        self.order_for_demand(&mut state, now, 0);
+        self.wake(state, woken);
         open
     }
 
@@ -95,19 +119,37 @@ impl Gate {
         }
         state.limits.min = min;
         state.limits.max = max;
+        // Orders nobody has begun are the cheapest surplus; while the server is down the last one is the prober.
+        let surplus = state.total().saturating_sub(max);
+        let kept = state.connecting.max(u32::from(state.outage.is_down()));
+        state.making -= surplus.min(state.making.saturating_sub(kept));
+        state.owed = state.owed.min(state.making - state.connecting);
         self.retiring.store(state.total() > max, Ordering::Relaxed);
         self.order_minimum(&mut state);
-        self.order_for_demand(&mut state, Instant::now(), 0);
+        let now = now();
+        self.order_for_demand(&mut state, now, 0);
+        let woken = state.after_change(now);
+        self.wake(state, woken);
         true
     }
 
-    /// How many idle connections are above the maximum, and above the minimum.
-    pub(crate) fn surplus(&self) -> (u32, u32) {
+    /// How many connections there are too many of, by each measure.
+    pub(crate) fn surplus(&self, max_overflow: u32) -> Surplus {
         let state = self.lock();
         if state.total() <= state.limits.max && state.phase != PoolState::Closed {
             self.retiring.store(false, Ordering::Relaxed);
         }
-        (state.total().saturating_sub(state.limits.max), state.live().saturating_sub(state.limits.min))
+        let live = state.live();
+        let above_min = live.saturating_sub(state.limits.min);
+        Surplus {
+            above_max: state.total().saturating_sub(state.limits.max),
+            above_min,
+            overflow: live.saturating_sub(state.limits.max.saturating_sub(max_overflow)).min(above_min),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().phase == PoolState::Closed
     }
 
     /// Reads or changes the counters.
@@ -115,15 +157,14 @@ impl Gate {
         f(&mut self.lock().counts)
     }
 
-    /// Calls `f` for every holder whose hold is longer than `threshold`, with whether it is the first time.
-    pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&Holder, Duration, bool)) {
+    /// Calls `f` for every holder whose hold is longer than `threshold`.
+    pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&mut Holder, Duration)) {
         let mut state = self.lock();
-        let now = Instant::now();
+        let now = now();
         for holder in state.holders.iter_mut().flatten() {
             let held = now.saturating_duration_since(holder.since);
             if held >= threshold {
-                f(holder, held, !holder.reported);
-                holder.reported = true;
+                f(holder, held);
             }
         }
     }
@@ -132,7 +173,7 @@ impl Gate {
     /// its thread is no longer the holder.
     pub(crate) fn detach(&self, permit: &Permit) {
         if let Some(Some(holder)) = self.lock().holders.get_mut(permit.0) {
-            holder.thread = 0;
+            holder.thread = DETACHED;
         }
     }
 

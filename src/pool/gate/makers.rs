@@ -1,11 +1,10 @@
 //! The makers' side of the gate: what is ordered, and how attempts are paced while the server is down.
 
 use super::outage::Attempt;
-use super::{DOWN, Gate, LOGIN, State};
+use super::{Gate, State};
 use crate::pool::status::PoolState;
-use crate::pool::sync::MutexGuard;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use crate::pool::sync::{MutexGuard, now};
+use std::time::Duration;
 
 /// What a maker is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,17 +30,20 @@ impl Gate {
                 state = self.wait_for_order(state, None);
                 continue;
             }
-            let now = Instant::now();
+            let now = now();
             match state.outage.next_attempt(now, state.connecting > 0) {
                 Attempt::Now => {
                     let demand = state.queue.len() > state.connecting as usize;
                     let below_minimum = state.total() - ordered < state.minimum();
-                    if !demand && !below_minimum && !state.outage.is_down() {
+                    let is_owed = state.owed > 0;
+                    if !demand && !below_minimum && !is_owed && !state.outage.is_down() {
                         // Who asked for it has been served meanwhile.
                         state.making -= 1;
                         continue;
                     }
                     state.connecting += 1;
+                    let spare = u32::from(is_owed && !demand && !below_minimum);
+                    state.owed = (state.owed - spare).min(state.making - state.connecting);
                     return Order::Make;
                 }
                 Attempt::At(when) => state = self.wait_for_order(state, Some(when - now)),
@@ -68,19 +70,25 @@ impl Gate {
     /// the server had been down, where it was.
     pub(crate) fn made(&self, took: Duration) -> Option<Duration> {
         let mut state = self.lock();
+        let now = now();
         state.making -= 1;
         state.connecting -= 1;
-        state.idle += 1;
+        state.add_idle();
         state.counts.connects += 1;
         state.counts.connect_times.add(took);
         state.growth.note_connect(took);
-        let down_for = state.outage.end();
-        self.order_for_demand(&mut state, Instant::now(), 0);
+        let down_for = state.outage.end(now);
+        // Before more is ordered: whoever gets this one needs no other.
+        let mut woken = state.serve(now);
+        self.order_for_demand(&mut state, now, 0);
         self.order_minimum(&mut state);
-        self.orders.notify_all();
+        woken.extend(state.after_change(now));
         drop(state);
+        self.orders.notify_all();
         self.settled.notify_all();
-        self.hand_over(self.lock(), Instant::now());
+        for waiter in woken {
+            waiter.cond.notify_one();
+        }
         down_for
     }
 
@@ -90,17 +98,17 @@ impl Gate {
         let mut state = self.lock();
         state.connecting -= 1;
         state.counts.connect_failures += 1;
-        let now = Instant::now();
+        let now = now();
+        let is_news = !state.outage.is_down();
         let worth_a_line = state.outage.note(now, text, login);
         // One prober is enough; what is wanted beyond it is ordered again after its success.
-        state.making = state.connecting.max(1);
-        let mut woken = Vec::new();
-        if state.live() == 0 && (login || state.outage.has_outlasted(state.limits.outage_grace, now)) {
-            let outcome = if login { LOGIN } else { DOWN };
-            for waiter in std::mem::take(&mut state.queue) {
-                waiter.outcome.store(outcome, Ordering::Relaxed);
-                woken.push(waiter);
-            }
+        let probers = if state.phase == PoolState::Closed { 0 } else { 1 };
+        state.making = state.connecting.max(probers);
+        state.owed = 0;
+        let mut woken = state.after_change(now);
+        if is_news {
+            // They are to wake when the grace ends.
+            woken.extend(state.queue.iter().cloned());
         }
         drop(state);
         self.orders.notify_one();

@@ -87,8 +87,8 @@ impl Outage {
     }
 
     /// A connect succeeded. Returns how long they had failed.
-    pub(crate) fn end(&mut self) -> Option<Duration> {
-        self.standing.take().map(|standing| standing.since.elapsed())
+    pub(crate) fn end(&mut self, now: Instant) -> Option<Duration> {
+        self.standing.take().map(|standing| now.saturating_duration_since(standing.since))
     }
 
     pub(crate) fn next_attempt(&self, now: Instant, in_flight: bool) -> Attempt {
