@@ -2,7 +2,7 @@
 
 use crate::support::app::poolhouse;
 use crate::support::postgres::{self, GUEST, GUEST_PASSWORD};
-use crate::support::{Database, Postgres};
+use crate::support::{Database, Postgres, eventually};
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -224,12 +224,22 @@ fn check_shows_what_is_in_force_and_keeps_secrets() {
 fn check_fails_where_the_pool_does_not_fit_the_server() {
     let server = Postgres::start_with(&[("max_connections", "8"), ("superuser_reserved_connections", "3")]);
     let database = server.fresh_database().with_schema();
-    let fits = [("DATABASE_URL", &*database.url()), ("DB_POOL_MAX_CONNECTIONS", "4")];
-    assert_succeeds(&run(&["check"], &fits));
-    let output = run(&["check"], &[("DATABASE_URL", &database.url()), ("DB_POOL_MAX_CONNECTIONS", "6")]);
-    assert_fails(&output, 1, &["may open 6 connections and only 5 are free", "DB_POOL_MAX_CONNECTIONS"]);
-    let _held = (database.client(), database.client());
-    assert_fails(&run(&["check"], &fits), 1, &["may open 4 connections and only 3 are free"]);
+    let mut held = database.client();
+    // The server lets go of a session a moment after its client has ended.
+    let mut sessions = |expected: i64| {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+        eventually("other sessions are gone", Duration::from_secs(5), || {
+            held.query_one(sql, &[]).unwrap().get::<_, i64>(0) == expected
+        });
+    };
+    let check = |max| run(&["check"], &[("DATABASE_URL", &database.url()), ("DB_POOL_MAX_CONNECTIONS", max)]);
+    sessions(1);
+    assert_succeeds(&check("4"));
+    sessions(1);
+    assert_fails(&check("6"), 1, &["may open 6 connections and only 4 are free", "DB_POOL_MAX_CONNECTIONS"]);
+    let _more = database.client();
+    sessions(2);
+    assert_fails(&check("4"), 1, &["may open 4 connections and only 3 are free"]);
 }
 
 #[test]

@@ -356,10 +356,9 @@ impl AsyncWrite for Bounded {
         if this.is_expired() {
             return Poll::Ready(Err(timed_out()));
         }
-        match this.poll_deadline::<()>(cx) {
-            Poll::Pending => flushed,
-            late => late,
-        }
+        let late = this.poll_deadline::<()>(cx);
+        this.is_watched = false;
+        if late.is_ready() { late } else { flushed }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
