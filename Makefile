@@ -1,7 +1,7 @@
 # Everything one does with this repository. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test deps
+.PHONY: help run build test model deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -20,6 +20,11 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	cargo test --locked
+
+# Its own target folder, because the flag would have everything else compiled anew.
+model: deps ## Explore the interleavings of the gate's threads (about a minute)
+	RUSTFLAGS='--cfg poolhouse_shuttle' CARGO_TARGET_DIR=target/model \
+		cargo test --locked --lib gate::tests::interleavings
 
 deps: ## Install what is missing
 	@sh config/install-deps.sh

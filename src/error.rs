@@ -44,6 +44,9 @@ pub enum Error {
     /// A transaction's closure returned `Ok` although one of its statements had failed: there was nothing to
     /// commit, and all of it was rolled back.
     TransactionAborted,
+    /// A transaction's closure ended the transaction itself, by COMMIT or ROLLBACK as a statement: what these
+    /// did stands, and nothing after them was run.
+    TransactionEnded,
     /// A row did not fit the type it was asked for.
     Decode(Box<DecodeError>),
     /// `execute_query_one` met more than one row.
@@ -127,6 +130,10 @@ impl fmt::Display for Error {
             Error::Query(error) => error.fmt(f),
             Error::TransactionAborted => f.write_str(
                 "a statement of the transaction had failed, so it was rolled back although the closure returned Ok",
+            ),
+            Error::TransactionEnded => f.write_str(
+                "the transaction's closure ended the transaction itself: leave COMMIT and ROLLBACK to what it \
+                 returns",
             ),
             Error::Decode(error) => error.fmt(f),
             Error::TooManyRows => f.write_str("expected at most one row, the query returned more"),

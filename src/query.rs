@@ -2,7 +2,7 @@
 
 use crate::decode::{decode_row, decode_rows};
 use crate::error::{Error, Result};
-use crate::pool::{Effect, Failure, Lease, Pool, Session, Shared, add};
+use crate::pool::{Effect, Failure, Lease, Limit, Pool, Session, Shared, add};
 use postgres::Row;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
@@ -80,6 +80,10 @@ pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &[Row]) -> Result<Option<T>
     }
 }
 
+/// How many connections one statement is tried on. Each try uses up a connection that had died unnoticed, and the
+/// first such death has the others checked before they are lent, so more tries mean that something else is wrong.
+const MOST_ATTEMPTS: u32 = 4;
+
 impl Pool {
     /// Runs `operation` on a connection; again on another where not a byte of it reached the server.
     fn on_a_connection<R>(
@@ -90,13 +94,15 @@ impl Pool {
         let started = Instant::now();
         let deadline = add(started, self.shared().acquire_timeout());
         let mut now = started;
+        let mut attempts = 0;
         loop {
             let mut lease = self.shared().clone().lend(now, deadline, at)?;
             match operation(&mut lease) {
                 Ok(result) => return Ok(result),
                 Err(failure) if failure.never_sent => {
                     now = Instant::now();
-                    if now >= deadline {
+                    attempts += 1;
+                    if now >= deadline || attempts == MOST_ATTEMPTS {
                         return Err(failure.error);
                     }
                 }
@@ -117,6 +123,7 @@ impl Pool {
     /// - Those of [`get_connection`](Pool::get_connection).
     /// - What `work` returned: rolled back.
     /// - `TransactionAborted`: `work` returned `Ok` although a statement had failed; rolled back.
+    /// - `TransactionEnded`: `work` itself ran COMMIT or ROLLBACK.
     /// - `ConnectionLost`: broken before the commit was sent; nothing was done.
     /// - `OutcomeUnknown`: broken after it was sent.
     ///
@@ -154,8 +161,8 @@ impl Execute for Pool {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
         let rows = self.on_a_connection(Location::caller(), |lease| {
-            let deadline = lease.shared().statement_deadline();
-            lease.session().query(sql, params, deadline)
+            let limit = lease.shared().statement_limit();
+            lease.session().query(sql, params, limit)
         })?;
         all(&rows)
     }
@@ -167,8 +174,8 @@ impl Execute for Pool {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
         let rows = self.on_a_connection(Location::caller(), |lease| {
-            let deadline = lease.shared().statement_deadline();
-            lease.session().query(sql, params, deadline)
+            let limit = lease.shared().statement_limit();
+            lease.session().query(sql, params, limit)
         })?;
         at_most_one(&rows)
     }
@@ -176,8 +183,8 @@ impl Execute for Pool {
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
         self.on_a_connection(Location::caller(), |lease| {
-            let deadline = lease.shared().statement_deadline();
-            lease.session().write(sql, params, deadline)
+            let limit = lease.shared().statement_limit();
+            lease.session().write(sql, params, limit)
         })
     }
 }
@@ -204,36 +211,17 @@ impl Transaction<'_> {
     /// What `work` returned, or that of the savepoint's own statements.
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         let depth = self.depth + 1;
-        let shared = self.shared;
+        let limit = self.shared.statement_limit();
         let session = self.session.get_mut();
-        session.command(
-            &format!("SAVEPOINT poolhouse_{depth}"),
-            shared.statement_deadline(),
-            Effect::None,
-        )?;
-        let mut inner = Transaction { session: RefCell::new(session), shared, depth };
-        let result = work(&mut inner);
-        let session = inner.session.into_inner();
-        if result.is_ok() && !session.has_failed_transaction() {
-            session.command(
-                &format!("RELEASE poolhouse_{depth}"),
-                shared.statement_deadline(),
-                Effect::None,
-            )?;
-            return result;
-        }
-        let undone = session.command(
-            &format!("ROLLBACK TO poolhouse_{depth}; RELEASE poolhouse_{depth}"),
-            shared.statement_deadline(),
-            Effect::None,
-        );
-        match result {
-            Ok(_) => Err(Error::TransactionAborted),
-            Err(error) => {
-                undone?;
-                Err(error)
-            }
-        }
+        session.command(&format!("SAVEPOINT poolhouse_{depth}"), limit, Effect::None)?;
+        let mut open =
+            Open::new(session, format!("ROLLBACK TO poolhouse_{depth}; RELEASE poolhouse_{depth}"));
+        let mut inner = Transaction { session: RefCell::new(&mut *open.session), shared: self.shared, depth };
+        let value = work(&mut inner)?;
+        open.session.check_transaction(limit)?;
+        open.is_open = false;
+        open.session.command(&format!("RELEASE poolhouse_{depth}"), limit, Effect::None)?;
+        Ok(value)
     }
 
     /// Starts `COPY … FROM STDIN`; write the data and call `finish` on what is returned.
@@ -247,7 +235,7 @@ impl Transaction<'_> {
     /// - `Query`: the server refuses the statement.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
         let session = self.session.get_mut();
-        session.set_deadline(self.shared.statement_deadline());
+        session.set_limit(self.shared.statement_limit());
         Ok(session.client_unmarked().copy_in(sql)?)
     }
 }
@@ -258,8 +246,8 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let deadline = self.shared.statement_deadline();
-        all(&self.session.borrow_mut().query(sql, params, deadline)?)
+        let limit = self.shared.statement_limit();
+        all(&self.session.borrow_mut().query(sql, params, limit)?)
     }
 
     fn execute_query_one<T: DeserializeOwned>(
@@ -267,13 +255,13 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let deadline = self.shared.statement_deadline();
-        at_most_one(&self.session.borrow_mut().query(sql, params, deadline)?)
+        let limit = self.shared.statement_limit();
+        at_most_one(&self.session.borrow_mut().query(sql, params, limit)?)
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let deadline = self.shared.statement_deadline();
-        Ok(self.session.borrow_mut().write(sql, params, deadline)?)
+        let limit = self.shared.statement_limit();
+        Ok(self.session.borrow_mut().write(sql, params, limit)?)
     }
 }
 
@@ -287,62 +275,62 @@ pub(crate) fn run_transaction<R>(
 }
 
 fn begin(lease: &mut Lease) -> Result<(), Failure> {
-    let deadline = lease.shared().statement_deadline();
-    lease.session().command("BEGIN", deadline, Effect::None)
+    let limit = lease.shared().statement_limit();
+    lease.session().command("BEGIN", limit, Effect::None)
 }
 
 fn finish<R>(lease: &mut Lease, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R, Failure> {
     let shared = lease.shared().clone();
-    let mut open = OpenTransaction { session: lease.session(), is_open: true };
-    open.session.in_transaction = true;
+    let limit = shared.statement_limit();
+    let session = lease.session();
+    session.in_transaction = true;
+    session.forget_failure();
+    let mut open = Open::new(session, "ROLLBACK".to_owned());
     let mut transaction =
         Transaction { session: RefCell::new(&mut *open.session), shared: &shared, depth: 0 };
-    let result = work(&mut transaction);
-    let value = match result {
-        Ok(value) => value,
-        Err(error) => {
-            open.roll_back();
-            return Err(Failure { error, never_sent: false });
-        }
-    };
-    if open.session.has_failed_transaction() {
-        // COMMIT would roll back and report success.
-        open.roll_back();
-        return Err(Failure { error: Error::TransactionAborted, never_sent: false });
-    }
+    let value = work(&mut transaction).map_err(|error| Failure { error, never_sent: false })?;
+    open.session.check_transaction(limit)?;
     open.is_open = false;
     open.session.in_transaction = false;
-    let committed = open.session.command("COMMIT", shared.statement_deadline(), Effect::Lasting);
-    match committed {
+    match open.session.command("COMMIT", limit, Effect::Lasting) {
         Ok(()) => Ok(value),
+        // `work` has run, and must not run again.
         Err(failure) => Err(Failure { never_sent: false, ..failure }),
     }
 }
 
-/// Rolls back where the closure did not come to an end, so that a caught panic leaves no open transaction.
-struct OpenTransaction<'a> {
+/// A transaction or savepoint that is undone unless it comes to its end: when the closure returns an error, and
+/// also when it panics and somebody catches that.
+struct Open<'a> {
     session: &'a mut Session,
+    undo: String,
     is_open: bool,
 }
 
-/// How long a rollback may take before the connection is given up instead, which rolls back as well.
-const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
+/// How long undoing may take before the connection is given up instead, which undoes everything as well.
+const UNDO_LIMIT: Duration = Duration::from_millis(500);
 
-impl OpenTransaction<'_> {
-    fn roll_back(&mut self) {
-        self.is_open = false;
-        self.session.in_transaction = false;
-        if !self.session.is_broken() {
-            // Where it fails the session is condemned, and closing it ends the transaction.
-            let _ = self.session.command("ROLLBACK", Some(Instant::now() + ROLLBACK_LIMIT), Effect::None);
-        }
+impl Open<'_> {
+    fn new(session: &mut Session, undo: String) -> Open<'_> {
+        Open { session, undo, is_open: true }
     }
 }
 
-impl Drop for OpenTransaction<'_> {
+impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if self.is_open {
-            self.roll_back();
+        if !self.is_open {
+            return;
+        }
+        if self.undo == "ROLLBACK" {
+            self.session.in_transaction = false;
+        }
+        if self.session.is_broken() {
+            return;
+        }
+        match self.session.command(&self.undo, Limit::Within(Some(UNDO_LIMIT)), Effect::None) {
+            Ok(()) => self.session.forget_failure(),
+            // The server undoes what is left open when the connection ends.
+            Err(_) => self.session.condemn_dirty(),
         }
     }
 }

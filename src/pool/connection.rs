@@ -74,8 +74,8 @@ impl Connection {
     /// what is done with the client afterwards must end within it, or the connection fails.
     pub fn client(&mut self) -> &mut postgres::Client {
         let lease = self.lease.get_mut();
-        let deadline = lease.shared().statement_deadline();
-        lease.session().set_deadline(deadline);
+        let limit = lease.shared().statement_limit();
+        lease.session().set_limit(limit);
         lease.session().client()
     }
 
@@ -97,8 +97,8 @@ impl Execute for Connection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
         let rows = self.with(|lease| {
-            let deadline = lease.shared().statement_deadline();
-            lease.session().query(sql, params, deadline)
+            let limit = lease.shared().statement_limit();
+            lease.session().query(sql, params, limit)
         })?;
         crate::query::all(&rows)
     }
@@ -109,16 +109,16 @@ impl Execute for Connection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
         let rows = self.with(|lease| {
-            let deadline = lease.shared().statement_deadline();
-            lease.session().query(sql, params, deadline)
+            let limit = lease.shared().statement_limit();
+            lease.session().query(sql, params, limit)
         })?;
         crate::query::at_most_one(&rows)
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
         self.with(|lease| {
-            let deadline = lease.shared().statement_deadline();
-            lease.session().write(sql, params, deadline)
+            let limit = lease.shared().statement_limit();
+            lease.session().write(sql, params, limit)
         })
     }
 }

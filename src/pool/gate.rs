@@ -19,15 +19,17 @@ mod growth;
 mod lifecycle;
 mod makers;
 mod outage;
+#[cfg(test)]
+mod tests;
 use self::growth::Growth;
 use self::outage::Outage;
 use super::status::{Counts, PoolState};
-use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now, thread_local};
+use super::sync::{AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Parker, now, thread_local};
 use crate::error::PoolNumbers;
 use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Sizes and bounds that the gate enforces.
@@ -80,15 +82,31 @@ const DOWN: u8 = 3;
 const LOGIN: u8 = 4;
 const CLOSED: u8 = 5;
 
-/// A caller in the queue. `outcome` is written under the gate's lock only.
+/// A caller in the queue. `outcome` is written under the gate's lock only, and read without it by the caller,
+/// who need not fight for the lock to learn that it may go on.
 #[derive(Debug)]
 struct Waiter {
     outcome: AtomicU8,
+    /// The permit's number; written before `outcome` says that it is granted.
     entry: AtomicUsize,
     since: Instant,
     at: &'static Location<'static>,
     thread: u64,
-    cond: Condvar,
+    /// Not its first time in the queue: what it waited before is counted already.
+    is_again: bool,
+    parker: Parker,
+}
+
+impl Waiter {
+    /// What it was granted, if it was. Pairs with the release in [`Waiter::settle`].
+    fn granted(&self) -> Option<Permit> {
+        (self.outcome.load(Ordering::Acquire) == GRANTED).then(|| Permit(self.entry.load(Ordering::Relaxed)))
+    }
+
+    /// Under the lock: tells it how it ended; `wake` has it notice.
+    fn settle(&self, outcome: u8) {
+        self.outcome.store(outcome, Ordering::Release);
+    }
 }
 
 #[derive(Debug)]
@@ -194,19 +212,19 @@ impl Gate {
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             state.idle -= 1;
-            return Ok(Permit(state.lend(started, at, thread_number())));
+            return Ok(Permit(state.lend(now, at, thread_number())));
         }
         self.order_minimum(&mut state);
         // Rare enough to wake them under the lock: `queue` goes on under it.
         for waiter in state.after_change(now) {
-            waiter.cond.notify_one();
+            waiter.parker.unpark();
         }
         self.queue(state, started, deadline, at, true)
     }
 
-    fn queue(
-        &self,
-        mut state: MutexGuard<'_, State>,
+    fn queue<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
         started: Instant,
         deadline: Instant,
         at: &'static Location<'static>,
@@ -226,7 +244,8 @@ impl Gate {
             since: started,
             at,
             thread: thread_number(),
-            cond: Condvar::new(),
+            is_again,
+            parker: Parker::here(),
         });
         if is_again {
             let place = state.queue.iter().position(|other| other.since > started);
@@ -238,14 +257,11 @@ impl Gate {
         }
         loop {
             let now = now();
+            if let Some(permit) = waiter.granted() {
+                return Ok(permit);
+            }
             match waiter.outcome.load(Ordering::Relaxed) {
                 PENDING => {}
-                GRANTED => {
-                    if !is_again {
-                        state.counts.wait_times.add(now.saturating_duration_since(started));
-                    }
-                    return Ok(Permit(waiter.entry.load(Ordering::Relaxed)));
-                }
                 outcome => {
                     let refusal = match outcome {
                         SHED => Refusal::Saturated,
@@ -281,11 +297,12 @@ impl Gate {
                     state.is_unarmed = true;
                 }
             }
-            let pause = wake_at.saturating_duration_since(now);
-            state = match waiter.cond.wait_timeout(state, pause) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            drop(state);
+            waiter.parker.park(wake_at.saturating_duration_since(now));
+            if let Some(permit) = waiter.granted() {
+                return Ok(permit);
+            }
+            state = self.lock();
         }
     }
 
@@ -359,7 +376,7 @@ impl Gate {
         let settled = state.is_watched();
         drop(state);
         for waiter in woken {
-            waiter.cond.notify_one();
+            waiter.parker.unpark();
         }
         if settled {
             self.settled.notify_all();
@@ -381,10 +398,13 @@ impl Gate {
     /// Orders connections as long as somebody waiting is expected to gain from one more. `unqueued` counts a
     /// caller that would wait if it could.
     fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
+        let before = state.making;
         while state.phase == PoolState::Open && state.wants_one_more(now, unqueued) {
             state.making += 1;
-            state.owed = (state.owed + unqueued).min(state.making - state.connecting);
             self.orders.notify_one();
+        }
+        if state.making > before {
+            state.owed = (state.owed + unqueued).min(state.making - state.connecting);
         }
     }
 }
@@ -455,12 +475,15 @@ impl State {
                 break;
             };
             if self.sheds(&waiter, now) {
-                waiter.outcome.store(SHED, Ordering::Relaxed);
+                waiter.settle(SHED);
             } else {
                 self.idle -= 1;
                 let entry = self.lend(now, waiter.at, waiter.thread);
                 waiter.entry.store(entry, Ordering::Relaxed);
-                waiter.outcome.store(GRANTED, Ordering::Relaxed);
+                if !waiter.is_again {
+                    self.counts.wait_times.add(now.saturating_duration_since(waiter.since));
+                }
+                waiter.settle(GRANTED);
             }
             woken.push(waiter);
         }
@@ -475,7 +498,7 @@ impl State {
             let outcome = if self.outage.refusal() == Refusal::Login { LOGIN } else { DOWN };
             let woken = Vec::from(std::mem::take(&mut self.queue));
             for waiter in &woken {
-                waiter.outcome.store(outcome, Ordering::Relaxed);
+                waiter.settle(outcome);
             }
             return woken;
         }

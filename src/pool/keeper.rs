@@ -5,7 +5,7 @@ use super::gate::{Permit, Surplus};
 use super::generation::Standing;
 use super::session::Session;
 use super::status::CloseReason;
-use super::{Pooled, Shared, Taken};
+use super::{Pooled, Shared, Taken, unpanicked};
 use log::warn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 /// How long cleaning, checking or cancelling may take before the server is given up on.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How much work may queue before borrowers do it themselves, or a cancel is skipped.
-const BACKLOG: usize = 64;
+/// How much work may queue before borrowers do it themselves, or a cancel is skipped: one thread cleans for the
+/// whole pool, and a connection that waits to be cleaned is one that nobody has.
+const BACKLOG: usize = 4;
 
 enum Work {
     Bury(Box<Session>),
@@ -183,9 +184,12 @@ impl Shared {
     pub(crate) fn clean(&self, mut pooled: Pooled, permit: Permit, patience: Duration) {
         if self.gate.retires() {
             // Not worth a round trip any more.
-        } else if pooled.reset(Instant::now() + patience) {
+        } else if unpanicked(|| pooled.reset(Instant::now() + patience)) {
             self.gate.with_counts(|counts| counts.resets += 1);
         } else {
+            if pooled.has_timed_out() {
+                self.generations.outdate(pooled.generation);
+            }
             pooled.condemn(CloseReason::Dirty);
         }
         self.give_back_clean(pooled, permit);
@@ -196,13 +200,14 @@ impl Shared {
         if asked.elapsed() > 4 * PATIENCE || self.gate.is_closed() {
             return;
         }
-        let sent = match self.maker.connector(Instant::now() + PATIENCE) {
-            Some(connector) => token.cancel_query(connector),
-            None => token.cancel_query(postgres::NoTls),
-        };
-        if let Err(error) = sent {
-            log::debug!("cancel request failed: {error}");
-        }
+        // The driver unwraps where the system has no descriptor left.
+        unpanicked(|| {
+            let sent = match self.maker.connector(PATIENCE) {
+                Some(connector) => token.cancel_query(connector),
+                None => token.cancel_query(postgres::NoTls),
+            };
+            sent.inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
+        });
     }
 }
 
@@ -217,7 +222,7 @@ fn look(shared: &Shared) {
     let mut trimmed = false;
     let settings = &shared.settings;
     for _ in 0..shared.gate.begin_check(u32::MAX) {
-        let Taken::Session(mut pooled) = shared.take(now + PATIENCE) else {
+        let Taken::Session(mut pooled) = shared.take() else {
             shared.gate.end_check_closed();
             continue;
         };

@@ -15,6 +15,7 @@ use crate::error::SettingsError;
 use crate::settings::PoolSettings;
 use log::{info, warn};
 use postgres::config::{SslMode as DriverSslMode, SslNegotiation};
+use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -104,23 +105,12 @@ impl SessionMaker {
     pub(crate) fn make(&self, generation: u64) -> Result<Session, ConnectError> {
         let wire = Arc::new(Wire::new());
         let started = Instant::now();
-        wire.set_deadline(Some(started + self.connect_timeout));
         let mut config = self.config.clone();
         config.connect_timeout(self.connect_timeout);
-        let connector = Connector { wire: wire.clone(), tls: self.tls.clone() };
-        // The driver unwraps where the system has no descriptor left: a panic must cost no slot.
-        let attempt = catch_unwind(AssertUnwindSafe(|| {
-            use r2d2::ManageConnection;
-            PostgresConnectionManager::new(config, connector).connect()
-        }));
-        let client = match attempt {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(ConnectError::new(&error)),
-            Err(_) => {
-                let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
-                return Err(ConnectError { text, is_login: false });
-            }
-        };
+        let connector = Connector { wire: wire.clone(), tls: self.tls.clone(), limit: self.connect_timeout };
+        let client = PostgresConnectionManager::new(config, connector)
+            .connect()
+            .map_err(|error| ConnectError::new(&error))?;
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let (cache, limit) = (self.statement_cache_size, self.statement_timeout);
@@ -128,10 +118,9 @@ impl SessionMaker {
     }
 
     /// What a cancel request goes through.
-    pub(crate) fn connector(&self, deadline: Instant) -> Option<Connector> {
+    pub(crate) fn connector(&self, limit: Duration) -> Option<Connector> {
         let wire = Arc::new(Wire::new());
-        wire.set_deadline(Some(deadline));
-        (!self.has_unix_host).then(|| Connector { wire, tls: self.tls.clone() })
+        (!self.has_unix_host).then(|| Connector { wire, tls: self.tls.clone(), limit })
     }
 }
 
@@ -154,7 +143,7 @@ impl Manager {
     }
 }
 
-impl r2d2::ManageConnection for Manager {
+impl ManageConnection for Manager {
     // Boxed: r2d2 moves connections in and out of its list under its lock.
     type Connection = Box<Session>;
     type Error = PoolClosed;
@@ -166,7 +155,13 @@ impl r2d2::ManageConnection for Manager {
                 Order::Make => {}
             }
             let started = Instant::now();
-            match self.maker.make(self.generations.current()) {
+            // The driver unwraps where the system has no descriptor left: a panic must cost no slot.
+            let attempt = catch_unwind(AssertUnwindSafe(|| self.maker.make(self.generations.current())));
+            let attempt = attempt.unwrap_or_else(|_| {
+                let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
+                Err(ConnectError { text, is_login: false })
+            });
+            match attempt {
                 Ok(session) => {
                     let session = Box::new(session);
                     let down_for = self.gate.made(started.elapsed());
@@ -179,7 +174,7 @@ impl r2d2::ManageConnection for Manager {
                 }
                 Err(error) => {
                     if self.gate.failed(error.text.clone(), error.is_login) {
-                        warn!("Cannot connect to the database: {}", error.text);
+                        let _ = catch_unwind(|| warn!("Cannot connect to the database: {}", error.text));
                     }
                 }
             }

@@ -14,7 +14,7 @@ mod transport;
 
 pub use connection::Connection;
 pub(crate) use connection::Lease;
-pub(crate) use session::{Effect, Failure, Session};
+pub(crate) use session::{Effect, Failure, Limit, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
 use self::gate::{Gate, Holder, Limits, Permit, Refusal};
@@ -27,7 +27,7 @@ use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::settings::{PoolSettings, PrePing};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -291,39 +291,40 @@ impl Shared {
         // One budget for all checks of one acquire, so that many silent connections cost what one does.
         let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
-            match self.take(checks_end) {
+            match self.take() {
                 Taken::Closed => {
                     self.gate.discard(permit);
                     return Err(Error::Closed);
                 }
                 Taken::Nothing => {}
-                Taken::Session(mut pooled) => match self.objection(&mut pooled, checks_end) {
+                Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
                     None => return Ok(Lease::new(self, pooled, permit)),
                     Some(reason) => drop_condemned(pooled, reason),
                 },
             }
             permit = self
                 .gate
-                .acquire_again(permit, started, deadline, at)
+                .acquire_again(permit, started, checks_end, at)
                 .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
         }
     }
 
     /// Takes from the store what the gate has given leave to take: it is there, or will be within
     /// microseconds, because a maker announces a connection just before r2d2 stores it.
-    fn take(&self, deadline: Instant) -> Taken {
+    fn take(&self) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(store) = store.as_ref() else { return Taken::Closed };
         if let Some(pooled) = store.try_get() {
             return Taken::Session(pooled);
         }
-        let patience = deadline.saturating_duration_since(Instant::now()).clamp(LEAST_CHECK, CHECK_LIMIT);
-        store.get_timeout(patience).map_or(Taken::Nothing, Taken::Session)
+        // Whatever the caller's deadline: to give up here is to lose count of the connection.
+        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, Taken::Session)
     }
 
     /// Why an idle session must not be lent; checks with the server where there is reason to.
-    fn objection(&self, pooled: &mut Pooled, deadline: Instant) -> Option<CloseReason> {
-        let now = Instant::now();
+    ///
+    /// `now` is when the caller came: one who waited gets a connection that has just been used.
+    fn objection(&self, pooled: &mut Pooled, now: Instant, deadline: Instant) -> Option<CloseReason> {
         if pooled.retire_at.is_some_and(|at| at <= now) {
             return Some(CloseReason::Expired);
         }
@@ -345,11 +346,11 @@ impl Shared {
     /// Checks a session with the server, within `deadline` and [`CHECK_LIMIT`].
     fn is_alive(&self, pooled: &mut Pooled, deadline: Instant) -> bool {
         let now = Instant::now();
-        let limit = deadline.min(now + CHECK_LIMIT);
+        let limit = deadline.clamp(now + LEAST_CHECK, now + CHECK_LIMIT);
         let generation = pooled.generation;
         // Read before the check: doubt cast while it runs is not laid to rest by it.
         let current = self.generations.current();
-        if pooled.is_alive(limit) {
+        if unpanicked(|| pooled.is_alive(limit)) {
             pooled.generation = current;
             pooled.last_used = now;
             return true;
@@ -365,7 +366,10 @@ impl Shared {
 
     /// Takes a connection back: keeps it, has it cleaned, or closes it.
     fn give_back(&self, pooled: Pooled, permit: Permit) {
-        if pooled.verdict() == Verdict::Reset && !self.gate.retires() {
+        if pooled.verdict() == Verdict::Reset
+            && !self.gate.retires()
+            && self.generations.standing(pooled.generation) != Standing::Outdated
+        {
             self.gate.detach(&permit);
             if let Some((pooled, permit)) = self.keeper.clean(pooled, permit) {
                 // So much is being cleaned that the keeper lags behind: the borrower pays for itself.
@@ -414,10 +418,9 @@ impl Shared {
         }
     }
 
-    /// Until when a statement that starts now must have been answered.
-    pub(crate) fn statement_deadline(&self) -> Option<Instant> {
-        let limit = self.settings.statement_timeout?;
-        Some(add(Instant::now(), limit.saturating_add(ANSWER_GRACE)))
+    /// How long a statement may take to be answered.
+    pub(crate) fn statement_limit(&self) -> Limit {
+        Limit::Within(self.settings.statement_timeout.map(|limit| limit.saturating_add(ANSWER_GRACE)))
     }
 
     pub(crate) fn acquire_timeout(&self) -> Duration {
@@ -429,6 +432,11 @@ impl Shared {
 /// a third of a nanosecond.
 fn ceiling(max: u32) -> u32 {
     max.saturating_mul(2).max(64)
+}
+
+/// Runs what asks the driver; a panic in there counts as a failure and costs no connection's place.
+fn unpanicked(f: impl FnOnce() -> bool) -> bool {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or(false)
 }
 
 /// What the store gave.

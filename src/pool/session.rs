@@ -29,6 +29,8 @@ pub(crate) struct Session {
     /// Something was done that the next borrower might see.
     is_dirty: bool,
     statement_timeout: Option<Duration>,
+    /// A statement has failed since BEGIN; for connections whose status cannot be observed.
+    has_failed: bool,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
 }
@@ -47,6 +49,14 @@ const FAREWELL: Duration = Duration::from_millis(50);
 struct Prepared {
     statement: Statement,
     kind: Kind,
+}
+
+/// By when an operation must be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit {
+    /// This long from its start; `None` is for ever.
+    Within(Option<Duration>),
+    Until(Instant),
 }
 
 /// What is to happen to a session that comes back.
@@ -105,31 +115,22 @@ impl Session {
             close_reason: None,
             is_dirty: false,
             statement_timeout,
+            has_failed: false,
             in_transaction: false,
         }
     }
 
     /// Runs a query.
-    pub(crate) fn query(
-        &mut self,
-        sql: &str,
-        params: Params<'_>,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<Row>, Failure> {
-        self.run(sql, deadline, |client, statement| match statement {
+    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Vec<Row>, Failure> {
+        self.run(sql, limit, |client, statement| match statement {
             Some(statement) => client.query(statement, params),
             None => client.query(sql, params),
         })
     }
 
     /// Runs a statement and returns the number of rows affected.
-    pub(crate) fn write(
-        &mut self,
-        sql: &str,
-        params: Params<'_>,
-        deadline: Option<Instant>,
-    ) -> Result<u64, Failure> {
-        self.run(sql, deadline, |client, statement| match statement {
+    pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
+        self.run(sql, limit, |client, statement| match statement {
             Some(statement) => client.execute(statement, params),
             None => client.execute(sql, params),
         })
@@ -138,13 +139,17 @@ impl Session {
     fn run<R>(
         &mut self,
         sql: &str,
-        deadline: Option<Instant>,
+        limit: Limit,
         mut operation: impl FnMut(&mut Client, Option<&Statement>) -> Result<R, postgres::Error>,
     ) -> Result<R, Failure> {
+        if self.in_transaction && self.wire.status() == Some(b'I') {
+            // Whatever follows would commit by itself.
+            return Err(Failure { error: Error::TransactionEnded, never_sent: false });
+        }
         let mut healed = false;
         loop {
-            let mark = self.begin(deadline);
-            let prepared = match self.prepare(sql) {
+            let mark = self.begin(limit);
+            let (prepared, is_new) = match self.prepare(sql) {
                 Ok(prepared) => prepared,
                 // Preparing changes nothing, whatever the statement would do.
                 Err(error) => return Err(self.judge(error, mark, Effect::None)),
@@ -159,14 +164,16 @@ impl Session {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
-            if is_stale_statement(&error)
-                && let Some(statements) = &mut self.statements
-            {
-                // The table changed under the prepared statement, or somebody deallocated it. The server has
-                // refused before running anything, so running it again is safe; once is enough. Inside a
-                // transaction the refusal has failed the transaction: the next one will be well.
-                statements.pop(sql);
-                if !self.in_transaction && !healed {
+            if statement.is_some() && !is_new && self.may_be_stale(&error) {
+                // What it refers to may have changed since it was prepared. A statement that was refused has
+                // done nothing, so running it once more, prepared anew, is safe; not a procedure, which may
+                // have committed in between, and not inside a transaction, which has failed with it: the next
+                // one will be well.
+                if let Some(statements) = &mut self.statements {
+                    statements.pop(sql);
+                }
+                self.client.clear_type_cache();
+                if !self.in_transaction && !healed && !kind.leaves_traces {
                     healed = true;
                     continue;
                 }
@@ -176,31 +183,40 @@ impl Session {
         }
     }
 
-    fn prepare(&mut self, sql: &str) -> Result<Option<Prepared>, postgres::Error> {
-        let Some(statements) = &mut self.statements else { return Ok(None) };
+    /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan,
+    /// its name, the tables, columns and types it refers to (PostgreSQL, "Error Codes": 0A000, 26000, class 42,
+    /// XX000), or the parameters' types as they were, which the driver judges by.
+    fn may_be_stale(&self, error: &postgres::Error) -> bool {
+        match error.as_db_error() {
+            Some(refusal) => {
+                let code = refusal.code().code();
+                matches!(code, "0A000" | "26000" | "XX000") || code.starts_with("42")
+            }
+            None => !self.is_connection_failure(error),
+        }
+    }
+
+    /// The statement prepared, and whether that was done just now; `None` without a cache.
+    fn prepare(&mut self, sql: &str) -> Result<(Option<Prepared>, bool), postgres::Error> {
+        let Some(statements) = &mut self.statements else { return Ok((None, false)) };
         if let Some(prepared) = statements.get(sql) {
-            return Ok(Some(prepared.clone()));
+            return Ok((Some(prepared.clone()), false));
         }
         let statement = self.client.prepare(sql)?;
         let prepared = Prepared { statement, kind: Kind::of(sql) };
         statements.put(sql.into(), prepared.clone());
-        Ok(Some(prepared))
+        Ok((Some(prepared), true))
     }
 
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
-    pub(crate) fn command(
-        &mut self,
-        sql: &str,
-        deadline: Option<Instant>,
-        effect: Effect,
-    ) -> Result<(), Failure> {
-        let mark = self.begin(deadline);
+    pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
+        let mark = self.begin(limit);
         self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
     }
 
     /// One round trip that tells whether the server is there.
     pub(crate) fn is_alive(&mut self, deadline: Instant) -> bool {
-        let is_alive = self.command("", Some(deadline), Effect::None).is_ok();
+        let is_alive = self.command("", Limit::Until(deadline), Effect::None).is_ok();
         if !is_alive {
             // Not a borrower's loss, so not counted as one.
             self.close_reason = Some(CloseReason::Invalid);
@@ -213,11 +229,12 @@ impl Session {
     /// `DISCARD ALL` (PostgreSQL, "SQL Commands") ends temporary tables, settings, roles, locks, cursors,
     /// channels and prepared statements; it is refused inside a transaction, hence the ROLLBACK.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
-        if self.wire.status() != Some(b'I') && self.command("ROLLBACK", Some(deadline), Effect::None).is_err()
+        if self.wire.status() != Some(b'I')
+            && self.command("ROLLBACK", Limit::Until(deadline), Effect::None).is_err()
         {
             return false;
         }
-        if self.command("DISCARD ALL", Some(deadline), Effect::None).is_err() {
+        if self.command("DISCARD ALL", Limit::Until(deadline), Effect::None).is_err() {
             return false;
         }
         if let Some(statements) = &mut self.statements {
@@ -235,8 +252,8 @@ impl Session {
     }
 
     /// Sets the deadline of everything done with `client`, and of COPY.
-    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
-        self.wire.set_deadline(deadline);
+    pub(crate) fn set_limit(&self, limit: Limit) {
+        self.begin(limit);
     }
 
     /// The client for an operation whose traces are known to end with the transaction.
@@ -244,9 +261,29 @@ impl Session {
         &mut self.client
     }
 
-    /// Whether the server has told that the open transaction failed: COMMIT would silently roll back.
-    pub(crate) fn has_failed_transaction(&self) -> bool {
-        self.wire.status() == Some(b'E')
+    /// Asks how the open transaction stands, where the last reply has not told: COMMIT of one that has failed
+    /// rolls back and reports success.
+    ///
+    /// # Errors
+    ///
+    /// `TransactionAborted`, `TransactionEnded`, or what the asking met.
+    pub(crate) fn check_transaction(&mut self, limit: Limit) -> Result<(), Failure> {
+        if self.wire.is_observed() && self.wire.status().is_none() {
+            // Something was begun and not ended, as a COPY without `finish`.
+            self.command("", limit, Effect::None)?;
+        }
+        let error = match self.wire.status() {
+            Some(b'T') => return Ok(()),
+            None if !self.wire.is_observed() && !self.has_failed => return Ok(()),
+            Some(b'I') => Error::TransactionEnded,
+            _ => Error::TransactionAborted,
+        };
+        Err(Failure { error, never_sent: false })
+    }
+
+    /// A rollback succeeded: whatever failed before is undone.
+    pub(crate) fn forget_failure(&mut self) {
+        self.has_failed = false;
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -258,6 +295,11 @@ impl Session {
         self.close_reason.get_or_insert(reason);
     }
 
+    /// The same where it could not be made clean.
+    pub(crate) fn condemn_dirty(&mut self) {
+        self.condemn(CloseReason::Dirty);
+    }
+
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.close_reason
     }
@@ -266,6 +308,9 @@ impl Session {
     pub(crate) fn verdict(&self) -> Verdict {
         if let Some(reason) = self.close_reason {
             return Verdict::Close(reason);
+        }
+        if self.wire.has_ended() {
+            return Verdict::Close(CloseReason::Broken);
         }
         // A borrower that is unwinding may have stopped anywhere; r2d2 would lend its session on.
         if std::thread::panicking() {
@@ -290,42 +335,44 @@ impl Session {
         self.wire.has_timed_out()
     }
 
-    fn begin(&self, deadline: Option<Instant>) -> Mark {
-        self.wire.set_deadline(deadline);
-        Mark { at: Instant::now(), written: self.wire.written() }
+    fn begin(&self, limit: Limit) -> Mark {
+        let now = Instant::now();
+        self.wire.set_deadline(match limit {
+            Limit::Within(time) => time.map(|time| super::add(now, time)),
+            Limit::Until(deadline) => Some(deadline),
+        });
+        Mark { at: now, written: self.wire.written() }
     }
 
     /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
     fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
         let after = mark.at.elapsed();
+        let never_sent = self.wire.is_observed() && self.wire.written() == mark.written;
         if let Some(refusal) = error.as_db_error() {
             let is_fatal = matches!(refusal.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
-            if !is_fatal && !self.wire.has_ended() {
-                // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
-                let error = match self.statement_timeout {
-                    Some(limit) if refusal.code().code() == "57014" && after >= limit => {
-                        Error::DeadlineExceeded(Interruption::new(after, refusal.message()))
-                    }
-                    _ => error.into(),
-                };
-                return Failure { error, never_sent: false };
+            if self.wire.has_ended() || is_fatal {
+                self.condemn(CloseReason::Broken);
             }
-            self.condemn(CloseReason::Broken);
+            self.has_failed = true;
             if is_fatal {
-                // The server ended the session in place of completing the statement, so it was not done.
+                // The server ended the session in place of completing the statement, so it was not done: a
+                // complete reply would have been taken first.
                 let text = format!("the server ended the session: {}", refusal.message());
-                return Failure {
-                    error: Error::ConnectionLost(Interruption::new(after, text)),
-                    never_sent: false,
-                };
+                return Failure { error: Error::ConnectionLost(Interruption::new(after, text)), never_sent };
             }
-            return Failure { error: error.into(), never_sent: false };
+            // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
+            let error = match self.statement_timeout {
+                Some(limit) if refusal.code().code() == "57014" && after >= limit => {
+                    Error::DeadlineExceeded(Interruption::new(after, refusal.message()))
+                }
+                _ => error.into(),
+            };
+            return Failure { error, never_sent: false };
         }
         if !self.is_connection_failure(&error) {
             return Failure { error: error.into(), never_sent: false };
         }
         self.condemn(CloseReason::Broken);
-        let never_sent = self.wire.is_observed() && self.wire.written() == mark.written;
         let interruption = Interruption::new(after, describe(&error));
         let error = if never_sent {
             Error::ConnectionLost(interruption)
@@ -339,22 +386,17 @@ impl Session {
         Failure { error, never_sent }
     }
 
+    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so where the wire is observed
+    /// that alone decides.
     fn is_connection_failure(&self, error: &postgres::Error) -> bool {
-        let cause = std::error::Error::source(error);
+        if self.wire.is_observed() {
+            return self.wire.has_ended() || self.client.is_closed();
+        }
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
         error.is_closed()
-            || self.wire.has_ended()
             || self.client.is_closed()
-            || cause.is_some_and(|cause| cause.is::<std::io::Error>())
+            || cause.is_some_and(|cause| cause.kind() != std::io::ErrorKind::InvalidInput)
     }
-}
-
-/// `0A000` "cached plan must not change result type", and `26000` "prepared statement does not exist".
-fn is_stale_statement(error: &postgres::Error) -> bool {
-    error.as_db_error().is_some_and(|refusal| match refusal.code().code() {
-        "26000" => true,
-        "0A000" => refusal.routine() == Some("RevalidateCachedQuery"),
-        _ => false,
-    })
 }
 
 /// The driver's words with the cause it keeps apart.

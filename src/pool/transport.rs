@@ -92,6 +92,15 @@ impl Wire {
         self.observed.load(Ordering::Relaxed)
     }
 
+    /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
+    fn restart(&self, limit: Duration) {
+        self.set_deadline(Some(Instant::now() + limit));
+        self.written.store(0, Ordering::Relaxed);
+        self.status.store(0, Ordering::Relaxed);
+        self.ended.store(false, Ordering::Relaxed);
+        self.timed_out.store(false, Ordering::Relaxed);
+    }
+
     fn fail(&self, timed_out: bool) {
         self.ended.store(true, Ordering::Relaxed);
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
@@ -103,6 +112,8 @@ impl Wire {
 pub(crate) struct Connector {
     pub(crate) wire: Arc<Wire>,
     pub(crate) tls: TlsPlan,
+    /// How long each host may take from the TCP connection to the end of the login.
+    pub(crate) limit: Duration,
 }
 
 impl MakeTlsConnect<Socket> for Connector {
@@ -129,6 +140,7 @@ impl TlsConnect<Socket> for ConnectorTo {
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
             let wire = self.connector.wire.clone();
+            wire.restart(self.connector.limit);
             let negotiated = negotiate(self.connector.tls, &self.host, socket);
             let inner = match wire.deadline() {
                 None => negotiated.await?,
@@ -146,6 +158,7 @@ impl TlsConnect<Socket> for ConnectorTo {
                 delivered: false,
                 held_back: None,
                 held: Vec::new(),
+                ready: 0,
                 reads: 0,
                 is_watched: false,
             })
@@ -188,8 +201,10 @@ pub(crate) struct Bounded {
     /// Something was handed to the driver that it may not have looked at yet.
     delivered: bool,
     held_back: Option<io::Result<()>>,
-    /// Read from the server and not yet handed to the driver; see [`Frames::is_mid_error`].
+    /// Read from the server and not yet handed to the driver: an error whose reply is not complete.
     held: Vec<u8>,
+    /// How much of `held` may be handed out.
+    ready: usize,
     /// Reads since the clock was last looked at.
     reads: u8,
     /// The timer has been asked since the last flush.
@@ -227,11 +242,13 @@ impl Bounded {
         self.armed_for = Some(deadline);
     }
 
-    /// Hands the driver what was held, as far as its buffer goes.
+    /// Hands the driver what is ready of what was held, as far as its buffer goes.
     fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
-        let count = self.held.len().min(buf.remaining());
+        let count = self.ready.min(buf.remaining());
         buf.put_slice(&self.held[..count]);
         self.held.drain(..count);
+        self.ready -= count;
+        self.delivered = true;
     }
 
     fn look_at_clock(&mut self) -> Poll<io::Result<()>> {
@@ -258,7 +275,14 @@ impl AsyncRead for Bounded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.held.is_empty() && !this.frames.is_mid_error() {
+        if this.held_back.is_some() && std::mem::take(&mut this.delivered) {
+            // The driver reports the end of the stream, or an error that belongs to no request, before it looks
+            // at the reply it has just read, and so turns answered commits into lost ones. Let it take the
+            // reply first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if this.ready > 0 {
             this.hand_out(buf);
             return Poll::Ready(Ok(()));
         }
@@ -279,39 +303,40 @@ impl AsyncRead for Bounded {
                 Poll::Pending => {
                     this.delivered = false;
                     this.reads = 0;
+                    if this.wire.status().is_some() {
+                        // Nothing is asked, so nothing is late. If this poll goes on to ask, its flush sets the timer.
+                        return Poll::Pending;
+                    }
                     return this.poll_deadline(cx);
                 }
                 Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                    this.frames.observe(&buf.filled()[before..], &this.wire);
-                    if this.frames.is_mid_error() || !this.held.is_empty() {
-                        this.held.extend_from_slice(&buf.filled()[before..]);
-                        buf.set_filled(before);
-                        if this.frames.is_mid_error() {
-                            continue;
-                        }
-                        this.hand_out(buf);
+                    let error_bytes = this.frames.observe(&buf.filled()[before..], &this.wire);
+                    if error_bytes == 0 && this.held.is_empty() {
+                        this.delivered = true;
+                        return this.look_at_clock();
                     }
-                    this.delivered = true;
-                    return this.look_at_clock();
+                    this.held.extend_from_slice(&buf.filled()[before..]);
+                    buf.set_filled(before);
+                    this.ready = this.held.len().saturating_sub(error_bytes);
+                    if this.ready > 0 {
+                        this.hand_out(buf);
+                        return this.look_at_clock();
+                    }
                 }
                 Poll::Ready(end) => {
                     this.wire.fail(false);
-                    if !this.held.is_empty() {
-                        // A fatal error's last words.
-                        this.held_back = Some(end);
-                        this.frames = Frames::default();
-                        this.hand_out(buf);
-                        this.delivered = true;
-                        return Poll::Ready(Ok(()));
-                    }
+                    // An error that ends the session has no more to its reply.
+                    this.ready = this.held.len();
+                    this.held_back = Some(end);
                     if std::mem::take(&mut this.delivered) {
-                        // The driver reports the end of the stream before it looks at the reply it has just
-                        // read, and so turns answered commits into lost ones. Let it take the reply first.
-                        this.held_back = Some(end);
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
-                    return Poll::Ready(end);
+                    if this.ready > 0 {
+                        this.hand_out(buf);
+                        return Poll::Ready(Ok(()));
+                    }
+                    return this.held_back.take().map_or(Poll::Pending, Poll::Ready);
                 }
             }
         }
@@ -349,7 +374,8 @@ impl AsyncWrite for Bounded {
             Inner::Plain(_) => Poll::Ready(Ok(())),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        if flushed.is_ready() && std::mem::take(&mut this.is_watched) {
+        let is_watched = std::mem::take(&mut this.is_watched) || this.wire.status().is_some();
+        if flushed.is_ready() && is_watched {
             return flushed;
         }
         // While somebody leaves a reply unread the driver does not read either, but it flushes in every poll.
@@ -393,43 +419,47 @@ struct Frames {
     have: usize,
     /// Bytes of the current message's body still to come.
     body: usize,
-    /// An ErrorResponse has begun, and the ReadyForQuery that ends its reply has not come.
-    after_error: bool,
+    /// Bytes since an ErrorResponse began whose reply is not complete; 0 where there is none.
+    since_error: usize,
 }
 
 impl Frames {
+    /// Looks at what was read. Returns how many of the last bytes are an error whose reply is not complete.
+    ///
     /// The server sends an error at once and the end of that reply a moment later. A driver that is shown the
-    /// error alone returns with a reply outstanding, and nobody knows whether the transaction has failed; so the
-    /// error is held until its reply is complete.
-    fn is_mid_error(&self) -> bool {
-        self.after_error
-    }
-
-    fn observe(&mut self, mut bytes: &[u8], wire: &Wire) {
+    /// error alone returns with a reply outstanding, and nobody knows whether the transaction has failed; so
+    /// the error is held until its reply is complete. An error that follows a complete reply is the server
+    /// ending the session, and must not reach the driver before it has taken that reply.
+    fn observe(&mut self, mut bytes: &[u8], wire: &Wire) -> usize {
         while !bytes.is_empty() {
             if self.have < 5 {
                 let take = bytes.len().min(5 - self.have);
                 self.header[self.have..self.have + take].copy_from_slice(&bytes[..take]);
                 self.have += take;
                 bytes = &bytes[take..];
+                self.since_error += if self.since_error > 0 { take } else { 0 };
                 if self.have < 5 {
-                    return;
+                    break;
                 }
                 let [_, a, b, c, d] = self.header;
-                self.after_error |= self.header[0] == b'E';
+                if self.header[0] == b'E' && self.since_error == 0 {
+                    self.since_error = 5;
+                }
                 self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
             }
             if self.header[0] == b'Z' && !bytes.is_empty() && self.body > 0 {
                 wire.status.store(bytes[0], Ordering::Relaxed);
-                self.after_error = false;
+                self.since_error = 0;
             }
             let skip = bytes.len().min(self.body);
+            self.since_error += if self.since_error > 0 { skip } else { 0 };
             self.body -= skip;
             bytes = &bytes[skip..];
             if self.body == 0 {
                 self.have = 0;
             }
         }
+        self.since_error
     }
 }
 
@@ -457,6 +487,22 @@ mod tests {
                 frames.observe(bytes, &wire);
             }
             assert_eq!(wire.status(), Some(b'T'), "chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_held_until_its_reply_is_complete_and_what_came_before_is_not() {
+        let (wire, mut frames) = (Wire::new(), Frames::default());
+        let reply = [message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();
+        let error = message(b'E', b"SFATAL\0C57P01\0\0");
+        assert_eq!(frames.observe(&[reply.clone(), error.clone()].concat(), &wire), error.len());
+        assert_eq!(frames.observe(&message(b'Z', b"I"), &wire), 0);
+        for cut in 1..error.len() {
+            // The first bytes of a header do not tell yet, and may be handed out.
+            let first = frames.observe(&error[..cut], &wire);
+            assert!(first == cut || (cut < 5 && first == 0), "{first} of {cut}");
+            assert_eq!(frames.observe(&error[cut..], &wire), error.len());
+            assert_eq!(frames.observe(&reply, &wire), 0);
         }
     }
 

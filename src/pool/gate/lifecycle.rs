@@ -62,13 +62,13 @@ impl Gate {
         (state.making, state.owed) = (state.connecting, 0);
         let waiters = std::mem::take(&mut state.queue);
         for waiter in &waiters {
-            waiter.outcome.store(CLOSED, Ordering::Relaxed);
+            waiter.settle(CLOSED);
         }
         drop(state);
         self.orders.notify_all();
         self.settled.notify_all();
         for waiter in waiters {
-            waiter.cond.notify_one();
+            waiter.parker.unpark();
         }
     }
 

@@ -87,7 +87,7 @@ impl Gate {
         self.orders.notify_all();
         self.settled.notify_all();
         for waiter in woken {
-            waiter.cond.notify_one();
+            waiter.parker.unpark();
         }
         down_for
     }
@@ -114,7 +114,7 @@ impl Gate {
         self.orders.notify_one();
         self.settled.notify_all();
         for waiter in woken {
-            waiter.cond.notify_one();
+            waiter.parker.unpark();
         }
         worth_a_line
     }

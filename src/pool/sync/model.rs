@@ -82,3 +82,32 @@ impl Condvar {
         }
     }
 }
+
+/// As the standard library's parking of a thread.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    token: shuttle::sync::Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Parker {
+    pub(crate) fn here() -> Parker {
+        Parker { token: shuttle::sync::Mutex::new(false), condvar: Condvar::new() }
+    }
+
+    pub(crate) fn park(&self, pause: Duration) {
+        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*token {
+            token = match self.condvar.wait_timeout(token, pause) {
+                Ok((token, ())) => token,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        *token = false;
+    }
+
+    pub(crate) fn unpark(&self) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.condvar.notify_one();
+    }
+}

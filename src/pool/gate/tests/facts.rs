@@ -1,0 +1,239 @@
+//! What the gate promises, one fact each. Times are real: every wait is either certain to end at once or
+//! bounded from both sides.
+
+use super::*;
+use crate::error::PoolNumbers;
+use crate::pool::status::PoolStatus;
+
+const MOMENT: Duration = Duration::from_millis(30);
+const AGES: Duration = Duration::from_secs(20);
+
+fn waiting(gate: &Gate) -> usize {
+    gate.lock().queue.len()
+}
+
+/// Waits, for a while, until `condition` holds.
+#[track_caller]
+fn until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "this never came true");
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+fn numbers(outcome: Result<Permit, (Refusal, Box<PoolNumbers>)>) -> (Refusal, Box<PoolNumbers>) {
+    outcome.expect_err("a refusal")
+}
+
+#[test]
+fn a_caller_without_time_is_refused_at_once_and_leaves_an_order_that_is_carried_out() {
+    let gate = Arc::new(Gate::new(limits(0, 1)));
+    // The first connection is made to learn of the server, wanted or not: not what is shown here.
+    gate.keep_minimum();
+    assert_eq!(gate.next_order(), Order::Make);
+    gate.made(Duration::ZERO);
+    gate.discard(gate.acquire_here(Duration::ZERO).unwrap());
+    assert_eq!(gate.lock().total(), 0);
+
+    assert_eq!(gate.acquire_here(Duration::ZERO), Err(Refusal::TimedOut));
+    let makers_gate = gate.clone();
+    let maker = std::thread::spawn(move || makers_gate.next_order());
+    until(|| maker.is_finished());
+    assert_eq!(maker.join().unwrap(), Order::Make);
+    gate.made(Duration::ZERO);
+    gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
+}
+
+#[test]
+fn a_connection_that_was_just_made_serves_its_caller_and_orders_no_other() {
+    let gate = Gate::new(limits(0, 10));
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| gate.acquire_here(AGES));
+        until(|| waiting(&gate) == 1);
+        assert_eq!(gate.next_order(), Order::Make);
+        gate.made(Duration::ZERO);
+        assert!(caller.join().unwrap().is_ok());
+    });
+    assert_eq!(gate.lock().total(), 1);
+}
+
+#[test]
+fn a_deadline_is_kept_and_the_numbers_say_what_was_there() {
+    let gate = stocked(limits(2, 2), Duration::ZERO);
+    std::thread::scope(|scope| {
+        let holders = [0, 1].map(|_| scope.spawn(|| gate.acquire_here(AGES).unwrap()));
+        let _permits = holders.map(|holder| holder.join().unwrap());
+        let started = now();
+        let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT, Location::caller()));
+        assert_eq!(refusal, Refusal::TimedOut);
+        assert!(numbers.waited >= MOMENT && numbers.waited < MOMENT + AGES / 10, "{numbers:?}");
+        assert_eq!((numbers.in_use, numbers.idle, numbers.making), (2, 0, 0));
+        assert_eq!((numbers.waiting, numbers.max), (0, 2));
+    });
+    assert_eq!(waiting(&gate), 0, "who gave up is not in the queue");
+}
+
+#[test]
+fn the_queue_takes_exactly_as_many_as_it_may() {
+    let gate = stocked(Limits { max_waiting: 3, ..limits(1, 1) }, Duration::ZERO);
+    let permit = std::thread::scope(|scope| scope.spawn(|| gate.acquire_here(AGES).unwrap()).join().unwrap());
+    std::thread::scope(|scope| {
+        let callers = [0; 3].map(|_| scope.spawn(|| gate.acquire_here(AGES)));
+        until(|| waiting(&gate) == 3);
+        let started = now();
+        let (refusal, numbers) = numbers(gate.acquire(started, started + AGES, Location::caller()));
+        assert_eq!((refusal, numbers.waiting), (Refusal::Saturated, 3));
+        gate.close();
+        assert!(callers.into_iter().all(|caller| caller.join().unwrap() == Err(Refusal::Closed)));
+    });
+    gate.release(permit, now());
+    assert_eq!(gate.lock().total(), 0);
+}
+
+#[test]
+fn a_thread_that_would_wait_for_itself_is_told_so_unless_one_is_as_good_as_back() {
+    let gate = stocked(limits(2, 2), Duration::ZERO);
+    let mine = gate.acquire_here(AGES).unwrap();
+    // The other one is with the keeper: waiting is no deadlock.
+    assert_eq!(gate.begin_check(1), 1);
+    assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
+    gate.end_check();
+    // The other one is lent as well.
+    let other = gate.acquire_here(AGES).unwrap();
+    let started = Instant::now();
+    assert_eq!(gate.acquire_here(AGES), Err(Refusal::SelfDeadlock));
+    assert!(started.elapsed() < AGES / 10);
+    // The other one is being cleaned.
+    gate.detach(&other);
+    assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
+    // Another thread may wait whatever this one holds.
+    let refusal = std::thread::scope(|scope| scope.spawn(|| gate.acquire_here(MOMENT)).join().unwrap());
+    assert_eq!(refusal, Err(Refusal::TimedOut));
+    gate.discard(other);
+    gate.release(mine, now());
+}
+
+#[test]
+fn what_the_keeper_looks_at_is_not_missing_to_a_caller_without_time() {
+    let gate = stocked(limits(1, 1), Duration::ZERO);
+    assert_eq!(gate.begin_check(u32::MAX), 1);
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let started = Instant::now();
+            (gate.acquire_here(Duration::ZERO), started.elapsed())
+        });
+        until(|| waiting(&gate) == 1 || caller.is_finished());
+        gate.end_check();
+        // Where this thread was held up for longer than a glance, the caller is right to have left.
+        let (outcome, waited) = caller.join().unwrap();
+        assert!(outcome.is_ok() || waited >= GLANCE, "{outcome:?} after {waited:?}");
+    });
+    assert_eq!(gate.lock().making, 0, "nothing more is ordered for one that is there");
+}
+
+#[test]
+fn past_its_deadline_a_caller_with_a_dead_connection_gets_no_other() {
+    let gate = stocked(limits(2, 2), Duration::ZERO);
+    let dead = gate.acquire_here(AGES).unwrap();
+    let started = now();
+    let outcome = gate.acquire_again(dead, started, started, Location::caller());
+    assert_eq!(numbers(outcome).0, Refusal::TimedOut);
+    let state = gate.lock();
+    assert_eq!((state.idle, state.in_use, state.making), (1, 0, 1), "and the minimum is made good");
+}
+
+#[test]
+fn dead_connections_do_not_count_as_uses() {
+    let gate = stocked(limits(2, 2), Duration::from_millis(10));
+    let dead = gate.acquire_here(AGES).unwrap();
+    // It came a while ago, which is no part of the use either.
+    let started = now() - AGES;
+    let permit = gate.acquire_again(dead, started, now() + AGES, Location::caller()).unwrap();
+    gate.release(permit, now());
+    let mut status = PoolStatus::default();
+    gate.snapshot(&mut status);
+    assert_eq!((status.use_times.count(), status.wait_times.count(), status.requests), (1, 1, 1));
+    assert!(status.use_times.sum < AGES / 10, "{:?}", status.use_times.sum);
+}
+
+#[test]
+fn in_an_outage_a_caller_without_time_hears_of_the_outage() {
+    for (is_login, told) in [(false, Refusal::Down), (true, Refusal::Login)] {
+        let gate = Gate::new(limits(1, 1));
+        gate.keep_minimum();
+        assert_eq!(gate.next_order(), Order::Make);
+        assert!(gate.failed("no such luck".to_owned(), is_login));
+        let started = now();
+        let (refusal, numbers) = numbers(gate.acquire(started, started, Location::caller()));
+        assert_eq!(refusal, told);
+        assert!(numbers.last_failure.is_some());
+    }
+}
+
+#[test]
+fn who_waits_when_an_outage_begins_is_told_when_its_grace_ends() {
+    let grace = Duration::from_millis(60);
+    let gate = Gate::new(Limits { outage_grace: grace, ..limits(0, 1) });
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| gate.acquire_here(AGES));
+        until(|| waiting(&gate) == 1);
+        assert_eq!(gate.next_order(), Order::Make);
+        gate.failed("refused".to_owned(), false);
+        let began = Instant::now();
+        // No further attempt ends meanwhile.
+        assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
+        assert!(began.elapsed() < AGES / 10, "told after {:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_until_the_end_is_down() {
+    let gate = Gate::new(limits(1, 1));
+    gate.keep_minimum();
+    let refused = gate.wait_until_warm(now() + MOMENT);
+    assert!(matches!(refused, Err((Refusal::Down, _))), "{refused:?}");
+}
+
+#[test]
+fn a_smaller_maximum_takes_back_orders_before_it_closes_connections() {
+    let gate = stocked(limits(2, 10), Duration::ZERO);
+    assert!(gate.resize(8, 10));
+    assert_eq!(gate.lock().making, 6);
+    assert!(gate.resize(1, 2));
+    assert_eq!(gate.lock().total(), 2);
+    assert!(!gate.retires());
+}
+
+#[test]
+fn a_delay_is_shed_only_after_it_has_lasted() {
+    let (target, interval) = (Duration::from_millis(5), Duration::from_millis(40));
+    let shedding = Some((target, interval));
+    let gate = stocked(Limits { shedding, ..limits(1, 1) }, Duration::ZERO);
+    // One slow hand-over, then quiet for longer than the interval, then another: neither lasted.
+    for _ in 0..2 {
+        let outcome = std::thread::scope(|scope| {
+            let permit = gate.acquire_here(AGES).unwrap();
+            let caller = scope.spawn(|| gate.acquire_here(AGES).map(|permit| gate.release(permit, now())));
+            until(|| waiting(&gate) == 1);
+            std::thread::sleep(2 * target);
+            gate.release(permit, now());
+            caller.join().unwrap()
+        });
+        assert!(outcome.is_ok(), "{outcome:?}");
+        std::thread::sleep(2 * interval);
+    }
+}
+
+#[test]
+fn a_wait_without_end_is_possible() {
+    let gate = stocked(limits(1, 1), Duration::ZERO);
+    let permit = gate.acquire_here(Duration::ZERO).unwrap();
+    let age = Duration::from_secs(100 * 365 * 24 * 3600);
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| gate.acquire_here(age));
+        until(|| waiting(&gate) == 1);
+        gate.release(permit, now());
+        assert!(caller.join().unwrap().is_ok());
+    });
+}

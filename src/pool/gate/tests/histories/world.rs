@@ -1,0 +1,399 @@
+//! The account that a gate is held against, and the threads that use it.
+
+use super::*;
+use crate::pool::status::PoolStatus;
+use std::collections::BTreeSet;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+const MOMENT: Duration = Duration::from_millis(2);
+const MAX_WAITING: u32 = 3;
+const MAKERS: usize = 2;
+
+/// What a thread tells the main one.
+enum Report {
+    Caller(usize, Result<Permit, Refusal>),
+    /// This maker has an order in hand.
+    Maker(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Borrower {
+    Main,
+    Other,
+    /// It is being cleaned.
+    Nobody,
+}
+
+/// What the counters must show.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    requests: u64,
+    served: u64,
+    used: u64,
+    timed_out: u64,
+    rejected: u64,
+    refused_down: u64,
+}
+
+/// The account, and the threads.
+pub(super) struct World {
+    pub(super) gate: Arc<Gate>,
+    reports: Receiver<Report>,
+    reporter: Sender<Report>,
+    verdicts: Vec<Sender<()>>,
+    /// Makers with an order in hand.
+    in_hand: Vec<usize>,
+    phase: PoolState,
+    max: u32,
+    idle: u32,
+    checking: u32,
+    lent: Vec<(Permit, Borrower)>,
+    callers: usize,
+    /// The patient ones, in the order in which they came.
+    queue: VecDeque<usize>,
+    outage: Option<Refusal>,
+    tally: Tally,
+}
+
+impl World {
+    pub(super) fn new(min: u32) -> World {
+        let outage_grace = AGES;
+        let gate = Arc::new(Gate::new(Limits { max_waiting: MAX_WAITING, outage_grace, ..limits(min, MAX) }));
+        let (reporter, reports) = channel();
+        let verdicts = (0..MAKERS).map(|name| {
+            let (verdict, verdicts) = channel();
+            let (gate, reporter) = (gate.clone(), reporter.clone());
+            std::thread::spawn(move || {
+                while gate.next_order() == Order::Make {
+                    if reporter.send(Report::Maker(name)).is_err() || verdicts.recv().is_err() {
+                        return;
+                    }
+                }
+            });
+            verdict
+        });
+        let verdicts = verdicts.collect();
+        World {
+            gate,
+            reports,
+            reporter,
+            verdicts,
+            in_hand: Vec::new(),
+            phase: PoolState::Open,
+            max: MAX,
+            idle: 0,
+            checking: 0,
+            lent: Vec::new(),
+            callers: 0,
+            queue: VecDeque::new(),
+            outage: None,
+            tally: Tally::default(),
+        }
+    }
+
+    fn live(&self) -> u32 {
+        self.idle + self.checking + self.lent.len() as u32
+    }
+
+    fn is_free(&self) -> bool {
+        self.idle > 0 && self.phase == PoolState::Open
+    }
+
+    fn add_idle(&mut self) {
+        if self.phase != PoolState::Closed {
+            self.idle += 1;
+        }
+    }
+
+    /// What somebody who finds nothing is told before waiting.
+    fn refusal(&self, waits: bool, is_main: bool, is_again: bool) -> Option<Refusal> {
+        let making = self.gate.lock().making;
+        let all_lent = making == 0 && self.lent.len() as u32 >= self.max;
+        let has = |wanted| self.lent.iter().any(|(_, borrower)| *borrower == wanted);
+        if self.phase == PoolState::Closed {
+            Some(Refusal::Closed)
+        } else if self.live() == 0 && self.outage == Some(Refusal::Login) {
+            Some(Refusal::Login)
+        } else if !waits && self.checking == 0 {
+            Some(self.time_is_up())
+        } else if is_main && all_lent && has(Borrower::Main) && !has(Borrower::Nobody) {
+            Some(Refusal::SelfDeadlock)
+        } else if self.queue.len() >= MAX_WAITING as usize && !is_again {
+            Some(Refusal::Saturated)
+        } else {
+            None
+        }
+    }
+
+    fn time_is_up(&self) -> Refusal {
+        self.outage.filter(|_| self.live() == 0).unwrap_or(Refusal::TimedOut)
+    }
+
+    fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::TimedOut | Refusal::SelfDeadlock => self.tally.timed_out += 1,
+            Refusal::Saturated => self.tally.rejected += 1,
+            Refusal::Down | Refusal::Login => self.tally.refused_down += 1,
+            Refusal::Closed => {}
+        }
+    }
+
+    /// Somebody patient comes.
+    fn come(&mut self) {
+        let name = self.callers;
+        self.callers += 1;
+        self.tally.requests += 1;
+        let (gate, reporter) = (self.gate.clone(), self.reporter.clone());
+        let expected = if self.is_free() { None } else { self.refusal(true, false, false) };
+        std::thread::spawn(move || {
+            let _ = reporter.send(Report::Caller(name, gate.acquire_here(AGES)));
+        });
+        if let Some(refusal) = expected {
+            self.hear(BTreeSet::new(), BTreeSet::from([name]), refusal);
+        } else {
+            self.queue.push_back(name);
+            let gate = self.gate.clone();
+            let has_come = |world: &World| world.is_free() || gate.lock().queue.len() == world.queue.len();
+            self.until("the caller is in the queue", has_come);
+        }
+    }
+
+    /// Asks from the main thread, and holds the answer against the account.
+    fn ask(&mut self, timeout: Duration, again: Option<Permit>) {
+        let is_again = again.is_some();
+        let expected = (!self.is_free())
+            .then(|| self.refusal(!timeout.is_zero(), true, is_again).unwrap_or(self.time_is_up()));
+        let started = now();
+        let outcome = match again {
+            None => {
+                self.tally.requests += 1;
+                self.gate.acquire(started, started + timeout, Location::caller())
+            }
+            Some(dead) => self.gate.acquire_again(dead, started, started + timeout, Location::caller()),
+        };
+        let waited = started.elapsed();
+        match (outcome, expected) {
+            (Ok(permit), None) => {
+                self.idle -= 1;
+                self.tally.served += u64::from(!is_again);
+                self.lent.push((permit, Borrower::Main));
+            }
+            (Err((refusal, numbers)), Some(expected)) => {
+                assert_eq!(refusal, expected);
+                let is_in_time = refusal != Refusal::TimedOut || waited >= timeout;
+                assert!(is_in_time && waited < AGES / 10, "{refusal:?} after {waited:?}");
+                let shown = (numbers.in_use as usize, numbers.idle, numbers.waiting as usize, numbers.max);
+                let account = (self.lent.len(), self.idle + self.checking, self.queue.len(), self.max);
+                assert_eq!(shown, account, "{refusal:?}");
+                self.count(refusal);
+            }
+            (outcome, expected) => panic!("{outcome:?} instead of {expected:?}"),
+        }
+    }
+
+    /// Those who must be told of a refused login, now that nothing is left.
+    fn tell_of_login(&mut self) {
+        if self.live() == 0 && self.outage == Some(Refusal::Login) {
+            self.turn_away(Refusal::Login);
+        }
+    }
+
+    fn turn_away(&mut self, refusal: Refusal) {
+        let everybody = std::mem::take(&mut self.queue).into_iter().collect();
+        self.hear(BTreeSet::new(), everybody, refusal);
+    }
+
+    /// Hears from those who must have been served, from the head of the queue on.
+    fn serve(&mut self) {
+        let mut served = BTreeSet::new();
+        while self.is_free() {
+            let Some(name) = self.queue.pop_front() else { break };
+            self.idle -= 1;
+            served.insert(name);
+        }
+        self.hear(served, BTreeSet::new(), Refusal::Closed);
+    }
+
+    /// Waits for these callers' reports, and accepts no other's.
+    fn hear(&mut self, mut served: BTreeSet<usize>, mut refused: BTreeSet<usize>, refusal: Refusal) {
+        while !served.is_empty() || !refused.is_empty() {
+            let report = self.reports.recv_timeout(AGES / 6);
+            match report.unwrap_or_else(|_| panic!("{served:?} not served, {refused:?} not refused")) {
+                Report::Maker(name) => self.in_hand.push(name),
+                Report::Caller(name, Ok(permit)) => {
+                    assert!(served.remove(&name), "{name} is served before {served:?}, {:?}", self.queue);
+                    self.tally.served += 1;
+                    self.lent.push((permit, Borrower::Other));
+                }
+                Report::Caller(name, Err(other)) => {
+                    assert!(refused.remove(&name), "{name} is told {other:?}");
+                    assert_eq!(other, refusal);
+                    self.count(other);
+                }
+            }
+        }
+    }
+
+    /// Lets the threads work until `condition` holds.
+    fn until(&mut self, what: &str, condition: impl Fn(&World) -> bool) {
+        let end = Instant::now() + AGES / 6;
+        while !condition(self) {
+            assert!(Instant::now() < end, "this never came true: {what}; {:?}", self.gate.lock());
+            std::thread::sleep(Duration::from_micros(20));
+            self.hear_makers();
+        }
+    }
+
+    fn hear_makers(&mut self) {
+        for report in self.reports.try_iter() {
+            match report {
+                Report::Maker(name) => self.in_hand.push(name),
+                Report::Caller(name, outcome) => panic!("nothing was due to {name}: {outcome:?}"),
+            }
+        }
+    }
+
+    /// Lets things come to rest, and compares the gate with the account.
+    pub(super) fn settle(&mut self) {
+        self.serve();
+        let gate = self.gate.clone();
+        self.until("the makers have what is ordered", |world| {
+            let state = gate.lock();
+            let is_hand_free = world.in_hand.len() < MAKERS;
+            let heard = state.connecting as usize == world.in_hand.len();
+            heard && (state.making == state.connecting || !is_hand_free || state.outage.is_down())
+        });
+        let state = gate.lock();
+        state.check_bounded();
+        let shown = (state.idle, state.checking, state.in_use as usize, state.queue.len(), state.phase);
+        let account = (self.idle, self.checking, self.lent.len(), self.queue.len(), self.phase);
+        assert_eq!(shown, account);
+        assert_eq!(state.outage.is_down(), self.outage.is_some());
+        if self.phase == PoolState::Open && !self.queue.is_empty() {
+            assert!(state.total() > 0, "they wait for nothing: {state:?}");
+        }
+    }
+
+    fn take_lent(&mut self, number: usize) -> Option<Permit> {
+        if self.lent.is_empty() {
+            return None;
+        }
+        let number = number % self.lent.len();
+        Some(self.lent.swap_remove(number).0)
+    }
+
+    pub(super) fn live_through(&mut self, event: &Event) {
+        let is_open = self.phase != PoolState::Closed;
+        match *event {
+            Event::Come => self.come(),
+            Event::Try => self.ask(Duration::ZERO, None),
+            Event::Ask => self.ask(MOMENT, None),
+            Event::AskAgain(number) => {
+                if let Some(dead) = self.take_lent(number) {
+                    let told = self.live() == 0 && self.outage == Some(Refusal::Login);
+                    let queue = if told { std::mem::take(&mut self.queue) } else { VecDeque::new() };
+                    self.ask(MOMENT, Some(dead));
+                    self.hear(BTreeSet::new(), queue.into_iter().collect(), Refusal::Login);
+                }
+            }
+            Event::Release(number) => {
+                if let Some(permit) = self.take_lent(number) {
+                    self.tally.used += 1;
+                    self.add_idle();
+                    self.gate.release(permit, now());
+                }
+            }
+            Event::Discard(number) => {
+                if let Some(permit) = self.take_lent(number) {
+                    self.tally.used += 1;
+                    self.gate.discard(permit);
+                    self.tell_of_login();
+                }
+            }
+            Event::Detach(number) => {
+                let count = self.lent.len().max(1);
+                if let Some((permit, borrower)) = self.lent.get_mut(number % count) {
+                    self.gate.detach(permit);
+                    *borrower = Borrower::Nobody;
+                }
+            }
+            Event::BeginCheck(most) => {
+                let expected = if self.queue.is_empty() { self.idle.min(most) } else { 0 };
+                assert_eq!(self.gate.begin_check(most), expected);
+                self.idle -= expected;
+                self.checking += expected;
+            }
+            Event::EndCheck if self.checking > 0 => {
+                self.checking -= 1;
+                self.add_idle();
+                self.gate.end_check();
+            }
+            Event::EndCheckClosed if self.checking > 0 => {
+                self.checking -= 1;
+                self.gate.end_check_closed();
+                self.tell_of_login();
+            }
+            Event::EndCheck | Event::EndCheckClosed => {}
+            Event::Made { took } => {
+                if let Some(maker) = self.in_hand.pop() {
+                    self.add_idle();
+                    self.outage = None;
+                    self.gate.made(took);
+                    self.verdicts[maker].send(()).unwrap();
+                }
+            }
+            Event::Failed { is_login } => {
+                if let Some(maker) = self.in_hand.pop() {
+                    self.outage = Some(if is_login { Refusal::Login } else { Refusal::Down });
+                    self.gate.failed("refused".to_owned(), is_login);
+                    self.verdicts[maker].send(()).unwrap();
+                    self.tell_of_login();
+                }
+            }
+            Event::Resize(min, max) => {
+                let max = max.max(self.max);
+                assert_eq!(self.gate.resize(min, max), is_open);
+                self.max = if is_open { max } else { self.max };
+            }
+            Event::Suspend => {
+                assert_eq!(self.gate.suspend(), is_open);
+                self.phase = if is_open { PoolState::Suspended } else { self.phase };
+            }
+            Event::Resume => {
+                assert_eq!(self.gate.resume(), is_open);
+                self.phase = if is_open { PoolState::Open } else { self.phase };
+            }
+            Event::Close => {
+                self.phase = PoolState::Closed;
+                self.idle = 0;
+                self.gate.close();
+                self.turn_away(Refusal::Closed);
+            }
+        }
+        self.settle();
+    }
+
+    /// Closes the gate, brings everything back, and shows that nothing is left and everything was counted.
+    pub(super) fn end(mut self) {
+        self.live_through(&Event::Close);
+        while !self.lent.is_empty() || self.checking > 0 || !self.in_hand.is_empty() {
+            self.live_through(&Event::Release(0));
+            self.live_through(&Event::EndCheckClosed);
+            self.live_through(&Event::Made { took: Duration::ZERO });
+        }
+        assert_eq!(self.gate.wait_until_idle(now() + AGES), 0);
+        let state = self.gate.lock();
+        assert_eq!(state.total(), 0, "{state:?}");
+        let mut status = PoolStatus::default();
+        state.counts.fill(&mut status);
+        let shown = Tally {
+            requests: status.requests,
+            served: status.wait_times.count(),
+            used: status.use_times.count(),
+            timed_out: status.timed_out,
+            rejected: status.rejected,
+            refused_down: status.refused_down,
+        };
+        assert_eq!(shown, self.tally);
+    }
+}

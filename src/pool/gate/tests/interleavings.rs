@@ -1,0 +1,341 @@
+//! Scenarios for the model checker. A lost wake-up shows as a deadlock that shuttle reports, because nobody
+//! here has a time limit unless giving up is part of the scenario.
+
+use super::*;
+use crate::pool::sync::model::{FOR_EVER, restart};
+use shuttle::thread::{JoinHandle, spawn};
+
+const AGES: Duration = FOR_EVER.saturating_mul(2);
+/// A time limit that strikes at any moment of the exploration.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Runs `scenario` in `POOLHOUSE_MODEL_ITERATIONS` random interleavings, and in as many that are drawn so
+/// that rare orders of few events come up.
+fn explore(scenario: impl Fn() + Send + Sync + 'static) {
+    let iterations = std::env::var("POOLHOUSE_MODEL_ITERATIONS").map_or(4000, |text| text.parse().unwrap());
+    let scenario = Arc::new(move || {
+        restart();
+        fastrand::seed(1);
+        scenario();
+    });
+    let again = scenario.clone();
+    shuttle::check_random(move || scenario(), iterations);
+    shuttle::check_pct(move || again(), iterations, 3);
+}
+
+fn join_all<T>(threads: Vec<JoinHandle<T>>) -> Vec<T> {
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+fn in_thread<T: Send + 'static>(
+    gate: &Arc<Gate>,
+    f: impl FnOnce(&Gate) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let gate = gate.clone();
+    spawn(move || f(&gate))
+}
+
+/// A maker whose first attempts fail as told and whose others succeed, until the gate is closed.
+fn maker(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
+    in_thread(gate, move |gate| {
+        let mut failures = failures;
+        while gate.next_order() == Order::Make {
+            gate.lock().check();
+            if failures > 0 {
+                failures -= 1;
+                gate.failed("refused".to_owned(), false);
+            } else {
+                gate.made(Duration::ZERO);
+            }
+            gate.lock().check();
+        }
+    })
+}
+
+fn use_once(gate: &Gate, timeout: Duration) -> Result<(), Refusal> {
+    let permit = gate.acquire_here(timeout)?;
+    gate.lock().check();
+    gate.release(permit, now());
+    Ok(())
+}
+
+/// Nobody waits, nothing is lent, and `idle` are there.
+fn assert_at_rest(gate: &Gate, idle: u32) {
+    let state = gate.lock();
+    state.check();
+    assert_eq!((state.idle, state.in_use, state.checking), (idle, 0, 0), "{state:?}");
+    assert!(state.queue.is_empty(), "{state:?}");
+}
+
+#[test]
+fn every_caller_is_served_by_the_releases_of_the_others() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
+        let callers = (0..4).map(|_| {
+            in_thread(&gate, |gate| {
+                use_once(gate, AGES).unwrap();
+                use_once(gate, AGES).unwrap();
+            })
+        });
+        join_all(callers.collect());
+        gate.lock().check_bounded();
+        assert_at_rest(&gate, 2);
+    });
+}
+
+#[test]
+fn a_grant_to_a_caller_that_gives_up_at_that_moment_is_not_lost() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(1, 1), Duration::ZERO));
+        let permit = gate.acquire_here(AGES).unwrap();
+        let hasty = in_thread(&gate, |gate| use_once(gate, SHORT));
+        let patient = in_thread(&gate, |gate| use_once(gate, AGES));
+        gate.release(permit, now());
+        assert!(matches!(hasty.join().unwrap(), Ok(()) | Err(Refusal::TimedOut)));
+        assert_eq!(patient.join().unwrap(), Ok(()));
+        assert_at_rest(&gate, 1);
+    });
+}
+
+#[test]
+fn closing_leaves_nobody_waiting_and_nothing_behind() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
+        let permit = gate.acquire_here(AGES).unwrap();
+        let makers = vec![maker(&gate, 0), maker(&gate, 0)];
+        let callers: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        let closer = in_thread(&gate, |gate| {
+            gate.close();
+            gate.wait_until_idle(now() + AGES)
+        });
+        gate.release(permit, now());
+        assert_eq!(closer.join().unwrap(), 0);
+        for outcome in join_all(callers) {
+            assert!(matches!(outcome, Ok(()) | Err(Refusal::Closed)), "{outcome:?}");
+        }
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+        assert_eq!(gate.lock().total(), 0, "nothing is being made either");
+        assert_eq!(gate.acquire_here(AGES), Err(Refusal::Closed));
+    });
+}
+
+#[test]
+fn two_makers_serve_callers_of_whom_one_gives_up() {
+    explore(|| {
+        let gate = Arc::new(Gate::new(limits(0, 2)));
+        let makers = vec![maker(&gate, 0), maker(&gate, 0)];
+        let hasty = in_thread(&gate, |gate| use_once(gate, SHORT));
+        let patient: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        hasty.join().unwrap().ok();
+        for outcome in join_all(patient) {
+            assert_eq!(outcome, Ok(()));
+        }
+        gate.lock().check_bounded();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn an_outage_shorter_than_the_grace_is_waited_out() {
+    explore(|| {
+        let gate = Arc::new(Gate::new(Limits { outage_grace: AGES, ..limits(1, 2) }));
+        gate.keep_minimum();
+        let makers = vec![maker(&gate, 1), maker(&gate, 1)];
+        let callers: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        for outcome in join_all(callers) {
+            assert_eq!(outcome, Ok(()));
+        }
+        gate.lock().check_bounded();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
+        let permit = gate.acquire_here(AGES).unwrap();
+        // The server goes away: attempts fail for ever, and the last connection is lost at any moment.
+        let maker = in_thread(&gate, |gate| {
+            while gate.next_order() == Order::Make {
+                gate.failed("refused".to_owned(), false);
+                gate.lock().check_bounded();
+            }
+        });
+        let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        gate.discard(permit);
+        for outcome in join_all(callers) {
+            assert_eq!(outcome, Err(Refusal::Down));
+        }
+        gate.close();
+        maker.join().unwrap();
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn who_waits_when_the_last_connection_is_lost_in_an_outage_is_told_without_another_attempt() {
+    explore(|| {
+        let gate = Arc::new(stocked(Limits { outage_grace: SHORT, ..limits(1, 2) }, Duration::ZERO));
+        let permit = gate.acquire_here(AGES).unwrap();
+        let caller = in_thread(&gate, |gate| use_once(gate, AGES));
+        // One attempt fails, and the next one hangs for good.
+        assert_eq!(gate.next_order(), Order::Make);
+        gate.failed("refused".to_owned(), false);
+        gate.discard(permit);
+        assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn making_the_gate_smaller_while_connections_come_back_loses_neither_callers_nor_count() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(3, 3), Duration::ZERO));
+        let permits: Vec<_> = (0..3).map(|_| gate.acquire_here(AGES).unwrap()).collect();
+        let caller = in_thread(&gate, |gate| use_once(gate, AGES));
+        let resizer = in_thread(&gate, |gate| assert!(gate.resize(1, 2)));
+        let makers = vec![maker(&gate, 0)];
+        let holders = permits.into_iter().map(|permit| {
+            in_thread(&gate, |gate| {
+                if gate.retires() {
+                    gate.discard(permit);
+                } else {
+                    gate.release(permit, now());
+                }
+                gate.lock().check();
+            })
+        });
+        join_all(holders.collect());
+        resizer.join().unwrap();
+        assert_eq!(caller.join().unwrap(), Ok(()));
+        // What came back before the resize is the keeper's to close.
+        for _ in 0..gate.begin_check(gate.surplus(0).above_max) {
+            gate.end_check_closed();
+        }
+        gate.lock().check_bounded();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn callers_with_dead_connections_are_served_again() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
+        let makers = vec![maker(&gate, 0)];
+        let unlucky = (0..2).map(|_| {
+            in_thread(&gate, |gate| {
+                let dead = gate.acquire_here(AGES).unwrap();
+                let permit = gate.acquire_again(dead, now(), now() + AGES, Location::caller()).unwrap();
+                gate.lock().check();
+                gate.release(permit, now());
+            })
+        });
+        let mut callers: Vec<_> = unlucky.collect();
+        callers.push(in_thread(&gate, |gate| use_once(gate, AGES).unwrap()));
+        join_all(callers);
+        gate.lock().check_bounded();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn the_keeper_takes_nothing_from_anybody() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
+        let keeper = in_thread(&gate, |gate| {
+            for _ in 0..2 {
+                for taken in 0..gate.begin_check(u32::MAX) {
+                    if taken == 0 {
+                        gate.end_check()
+                    } else {
+                        gate.end_check_closed()
+                    }
+                    gate.lock().check_bounded();
+                }
+            }
+        });
+        let makers = vec![maker(&gate, 0)];
+        let callers: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        for outcome in join_all(callers) {
+            assert_eq!(outcome, Ok(()));
+        }
+        keeper.join().unwrap();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn resuming_serves_everybody_who_waited() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(1, 1), Duration::ZERO));
+        let permit = gate.acquire_here(AGES).unwrap();
+        let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        let operator = in_thread(&gate, |gate| {
+            assert!(gate.suspend());
+            gate.lock().check_bounded();
+            assert!(gate.resume());
+        });
+        gate.release(permit, now());
+        operator.join().unwrap();
+        for outcome in join_all(callers) {
+            assert_eq!(outcome, Ok(()));
+        }
+        assert_at_rest(&gate, 1);
+    });
+}
+
+#[test]
+fn free_room_is_used_though_a_holder_keeps_its_connection_longer_than_anybody_expects() {
+    explore(|| {
+        // Uses have been short and connects long, so that at first a caller waits for a release.
+        let gate = Arc::new(stocked(limits(2, 2), Duration::from_millis(150)));
+        gate.release(gate.acquire_here(AGES).unwrap(), now());
+        let broken = gate.acquire_here(AGES).unwrap();
+        let kept = gate.acquire_here(AGES).unwrap();
+        assert!(gate.resize(0, 2));
+        let caller = in_thread(&gate, |gate| use_once(gate, AGES));
+        let makers = vec![maker(&gate, 0)];
+        gate.discard(broken);
+        assert_eq!(caller.join().unwrap(), Ok(()), "served before the other one is back");
+        gate.release(kept, now());
+        gate.lock().check_bounded();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
+
+#[test]
+fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
+    explore(|| {
+        // Uses have been short and connects long, so that at first a caller waits for a release.
+        let gate = Arc::new(stocked(limits(1, 3), Duration::from_millis(150)));
+        gate.release(gate.acquire_here(AGES).unwrap(), now());
+        let kept = gate.acquire_here(AGES).unwrap();
+        assert!(gate.resize(2, 3));
+        assert_eq!(gate.next_order(), Order::Make);
+        gate.failed("refused".to_owned(), false);
+        let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
+        let makers = vec![maker(&gate, 0)];
+        for permit in join_all(callers) {
+            gate.release(permit.unwrap(), now());
+        }
+        gate.release(kept, now());
+        gate.lock().check_bounded();
+        gate.close();
+        join_all(makers);
+        assert_at_rest(&gate, 0);
+    });
+}
