@@ -7,6 +7,7 @@ mod failures;
 mod growth;
 mod lifecycle;
 mod numbers;
+mod outcomes;
 mod sessions;
 mod statements;
 mod waiting;

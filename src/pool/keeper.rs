@@ -83,8 +83,11 @@ impl Keeper {
 impl KeeperHandle {
     /// Says goodbye to the server for a session.
     pub(crate) fn bury(&self, session: Box<Session>) {
-        // A keeper that is gone gives the session back in the error, and dropping it there buries it too.
-        let _ = self.send(Work::Bury(session));
+        if let Err(unsent) = self.send(Work::Bury(session)) {
+            // The keeper is gone. A thread of its own, because the caller may be async code, where the driver
+            // panics.
+            let _ = std::thread::Builder::new().spawn(move || drop(unsent));
+        }
     }
 
     /// Cleans a session and puts it back into the store. Gives it back where there is too much to do already.

@@ -6,7 +6,7 @@ use super::transport::Wire;
 use crate::error::{Error, Interruption, Result};
 use lru::LruCache;
 use postgres::error::Severity;
-use postgres::types::ToSql;
+use postgres::types::{ToSql, Type};
 use postgres::{Client, Row, Statement};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -48,8 +48,26 @@ const FAREWELL: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 struct Prepared {
     statement: Statement,
-    kind: Kind,
+    kind: Traits,
 }
+
+/// What of a [`Kind`] is of use once its unknown calls are resolved.
+#[derive(Debug, Clone, Copy)]
+struct Traits {
+    is_read: bool,
+    leaves_traces: bool,
+}
+
+impl Traits {
+    fn of(kind: &Kind) -> Traits {
+        Traits { is_read: kind.is_read, leaves_traces: kind.leaves_traces }
+    }
+}
+
+/// Whether any function of these names, in whatever schema, is volatile: asked once per statement and
+/// connection, and only of statements that call what is not known.
+const VOLATILE: &str =
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE lower(proname) = ANY ($1) AND provolatile = 'v')";
 
 /// By when an operation must be answered.
 #[derive(Debug, Clone, Copy)]
@@ -156,7 +174,7 @@ impl Session {
             };
             let (statement, kind) = match &prepared {
                 Some(prepared) => (Some(&prepared.statement), prepared.kind),
-                None => (None, Kind::of(sql)),
+                None => (None, Traits::of(&Kind::of(sql).resolved(true))),
             };
             self.is_dirty |= kind.leaves_traces;
             let sent_before = self.wire.written();
@@ -203,7 +221,17 @@ impl Session {
             return Ok((Some(prepared.clone()), false));
         }
         let statement = self.client.prepare(sql)?;
-        let prepared = Prepared { statement, kind: Kind::of(sql) };
+        let kind = Kind::of(sql);
+        let is_volatile = match kind.unknown_calls.as_slice() {
+            [] => false,
+            // Before 11 procedures did not exist, and a failed transaction answers nothing: then it is yes.
+            names => self
+                .client
+                .query_typed(VOLATILE, &[(&names, Type::TEXT_ARRAY)])
+                .map_or(true, |rows| rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(true)),
+        };
+        let kind = Traits::of(&kind.resolved(is_volatile));
+        let prepared = Prepared { statement, kind };
         statements.put(sql.into(), prepared.clone());
         Ok((Some(prepared), true))
     }
@@ -234,7 +262,12 @@ impl Session {
         {
             return false;
         }
+        let written = self.wire.written();
         if self.command("DISCARD ALL", Limit::Until(deadline), Effect::None).is_err() {
+            return false;
+        }
+        // A borrower with `&mut Client` can put another client in its place.
+        if self.wire.is_observed() && (self.wire.written() == written || self.wire.status() != Some(b'I')) {
             return false;
         }
         if let Some(statements) = &mut self.statements {

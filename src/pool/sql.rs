@@ -2,13 +2,17 @@
 //! session. Read once per statement, when it is prepared; both answers err on the side of caution.
 
 /// What is known of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kind {
-    /// It cannot change the database: a SELECT, VALUES, TABLE or SHOW without a data-modifying part, a row
-    /// lock, or a call of a function not known to be harmless. (A view or a rule that writes is not seen.)
+    /// It cannot change the database: a SELECT, VALUES, TABLE or SHOW without a data-modifying part or a row lock.
+    /// (A view or a rule that writes is not seen.)
     pub(crate) is_read: bool,
-    /// It may leave something in the session that the next borrower would see.
+    /// It may leave something in the session that the next borrower would see. (What a trigger leaves is not
+    /// seen.)
     pub(crate) leaves_traces: bool,
+    /// Names it may call as functions that are not known here. The server's catalogue tells whether any of them
+    /// is volatile; until it has, they stand for both a write and a trace.
+    pub(crate) unknown_calls: Vec<String>,
 }
 
 /// Statements after which a session is as it was before.
@@ -40,26 +44,12 @@ const TRACELESS: &[&str] = &[
     "notify",
 ];
 
-/// Words that mean a trace wherever they stand, even in a statement of the list above: session settings,
-/// session-level advisory locks, temporary objects, large-object descriptors, other connections.
-const TRACES: &[&str] = &[
-    "set_config",
-    "pg_advisory_lock",
-    "pg_advisory_lock_shared",
-    "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared",
-    "temp",
-    "temporary",
-    "setseed",
-    "lo_open",
-    "dblink_connect",
-    "dblink_open",
-    "pg_create_logical_replication_slot",
-    "pg_create_physical_replication_slot",
-];
+/// Words that mean a trace wherever they stand, even in a statement of the list above: settings and temporary
+/// objects. (Functions that leave traces are volatile, and found by that.)
+const TRACES: &[&str] = &["set_config", "pg_settings", "temp", "temporary", "pg_temp"];
 
-/// Names before a parenthesis that do not make a SELECT write. A name that is not here may be a function
-/// that does.
+/// Names before a parenthesis that need no question: the grammar's own words, and functions of PostgreSQL that
+/// are not volatile.
 const HARMLESS_CALLS: &[&str] = &[
     "in",
     "any",
@@ -88,6 +78,32 @@ const HARMLESS_CALLS: &[&str] = &[
     "nullif",
     "greatest",
     "least",
+    "select",
+    "returning",
+    "set",
+    "conflict",
+    "key",
+    "unique",
+    "check",
+    "lateral",
+    "case",
+    "having",
+    "limit",
+    "offset",
+    "is",
+    "like",
+    "ilike",
+    "between",
+    "distinct",
+    "numeric",
+    "varchar",
+    "char",
+    "decimal",
+    "interval",
+    "timestamp",
+    "timestamptz",
+    "time",
+    "float",
     "count",
     "sum",
     "avg",
@@ -160,56 +176,70 @@ const HARMLESS_CALLS: &[&str] = &[
     "websearch_to_tsquery",
     "ts_rank",
     "ts_headline",
-    "unaccent",
-    "similarity",
     "md5",
     "encode",
     "decode",
     "version",
     "current_setting",
+];
+
+/// Volatile functions of PostgreSQL that leave nothing in the session; they are no reads all the same.
+const TRACELESS_CALLS: &[&str] = &[
+    "nextval",
+    "setval",
+    "random",
+    "clock_timestamp",
+    "gen_random_uuid",
     "pg_sleep",
-    "numeric",
-    "varchar",
-    "char",
-    "decimal",
-    "interval",
-    "timestamp",
-    "timestamptz",
-    "time",
-    "float",
+    "pg_notify",
+    "pg_advisory_xact_lock",
+    "pg_try_advisory_xact_lock",
+    "pg_terminate_backend",
+    "pg_cancel_backend",
 ];
 
 impl Kind {
     pub(crate) fn of(sql: &str) -> Kind {
-        let mut words = Words { rest: sql };
+        let mut words = Words { rest: sql, after_dot: false };
         let first = words.next().map(|word| word.text).unwrap_or_default();
-        let first = first.as_str();
-        let mut leaves_traces = !TRACELESS.contains(&first);
-        let mut is_read = matches!(first, "select" | "values" | "table" | "show" | "with");
+        let mut kind = Kind {
+            is_read: matches!(first.as_str(), "select" | "values" | "table" | "show" | "with"),
+            leaves_traces: !TRACELESS.contains(&first.as_str()),
+            unknown_calls: Vec::new(),
+        };
         let mut second = None;
-        let mut previous = first.to_owned();
         for word in words {
             let text = word.text.as_str();
-            if second.is_none() {
-                second = Some(text.to_owned());
+            second.get_or_insert_with(|| text.to_owned());
+            kind.leaves_traces |= TRACES.contains(&text) || word.is_escaped;
+            if matches!(text, "into" | "insert" | "update" | "delete" | "merge") || word.is_escaped {
+                kind.is_read = false;
             }
-            if TRACES.contains(&text) || (text == "pg_temp" && first != "select") {
-                leaves_traces = true;
+            if !word.is_called || (HARMLESS_CALLS.contains(&text) && !word.is_qualified && !word.is_quoted) {
+                continue;
             }
-            match text {
-                "into" | "insert" | "update" | "delete" | "merge" => is_read = false,
-                // FOR UPDATE is met above; FOR SHARE and its kin lock, but change nothing.
-                _ if word.is_called && !HARMLESS_CALLS.contains(&text) && previous != "as" => is_read = false,
-                _ => {}
+            if TRACELESS_CALLS.contains(&text) && !word.is_qualified {
+                kind.is_read = false;
+            } else {
+                kind.unknown_calls.push(word.text);
             }
-            previous.clear();
-            previous.push_str(text);
         }
         // What these set ends with the transaction.
         if first == "set" && matches!(second.as_deref(), Some("local" | "transaction" | "constraints")) {
-            leaves_traces = false;
+            kind.leaves_traces = false;
         }
-        Kind { is_read, leaves_traces }
+        kind
+    }
+
+    /// The same once it is known whether any of the unknown calls is volatile: only a volatile function may
+    /// write, set, lock or create (PostgreSQL, "Function Volatility Categories").
+    pub(crate) fn resolved(mut self, is_volatile: bool) -> Kind {
+        if is_volatile && !self.unknown_calls.is_empty() {
+            self.is_read = false;
+            self.leaves_traces = true;
+        }
+        self.unknown_calls = Vec::new();
+        self
     }
 }
 
@@ -217,19 +247,43 @@ struct Word {
     text: String,
     /// An opening parenthesis follows.
     is_called: bool,
+    /// A dot precedes.
+    is_qualified: bool,
+    is_quoted: bool,
+    /// Written with escapes (`U&"…"`), so its text is not its name.
+    is_escaped: bool,
 }
 
-/// The words of a statement in lower case, without comments, string literals and quoting.
+/// The words of a statement in lower case, without comments and string literals.
 struct Words<'a> {
     rest: &'a str,
+    after_dot: bool,
+}
+
+/// What PostgreSQL takes for the start of an identifier: every byte above ASCII, too.
+fn is_letter(c: char) -> bool {
+    c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
 }
 
 impl Words<'_> {
-    fn skip_past(&mut self, end: &str) {
-        self.rest = self.rest.find(end).map_or("", |at| &self.rest[at + end.len()..]);
+    fn skip_past(&mut self, end: impl FnMut(char) -> bool) {
+        self.rest = self.rest.split_once(end).map_or("", |(_, rest)| rest);
     }
 
-    /// A `/* … */` comment, which nests.
+    /// A literal after its opening quote; a doubled quote is met as the next literal.
+    fn skip_literal(&mut self, has_escapes: bool) {
+        let mut escaped = false;
+        self.skip_past(|c| {
+            if escaped {
+                escaped = false;
+                return false;
+            }
+            escaped = has_escapes && c == '\\';
+            c == '\''
+        });
+    }
+
+    /// A `/* … */` comment after its opening, which nests.
     fn skip_comment(&mut self) {
         let mut depth = 1;
         while depth > 0 && !self.rest.is_empty() {
@@ -242,6 +296,37 @@ impl Words<'_> {
             self.rest = &self.rest[step..];
         }
     }
+
+    /// White space and comments.
+    fn skip_blank(&mut self) {
+        loop {
+            self.rest = self.rest.trim_start();
+            if let Some(inside) = self.rest.strip_prefix("/*") {
+                self.rest = inside;
+                self.skip_comment();
+            } else if self.rest.starts_with("--") {
+                self.skip_past(|c| c == '\n' || c == '\r');
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn word(&mut self, text: String, is_quoted: bool, is_escaped: bool) -> Word {
+        self.skip_blank();
+        let is_qualified = std::mem::take(&mut self.after_dot);
+        Word { text, is_called: self.rest.starts_with('('), is_qualified, is_quoted, is_escaped }
+    }
+
+    fn quoted(&mut self, inside: usize, is_escaped: bool) -> Word {
+        let inside = &self.rest[inside..];
+        let (text, rest) = inside.split_once('"').unwrap_or((inside, ""));
+        // A doubled quote inside a name: neither half is its name.
+        let is_escaped = is_escaped || rest.starts_with('"');
+        let text = text.to_lowercase();
+        self.rest = rest;
+        self.word(text, true, is_escaped)
+    }
 }
 
 impl Iterator for Words<'_> {
@@ -249,41 +334,42 @@ impl Iterator for Words<'_> {
 
     fn next(&mut self) -> Option<Word> {
         loop {
+            self.skip_blank();
             let first = self.rest.chars().next()?;
             let after = &self.rest[first.len_utf8()..];
-            if self.rest.starts_with("--") {
-                self.skip_past("\n");
-            } else if let Some(inside) = self.rest.strip_prefix("/*") {
-                self.rest = inside;
-                self.skip_comment();
-            } else if first == '\'' {
-                self.rest = after;
-                self.skip_past("'");
-            } else if first == '$' {
-                // $1 is a parameter; $tag$ … $tag$ is a literal.
-                let tag = after.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(after.len());
-                if after[tag..].starts_with('$') && !after.starts_with(|c: char| c.is_ascii_digit()) {
-                    let quote = self.rest[..tag + 2].to_owned();
-                    self.rest = &self.rest[tag + 2..];
-                    self.skip_past(&quote);
-                } else {
-                    self.rest = &after[tag..];
+            match (first, after.chars().next()) {
+                ('\'', _) => {
+                    self.rest = after;
+                    self.skip_literal(false);
                 }
-            } else if first == '"' {
-                let end = after.find('"').unwrap_or(after.len());
-                let text = after[..end].to_lowercase();
-                self.rest = after.get(end + 1..).unwrap_or("");
-                return Some(Word { text, is_called: self.rest.trim_start().starts_with('(') });
-            } else if first.is_alphabetic() || first == '_' {
-                let end = self
-                    .rest
-                    .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
-                    .unwrap_or(self.rest.len());
-                let text = self.rest[..end].to_lowercase();
-                self.rest = &self.rest[end..];
-                return Some(Word { text, is_called: self.rest.trim_start().starts_with('(') });
-            } else {
-                self.rest = after;
+                ('e' | 'E', Some('\'')) => {
+                    self.rest = &after[1..];
+                    self.skip_literal(true);
+                }
+                ('u' | 'U', Some('&')) if after[1..].starts_with('"') => return Some(self.quoted(3, true)),
+                ('"', _) => return Some(self.quoted(1, false)),
+                ('$', _) => {
+                    // $1 is a parameter; $tag$ … $tag$ is a literal.
+                    let tag =
+                        after.find(|c: char| !(is_letter(c) || c.is_ascii_digit())).unwrap_or(after.len());
+                    if after[tag..].starts_with('$') && !after.starts_with(|c: char| c.is_ascii_digit()) {
+                        let (quote, inside) = self.rest.split_at(tag + 2);
+                        self.rest = inside.split_once(quote).map_or("", |(_, rest)| rest);
+                    } else {
+                        self.rest = &after[tag..];
+                    }
+                }
+                _ if is_letter(first) => {
+                    let is_part = |c: char| is_letter(c) || c.is_ascii_digit() || c == '$';
+                    let end = self.rest.find(|c: char| !is_part(c)).unwrap_or(self.rest.len());
+                    let text = self.rest[..end].to_lowercase();
+                    self.rest = &self.rest[end..];
+                    return Some(self.word(text, false, false));
+                }
+                _ => {
+                    self.after_dot = first == '.';
+                    self.rest = after;
+                }
             }
         }
     }
@@ -303,7 +389,8 @@ mod tests {
             "WITH recent AS (SELECT * FROM movies WHERE year > 2000) SELECT lower(title) FROM recent",
             "SELECT \"update_count\" FROM t WHERE note = 'it''s; DELETE FROM t'",
         ] {
-            assert_eq!(Kind::of(sql), Kind { is_read: true, leaves_traces: false }, "{sql}");
+            let kind = Kind { is_read: true, leaves_traces: false, unknown_calls: Vec::new() };
+            assert_eq!(Kind::of(sql), kind, "{sql}");
         }
     }
 
@@ -313,9 +400,8 @@ mod tests {
             "INSERT INTO movies VALUES (1)",
             "WITH gone AS (DELETE FROM movies RETURNING 1) SELECT count(*) FROM gone",
             "SELECT * FROM movies FOR UPDATE",
-            "SELECT transfer_money(1, 2)",
             "SELECT nextval('seq')",
-            "SELECT public.\"Charge\" (1)",
+            "SELECT E'it\\'s', nextval('a')",
             "SELECT * INTO copy FROM movies",
             "DO $$ BEGIN END $$",
             "",
@@ -331,7 +417,11 @@ mod tests {
             "set role other",
             "LISTEN news",
             "SELECT set_config('work_mem', '1MB', false)",
-            "SELECT pg_advisory_lock(1)",
+            "UPDATE pg_settings SET setting = '1MB' WHERE name = 'work_mem'",
+            "SELECT E'it\\'s', set_config('work_mem', '1MB', false)",
+            "SELECT 1 -- a comment\r, set_config('work_mem', '1MB', false)",
+            "SELECT U&\"set\\005fconfig\"('work_mem', '1MB', false)",
+            "SELECT * INTO pg_temp.scratch FROM movies",
             "CREATE TEMP TABLE scratch (a int)",
             "CREATE TEMPORARY VIEW v AS SELECT 1",
             "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
@@ -345,6 +435,30 @@ mod tests {
         for sql in ["SET LOCAL work_mem = '1MB'", "SELECT pg_advisory_xact_lock(1)", "CREATE TABLE t (a int)"]
         {
             assert!(!Kind::of(sql).leaves_traces, "{sql}");
+        }
+    }
+
+    #[test]
+    fn calls_that_are_not_known_are_asked_for() {
+        for (sql, names) in [
+            ("SELECT transfer_money(1, 2)", &["transfer_money"][..]),
+            ("SELECT public.\"Charge\" (1)", &["charge"]),
+            ("SELECT charge/**/(1), charge -- x\n (2)", &["charge", "charge"]),
+            ("SELECT public.count(1), x.left('a', 1)", &["count", "left"]),
+            ("SELECT zahle\u{1f642}(1)", &["zahle\u{1f642}"]),
+            ("SELECT pg_advisory_lock(1), query_to_xml('SELECT 1')", &["pg_advisory_lock", "query_to_xml"]),
+            ("SELECT count(*) FROM movies WHERE lower(title) IN ('a')", &[]),
+        ] {
+            let kind = Kind::of(sql);
+            assert_eq!(kind.unknown_calls, names, "{sql}");
+            let volatile = kind.clone().resolved(true);
+            assert_eq!(
+                (volatile.is_read, volatile.leaves_traces),
+                (names.is_empty(), !names.is_empty()),
+                "{sql}"
+            );
+            let stable = kind.resolved(false);
+            assert_eq!((stable.is_read, stable.leaves_traces), (true, false), "{sql}");
         }
     }
 

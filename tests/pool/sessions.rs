@@ -77,6 +77,27 @@ fn the_helpers_leave_nothing_behind_either() {
 }
 
 #[test]
+fn a_function_that_leaves_something_behind_is_noticed() {
+    let pool = pool(1, 1, |_| ());
+    let body = "BEGIN PERFORM set_config('work_mem', '1MB', false); RETURN 1; END";
+    pool.execute_write(&format!("CREATE FUNCTION leak() RETURNS int LANGUAGE plpgsql AS $$ {body} $$"), &[])
+        .unwrap();
+    let clean = describe(&pool);
+    pool.execute_query_one::<i32>("SELECT leak()", &[]).unwrap();
+    assert_eq!(describe(&pool), clean);
+}
+
+#[test]
+fn a_function_that_cannot_leave_anything_behind_costs_no_reset() {
+    let pool = pool(1, 1, |_| ());
+    pool.execute_write("CREATE FUNCTION quiet() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'", &[]).unwrap();
+    for _ in 0..2 {
+        pool.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap();
+    }
+    assert_eq!(pool.status().resets, 0);
+}
+
+#[test]
 fn a_panicking_borrower_takes_its_session_with_it() {
     let pool = pool(1, 1, |_| ());
     let (clean, other) = (describe(&pool), pool.clone());

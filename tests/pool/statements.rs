@@ -65,3 +65,21 @@ fn statements_deallocated_behind_our_back_heal_by_themselves() {
     connection.client().batch_execute("DEALLOCATE ALL").unwrap();
     assert_eq!(ask(&connection).unwrap(), Some(1));
 }
+
+#[test]
+fn changed_types_heal_by_themselves() {
+    let pool = pool(1, 1, |_| ());
+    pool.execute_write("CREATE TABLE t (a text)", &[]).unwrap();
+    let insert = "INSERT INTO t VALUES ($1)";
+    pool.execute_write(insert, &[&"one"]).unwrap();
+    pool.execute_write("DROP TABLE t", &[]).unwrap();
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    pool.execute_write(insert, &[&1_i32]).unwrap();
+
+    let ask = || pool.execute_query_one::<String>("SELECT 'high'::level", &[]);
+    pool.execute_write("CREATE TYPE level AS ENUM ('low', 'high')", &[]).unwrap();
+    assert_eq!(ask().unwrap().as_deref(), Some("high"));
+    pool.execute_write("DROP TYPE level", &[]).unwrap();
+    pool.execute_write("CREATE TYPE level AS ENUM ('high', 'low')", &[]).unwrap();
+    assert_eq!(ask().unwrap().as_deref(), Some("high"));
+}

@@ -1,0 +1,173 @@
+//! What a caller is told of a write is what happened to it.
+
+use super::*;
+use crate::support::{Postgres, Proxy, eventually};
+use poolhouse::{Error, Execute};
+use std::collections::HashSet;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+fn with_table(pool: &Pool) {
+    pool.execute_write("CREATE TABLE t (a int PRIMARY KEY)", &[]).unwrap();
+}
+
+fn rows(pool: &Pool) -> Vec<i32> {
+    pool.execute_query("SELECT a FROM t ORDER BY a", &[]).unwrap()
+}
+
+#[test]
+fn writes_under_a_storm_of_terminations_are_never_told_wrongly() {
+    let server = Postgres::start();
+    let mut settings = server.pool_settings();
+    (settings.min_connections, settings.max_connections) = (4, 8);
+    let pool = Pool::open(&settings).unwrap();
+    with_table(&pool);
+    let (done, not_done) = (Mutex::new(HashSet::new()), Mutex::new(HashSet::new()));
+    let stop = Instant::now() + Duration::from_millis(1500);
+    thread::scope(|scope| {
+        for thread in 0..8_i32 {
+            let (pool, done, not_done) = (&pool, &done, &not_done);
+            scope.spawn(move || {
+                for id in (thread * 1_000_000).. {
+                    if Instant::now() > stop {
+                        break;
+                    }
+                    let insert = "INSERT INTO t VALUES ($1)";
+                    let result = if id % 2 == 0 {
+                        pool.execute_write(insert, &[&id])
+                    } else {
+                        pool.transaction(|tx| tx.execute_write(insert, &[&id]))
+                    };
+                    match result {
+                        Ok(count) => assert!(count == 1 && done.lock().unwrap().insert(id)),
+                        Err(Error::OutcomeUnknown(_)) => {}
+                        Err(_) => assert!(not_done.lock().unwrap().insert(id)),
+                    }
+                }
+            });
+        }
+        let mut admin = server.client();
+        while Instant::now() < stop {
+            let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                       WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+            admin.query(sql, &[]).unwrap();
+            thread::sleep(10 * MS);
+        }
+    });
+    let there: HashSet<i32> = rows(&pool).into_iter().collect();
+    let (done, not_done) = (done.into_inner().unwrap(), not_done.into_inner().unwrap());
+    assert!(!done.is_empty(), "some writes succeed");
+    assert!(done.is_subset(&there), "{} acknowledged writes are missing", done.difference(&there).count());
+    let wrong = not_done.intersection(&there).count();
+    assert_eq!(wrong, 0, "of {} writes reported as not done {wrong} are there", not_done.len());
+}
+
+#[test]
+fn a_connection_that_died_while_idle_costs_its_borrower_nothing() {
+    let pool = pool(1, 1, |settings| settings.validate_after = Duration::from_secs(3600));
+    with_table(&pool);
+    let backend: i32 = pool.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap();
+    let mut admin = postgres::client();
+    admin.query_one("SELECT pg_terminate_backend($1)", &[&backend]).unwrap();
+    eventually("it is gone", Duration::from_secs(5), || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+        admin.query_one(sql, &[&backend]).unwrap().get::<_, i64>(0) == 0
+    });
+    assert_eq!(pool.execute_write("INSERT INTO t VALUES (1)", &[]).unwrap(), 1);
+    assert_eq!(rows(&pool), [1]);
+}
+
+#[test]
+fn what_the_driver_cannot_send_is_the_callers_error_and_costs_no_connection() {
+    let pool = pool(1, 2, |_| ());
+    let error = pool.execute_query_one::<i32>("SELECT 'a\0b'", &[]).unwrap_err();
+    assert!(matches!(error, Error::Query(_)), "{error}");
+    assert_eq!(pool.status().connects, 1);
+}
+
+#[test]
+fn a_copy_that_was_not_finished_is_not_committed() {
+    let pool = pool(1, 1, |_| ());
+    with_table(&pool);
+    let result = pool.transaction(|tx| {
+        tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
+        let mut writer = tx.copy_in("COPY t FROM STDIN")?;
+        writer.write_all(b"2\n").map_err(Error::application)
+    });
+    assert!(matches!(result, Err(Error::TransactionAborted)), "{result:?}");
+    assert!(rows(&pool).is_empty());
+}
+
+#[test]
+fn a_closure_that_ends_the_transaction_itself_is_told_so() {
+    let pool = pool(1, 1, |_| ());
+    with_table(&pool);
+    for ending in ["COMMIT", "ROLLBACK"] {
+        let result = pool.transaction(|tx| {
+            tx.execute_write(ending, &[])?;
+            tx.execute_write("INSERT INTO t VALUES (1)", &[])
+        });
+        assert!(matches!(result, Err(Error::TransactionEnded)), "{ending}: {result:?}");
+        let result = pool.transaction(|tx| tx.execute_write(ending, &[]));
+        assert!(matches!(result, Err(Error::TransactionEnded)), "{ending}: {result:?}");
+    }
+    assert!(rows(&pool).is_empty(), "nothing was committed on its own");
+}
+
+#[test]
+fn a_panic_caught_inside_a_transaction_undoes_the_inner_part() {
+    let pool = pool(1, 1, |_| ());
+    with_table(&pool);
+    pool.transaction(|tx| {
+        tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
+        let inner = catch_unwind(AssertUnwindSafe(|| {
+            tx.transaction(|tx| -> poolhouse::Result<()> {
+                tx.execute_write("INSERT INTO t VALUES (2)", &[])?;
+                panic!("half way")
+            })
+        }));
+        assert!(inner.is_err());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(rows(&pool), [1]);
+}
+
+#[test]
+fn several_hosts_are_tried_in_turn_each_with_its_own_time() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    proxy.mute();
+    let mut settings = database.pool_settings();
+    settings.database.hosts.insert(0, ("127.0.0.1".into(), proxy.port()));
+    (settings.connect_timeout, settings.min_connections) = (300 * MS, 1);
+    // The pool waits for one connect timeout when it opens, and the mute host takes that; it comes up behind.
+    let pool = loop {
+        match Pool::open(&PoolSettings { connect_timeout: 500 * MS, ..settings.clone() }) {
+            Ok(pool) => break pool,
+            Err(error) => {
+                assert!(matches!(error, Error::Down(_)), "{error}");
+                proxy.refuse();
+            }
+        }
+    };
+    with_table(&pool);
+    let error = pool.execute_write("INSERT INTO t VALUES (1), (1)", &[]).unwrap_err();
+    assert_eq!(error.constraint(), Some("t_pkey"));
+    assert_eq!(pool.status().connects, 1, "a refused statement costs no connection");
+}
+
+#[test]
+fn a_client_put_in_anothers_place_is_not_lent_on() {
+    let pool = pool(1, 1, |_| ());
+    let name = "SELECT current_database()::text";
+    let database: Option<String> = pool.execute_query_one(name, &[]).unwrap();
+    let mut connection = pool.get_connection().unwrap();
+    let stolen = std::mem::replace(connection.client(), postgres::client());
+    drop(connection);
+    assert_eq!(pool.execute_query_one::<String>(name, &[]).unwrap(), database);
+    drop(stolen);
+}
