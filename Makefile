@@ -1,7 +1,7 @@
 # Everything one does with this repository. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model deps
+.PHONY: help run build test model bench deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -25,6 +25,10 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 model: deps ## Explore the interleavings of the gate's threads (about a minute)
 	RUSTFLAGS='--cfg poolhouse_shuttle' CARGO_TARGET_DIR=target/model \
 		cargo test --locked --lib gate::tests::interleavings
+
+bench: deps ## Measure the pool against its peers (benches/README.md)
+	cargo build --release --locked
+	cargo run --release --quiet --manifest-path benches/peers/Cargo.toml --target-dir target -- $(ARGS)
 
 deps: ## Install what is missing
 	@sh config/install-deps.sh

@@ -1,4 +1,55 @@
-//! A blocking PostgreSQL connection pool for Rust services, built on r2d2, whose deadlines hold in every fault.
+//! A blocking PostgreSQL connection pool for Rust services, built on r2d2, with shared query helpers, tiered
+//! `.env` settings and token-guarded pool health, whose deadlines hold in every fault.
+//!
+//! No ORM, no async pool, no query builder, no wire protocol of its own, no proxy and no cluster.
+//!
+//! ```no_run
+//! use poolhouse::{DatabasePool, Settings, execute_query};
+//! use std::time::Duration;
+//!
+//! fn titles_of(year: i32) -> poolhouse::Result<Vec<(i32, String)>> {
+//!     execute_query("SELECT movie_id, title FROM movies WHERE year = $1", &[&year])
+//! }
+//!
+//! fn main() -> poolhouse::Result<()> {
+//!     let settings = Settings::load()?;
+//!     DatabasePool::initialize(&settings.pool)?;
+//!     for (movie_id, title) in titles_of(1995)? {
+//!         println!("{movie_id} {title}");
+//!     }
+//!     DatabasePool::close(Duration::from_secs(5));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Vocabulary
+//!
+//! - **tier**: dev, preprod or production; picks the settings' file.
+//! - **settings**: validated, built once. A **variable** is one line of a `.env` file, or of the environment.
+//! - **pool**: our handle, cheap to clone.
+//! - **connection**: what the pool counts and lends. **Acquire** and **release** are its ways out and back.
+//! - **session**: the server side's state behind a connection.
+//! - **waiting**: callers in the queue.
+//! - **exhausted**: every connection was in use until the caller's time ran out. **Saturated**: the queue is full,
+//!   refused at once. **Down**: the server cannot be reached. Three different errors, with different advice.
+//! - **outcome unknown**: a commit, or a write, whose answer was lost.
+//!
+//! # The way of the data
+//!
+//! Modules in the order in which they may use each other; each knows only those before it.
+//!
+//! 1. `error`: [`Error`], one enum a caller can act on, and [`Result`]. It knows no HTTP.
+//! 2. [`settings`]: variables become a validated value, every problem reported at once.
+//! 3. `decode`: a row becomes any serde type.
+//! 4. `pool`: [`Pool`] and [`Connection`]. A gate decides who gets a connection next; r2d2 stores connections and
+//!    makes them; a bounded transport under the driver keeps the deadlines; a keeper does the upkeep behind.
+//! 5. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`].
+//! 6. `database_pool`: [`DatabasePool`], the one pool of the process, and the free functions over it.
+//! 7. [`health`]: the pool's numbers become a verdict, warnings, recommendations.
+//! 8. [`web`]: for actix-web: the one bridge from async code, bearer tokens, health routes, errors as answers.
+//!
+//! Every function that waits says how long, bounded by what, under *Blocking*. A [`Connection`] must not be used
+//! or dropped inside async code: go through [`web::blocking`].
 
 mod database_pool;
 mod decode;
@@ -18,3 +69,8 @@ pub use postgres;
 pub use postgres::types::ToSql;
 pub use query::{Execute, Transaction};
 pub use settings::{PoolSettings, Settings};
+
+/// The examples in README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a story that cannot go on fails")]
 
+mod architecture;
 mod auth;
 mod cli;
 mod decode;
@@ -12,5 +13,6 @@ mod local_postgres;
 mod movies_api;
 mod pool;
 mod proxy;
+mod readme;
 mod settings;
 mod support;

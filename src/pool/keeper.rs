@@ -3,9 +3,10 @@
 
 use super::gate::{Permit, Surplus};
 use super::generation::Standing;
+use super::lending::{Taken, unpanicked};
 use super::session::Session;
 use super::status::CloseReason;
-use super::{Pooled, Shared, Taken, unpanicked};
+use super::{Pooled, Shared};
 use log::warn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -1,9 +1,11 @@
 //! The pool: a gate in front, r2d2 as the store and the maker of connections, a keeper behind.
 
 mod connection;
+mod frames;
 mod gate;
 mod generation;
 mod keeper;
+mod lending;
 mod manager;
 mod session;
 mod sql;
@@ -11,36 +13,29 @@ mod status;
 mod sync;
 mod tls;
 mod transport;
+mod wire;
 
 pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub(crate) use session::{Effect, Failure, Limit, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
-use self::gate::{Gate, Holder, Limits, Permit, Refusal};
-use self::generation::{Generations, Standing};
+use self::gate::{Gate, Limits, Refusal};
+use self::generation::Generations;
 use self::keeper::{Keeper, KeeperHandle};
+use self::lending::drop_condemned;
 use self::manager::{Farewell, Manager, SessionMaker};
-use self::session::Verdict;
 use self::status::CloseReason;
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
-use crate::settings::{PoolSettings, PrePing};
+use crate::settings::PoolSettings;
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 /// Threads that make connections; more would only queue up at the server's postmaster.
 const MAKERS: usize = 4;
-/// How long a check before lending may take.
-const CHECK_LIMIT: Duration = Duration::from_millis(500);
-/// What a check may take where the caller has no time left: a healthy server needs far less, and it is within
-/// the 20 ms by which an acquire may overshoot.
-const LEAST_CHECK: Duration = Duration::from_millis(10);
-/// How much longer than the server's `statement_timeout` the pool waits for an answer: the server's own words
-/// are worth it.
-const ANSWER_GRACE: Duration = Duration::from_millis(200);
 
 /// How much longer than the connect timeout opening waits, so that the failed attempt tells its own reason.
 const OWN_WORDS: Duration = Duration::from_millis(100);
@@ -276,180 +271,10 @@ impl Drop for Shared {
     }
 }
 
-impl Shared {
-    /// Lends a connection that is worth lending.
-    pub(crate) fn lend(
-        self: Arc<Shared>,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-    ) -> Result<Lease> {
-        let mut permit = self
-            .gate
-            .acquire(started, deadline, at)
-            .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
-        // One budget for all checks of one acquire, so that many silent connections cost what one does.
-        let checks_end = deadline.max(started + LEAST_CHECK);
-        loop {
-            match self.take() {
-                Taken::Closed => {
-                    self.gate.discard(permit);
-                    return Err(Error::Closed);
-                }
-                Taken::Nothing => {}
-                Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
-                    None => return Ok(Lease::new(self, pooled, permit)),
-                    Some(reason) => drop_condemned(pooled, reason),
-                },
-            }
-            permit = self
-                .gate
-                .acquire_again(permit, started, checks_end, at)
-                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
-        }
-    }
-
-    /// Takes from the store what the gate has given leave to take: it is there, or will be within
-    /// microseconds, because a maker announces a connection just before r2d2 stores it.
-    fn take(&self) -> Taken {
-        let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(store) = store.as_ref() else { return Taken::Closed };
-        if let Some(pooled) = store.try_get() {
-            return Taken::Session(pooled);
-        }
-        // Whatever the caller's deadline: to give up here is to lose count of the connection.
-        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, Taken::Session)
-    }
-
-    /// Why an idle session must not be lent; checks with the server where there is reason to.
-    ///
-    /// `now` is when the caller came: one who waited gets a connection that has just been used.
-    fn objection(&self, pooled: &mut Pooled, now: Instant, deadline: Instant) -> Option<CloseReason> {
-        if pooled.retire_at.is_some_and(|at| at <= now) {
-            return Some(CloseReason::Expired);
-        }
-        let standing = self.generations.standing(pooled.generation);
-        if standing == Standing::Outdated {
-            return Some(CloseReason::Retired);
-        }
-        let is_to_check = match self.settings.pre_ping {
-            PrePing::Off => false,
-            PrePing::On => true,
-            PrePing::Auto => {
-                standing == Standing::Suspect
-                    || now.saturating_duration_since(pooled.last_used) >= self.settings.validate_after
-            }
-        };
-        if !is_to_check || self.is_alive(pooled, deadline) { None } else { Some(CloseReason::Invalid) }
-    }
-
-    /// Checks a session with the server, within `deadline` and [`CHECK_LIMIT`].
-    fn is_alive(&self, pooled: &mut Pooled, deadline: Instant) -> bool {
-        let now = Instant::now();
-        let limit = deadline.clamp(now + LEAST_CHECK, now + CHECK_LIMIT);
-        let generation = pooled.generation;
-        // Read before the check: doubt cast while it runs is not laid to rest by it.
-        let current = self.generations.current();
-        if unpanicked(|| pooled.is_alive(limit)) {
-            pooled.generation = current;
-            pooled.last_used = now;
-            return true;
-        }
-        // Silence for the whole limit is more than one connection's trouble: the others are not worth a wait.
-        if pooled.has_timed_out() && limit == now + CHECK_LIMIT {
-            self.generations.outdate(generation);
-        } else {
-            self.generations.suspect(generation);
-        }
-        false
-    }
-
-    /// Takes a connection back: keeps it, has it cleaned, or closes it.
-    fn give_back(&self, pooled: Pooled, permit: Permit) {
-        if pooled.verdict() == Verdict::Reset
-            && !self.gate.retires()
-            && self.generations.standing(pooled.generation) != Standing::Outdated
-        {
-            self.gate.detach(&permit);
-            if let Some((pooled, permit)) = self.keeper.clean(pooled, permit) {
-                // So much is being cleaned that the keeper lags behind: the borrower pays for itself.
-                self.clean(pooled, permit, CHECK_LIMIT);
-            }
-            return;
-        }
-        self.give_back_clean(pooled, permit);
-    }
-
-    /// Takes back a connection that is clean, or condemned.
-    fn give_back_clean(&self, mut pooled: Pooled, permit: Permit) {
-        let now = Instant::now();
-        let reason = match pooled.verdict() {
-            Verdict::Close(reason) => Some(reason),
-            Verdict::Reset => Some(CloseReason::Retired),
-            Verdict::Keep if pooled.retire_at.is_some_and(|at| at <= now) => Some(CloseReason::Expired),
-            Verdict::Keep
-                if self.gate.retires()
-                    || self.generations.standing(pooled.generation) == Standing::Outdated =>
-            {
-                Some(CloseReason::Retired)
-            }
-            Verdict::Keep => None,
-        };
-        let holder = match reason {
-            None => {
-                pooled.last_used = now;
-                // Into the store first: the gate may lend it on the moment it hears of it.
-                drop(pooled);
-                self.gate.release(permit, now)
-            }
-            Some(reason) => {
-                if reason == CloseReason::Broken && self.generations.suspect(pooled.generation) {
-                    self.keeper.look();
-                }
-                if pooled.has_timed_out() {
-                    self.keeper.cancel(pooled.cancel_token());
-                }
-                drop_condemned(pooled, reason);
-                self.gate.discard(permit)
-            }
-        };
-        if let Some(Holder { since, at, .. }) = holder {
-            warn!("Connection acquired at {at} came back after {:.1} s", since.elapsed().as_secs_f64());
-        }
-    }
-
-    /// How long a statement may take to be answered.
-    pub(crate) fn statement_limit(&self) -> Limit {
-        Limit::Within(self.settings.statement_timeout.map(|limit| limit.saturating_add(ANSWER_GRACE)))
-    }
-
-    pub(crate) fn acquire_timeout(&self) -> Duration {
-        self.settings.acquire_timeout
-    }
-}
-
 /// How far a pool opened with a maximum of `max` can grow: r2d2's size is fixed, and each slot costs every acquire
 /// a third of a nanosecond.
 fn ceiling(max: u32) -> u32 {
     max.saturating_mul(2).max(64)
-}
-
-/// Runs what asks the driver; a panic in there counts as a failure and costs no connection's place.
-fn unpanicked(f: impl FnOnce() -> bool) -> bool {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or(false)
-}
-
-/// What the store gave.
-enum Taken {
-    Session(Pooled),
-    /// A slot was lost against all rules; the caller tries again.
-    Nothing,
-    Closed,
-}
-
-fn drop_condemned(mut pooled: Pooled, reason: CloseReason) {
-    pooled.condemn(reason);
-    drop(pooled);
 }
 
 fn refused(refusal: Refusal, numbers: Box<PoolNumbers>) -> Error {

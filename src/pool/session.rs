@@ -2,7 +2,7 @@
 
 use super::sql::Kind;
 use super::status::CloseReason;
-use super::transport::Wire;
+use super::wire::Wire;
 use crate::error::{Error, Interruption, Result};
 use lru::LruCache;
 use postgres::error::Severity;

@@ -8,104 +8,19 @@
 //!
 //! Unix-socket connections carry no host name and cannot go this way: their [`Wire`] stays unobserved.
 
+use super::frames::Frames;
 use super::tls::{self, TlsPlan};
+use super::wire::Wire;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep_until, timeout_at};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
-
-/// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
-/// driver's runtime is single-threaded), so relaxed atomics are enough; the type is shared, not contended.
-#[derive(Debug)]
-pub(crate) struct Wire {
-    /// Nanoseconds since [`EPOCH`]; `u64::MAX` is no deadline.
-    deadline: AtomicU64,
-    /// Bytes written since the connection was made: what was not written, the server cannot have seen.
-    written: AtomicU64,
-    /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding or unobserved.
-    status: AtomicU8,
-    /// The stream has ended or failed; nothing more will come of it.
-    ended: AtomicBool,
-    /// The deadline is what ended it.
-    timed_out: AtomicBool,
-    /// A stream of ours carries the connection.
-    observed: AtomicBool,
-}
-
-/// The zero of the deadlines' clock.
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-impl Wire {
-    pub(crate) fn new() -> Wire {
-        Wire {
-            deadline: AtomicU64::new(u64::MAX),
-            written: AtomicU64::new(0),
-            status: AtomicU8::new(0),
-            ended: AtomicBool::new(false),
-            timed_out: AtomicBool::new(false),
-            observed: AtomicBool::new(false),
-        }
-    }
-
-    /// Everything from now on must be done by `deadline`.
-    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
-        let nanos = deadline.map_or(u64::MAX, |at| {
-            u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
-        });
-        self.deadline.store(nanos, Ordering::Relaxed);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self.deadline.load(Ordering::Relaxed) {
-            u64::MAX => None,
-            nanos => EPOCH.checked_add(Duration::from_nanos(nanos)),
-        }
-    }
-
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn has_timed_out(&self) -> bool {
-        self.timed_out.load(Ordering::Relaxed)
-    }
-
-    /// What the server last said of the session: `I`dle, in a `T`ransaction, in a failed transaction (`E`);
-    /// `None` while a reply is outstanding, and for connections that are not observed.
-    pub(crate) fn status(&self) -> Option<u8> {
-        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
-    }
-
-    pub(crate) fn is_observed(&self) -> bool {
-        self.observed.load(Ordering::Relaxed)
-    }
-
-    /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
-    fn restart(&self, limit: Duration) {
-        self.set_deadline(Some(Instant::now() + limit));
-        self.written.store(0, Ordering::Relaxed);
-        self.status.store(0, Ordering::Relaxed);
-        self.ended.store(false, Ordering::Relaxed);
-        self.timed_out.store(false, Ordering::Relaxed);
-    }
-
-    fn fail(&self, timed_out: bool) {
-        self.ended.store(true, Ordering::Relaxed);
-        self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
-    }
-}
 
 /// The driver's TLS connector for one connection.
 #[derive(Clone)]
@@ -148,7 +63,7 @@ impl TlsConnect<Socket> for ConnectorTo {
                     timeout_at(deadline.into(), negotiated).await.map_err(|_| timed_out())??
                 }
             };
-            wire.observed.store(true, Ordering::Relaxed);
+            wire.observe();
             Ok(Bounded {
                 inner,
                 wire,
@@ -356,8 +271,7 @@ impl AsyncWrite for Bounded {
         match written {
             Poll::Pending => this.poll_deadline(cx),
             Poll::Ready(Ok(count)) => {
-                this.wire.written.fetch_add(count as u64, Ordering::Relaxed);
-                this.wire.status.store(0, Ordering::Relaxed);
+                this.wire.add_written(count);
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => {
@@ -409,111 +323,4 @@ impl TlsStream for Bounded {
 
 fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer within the deadline")
-}
-
-/// Follows the server's messages (one type byte, four length bytes that count themselves) for the one kind
-/// that matters here: ReadyForQuery (`Z`), which ends a reply and tells the transaction status.
-#[derive(Debug, Default)]
-struct Frames {
-    header: [u8; 5],
-    have: usize,
-    /// Bytes of the current message's body still to come.
-    body: usize,
-    /// Bytes since an ErrorResponse began whose reply is not complete; 0 where there is none.
-    since_error: usize,
-}
-
-impl Frames {
-    /// Looks at what was read. Returns how many of the last bytes are an error whose reply is not complete.
-    ///
-    /// The server sends an error at once and the end of that reply a moment later. A driver that is shown the
-    /// error alone returns with a reply outstanding, and nobody knows whether the transaction has failed; so
-    /// the error is held until its reply is complete. An error that follows a complete reply is the server
-    /// ending the session, and must not reach the driver before it has taken that reply.
-    fn observe(&mut self, mut bytes: &[u8], wire: &Wire) -> usize {
-        while !bytes.is_empty() {
-            if self.have < 5 {
-                let take = bytes.len().min(5 - self.have);
-                self.header[self.have..self.have + take].copy_from_slice(&bytes[..take]);
-                self.have += take;
-                bytes = &bytes[take..];
-                self.since_error += if self.since_error > 0 { take } else { 0 };
-                if self.have < 5 {
-                    break;
-                }
-                let [_, a, b, c, d] = self.header;
-                if self.header[0] == b'E' && self.since_error == 0 {
-                    self.since_error = 5;
-                }
-                self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
-            }
-            if self.header[0] == b'Z' && !bytes.is_empty() && self.body > 0 {
-                wire.status.store(bytes[0], Ordering::Relaxed);
-                self.since_error = 0;
-            }
-            let skip = bytes.len().min(self.body);
-            self.since_error += if self.since_error > 0 { skip } else { 0 };
-            self.body -= skip;
-            bytes = &bytes[skip..];
-            if self.body == 0 {
-                self.have = 0;
-            }
-        }
-        self.since_error
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut message = vec![kind];
-        message.extend((body.len() as u32 + 4).to_be_bytes());
-        message.extend(body);
-        message
-    }
-
-    #[test]
-    fn the_status_is_read_however_the_bytes_are_cut() {
-        let mut reply = message(b'2', b"");
-        reply.extend(message(b'D', b"Z\0\0\0\x05I and other bytes that look like a message"));
-        reply.extend(message(b'C', b"SELECT 1\0"));
-        reply.extend(message(b'Z', b"T"));
-        for chunk in 1..=reply.len() {
-            let wire = Wire::new();
-            let mut frames = Frames::default();
-            for bytes in reply.chunks(chunk) {
-                frames.observe(bytes, &wire);
-            }
-            assert_eq!(wire.status(), Some(b'T'), "chunks of {chunk}");
-        }
-    }
-
-    #[test]
-    fn an_error_is_held_until_its_reply_is_complete_and_what_came_before_is_not() {
-        let (wire, mut frames) = (Wire::new(), Frames::default());
-        let reply = [message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();
-        let error = message(b'E', b"SFATAL\0C57P01\0\0");
-        assert_eq!(frames.observe(&[reply.clone(), error.clone()].concat(), &wire), error.len());
-        assert_eq!(frames.observe(&message(b'Z', b"I"), &wire), 0);
-        for cut in 1..error.len() {
-            // The first bytes of a header do not tell yet, and may be handed out.
-            let first = frames.observe(&error[..cut], &wire);
-            assert!(first == cut || (cut < 5 && first == 0), "{first} of {cut}");
-            assert_eq!(frames.observe(&error[cut..], &wire), error.len());
-            assert_eq!(frames.observe(&reply, &wire), 0);
-        }
-    }
-
-    #[test]
-    fn deadlines_survive_the_trip_through_the_clock() {
-        let wire = Wire::new();
-        assert_eq!(wire.deadline(), None);
-        let soon = Instant::now() + Duration::from_millis(5);
-        wire.set_deadline(Some(soon));
-        assert_eq!(wire.deadline(), Some(soon));
-        wire.set_deadline(None);
-        assert_eq!(wire.deadline(), None);
-    }
 }

@@ -1,0 +1,122 @@
+//! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
+/// driver's runtime is single-threaded), so relaxed atomics are enough; the type is shared, not contended.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    /// Nanoseconds since [`EPOCH`]; `u64::MAX` is no deadline.
+    deadline: AtomicU64,
+    /// Bytes written since the connection was made: what was not written, the server cannot have seen.
+    written: AtomicU64,
+    /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding or unobserved.
+    status: AtomicU8,
+    /// The stream has ended or failed; nothing more will come of it.
+    ended: AtomicBool,
+    /// The deadline is what ended it.
+    timed_out: AtomicBool,
+    /// A stream of ours carries the connection.
+    observed: AtomicBool,
+}
+
+/// The zero of the deadlines' clock.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Wire {
+    pub(crate) fn new() -> Wire {
+        Wire {
+            deadline: AtomicU64::new(u64::MAX),
+            written: AtomicU64::new(0),
+            status: AtomicU8::new(0),
+            ended: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
+            observed: AtomicBool::new(false),
+        }
+    }
+
+    /// Everything from now on must be done by `deadline`.
+    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
+        let nanos = deadline.map_or(u64::MAX, |at| {
+            u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
+        });
+        self.deadline.store(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.deadline.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            nanos => EPOCH.checked_add(Duration::from_nanos(nanos)),
+        }
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// What the server last said of the session: `I`dle, in a `T`ransaction, in a failed transaction (`E`);
+    /// `None` while a reply is outstanding, and for connections that are not observed.
+    pub(crate) fn status(&self) -> Option<u8> {
+        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
+    }
+
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed)
+    }
+
+    /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
+    pub(crate) fn restart(&self, limit: Duration) {
+        self.set_deadline(Some(Instant::now() + limit));
+        self.written.store(0, Ordering::Relaxed);
+        self.status.store(0, Ordering::Relaxed);
+        self.ended.store(false, Ordering::Relaxed);
+        self.timed_out.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fail(&self, timed_out: bool) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
+    }
+
+    /// A stream of ours carries the connection from now on.
+    pub(crate) fn observe(&self) {
+        self.observed.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes went out: whatever the server last said of the session may be over.
+    pub(crate) fn add_written(&self, count: usize) {
+        self.written.fetch_add(count as u64, Ordering::Relaxed);
+        self.status.store(0, Ordering::Relaxed);
+    }
+
+    /// A reply is complete, and this is what it says of the session.
+    pub(crate) fn set_status(&self, status: u8) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_survive_the_trip_through_the_clock() {
+        let wire = Wire::new();
+        assert_eq!(wire.deadline(), None);
+        let soon = Instant::now() + Duration::from_millis(5);
+        wire.set_deadline(Some(soon));
+        assert_eq!(wire.deadline(), Some(soon));
+        wire.set_deadline(None);
+        assert_eq!(wire.deadline(), None);
+    }
+}
