@@ -7,7 +7,7 @@ use crate::settings::PoolSettings;
 use log::info;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 /// The one pool of the process: open it once at start, use the free functions anywhere, close it at the end.
@@ -33,6 +33,14 @@ pub struct DatabasePool;
 // Leaked, one small handle per `initialize`, so that every query gets at it without counting references.
 static POOL: RwLock<Option<&'static Pool>> = RwLock::new(None);
 
+/// Held while the pool is opened or closed.
+static CHANGING: Mutex<()> = Mutex::new(());
+
+/// Puts another pool in the slot, and returns the one that was there.
+fn set(pool: Option<&'static Pool>) -> Option<&'static Pool> {
+    std::mem::replace(&mut *POOL.write().unwrap_or_else(PoisonError::into_inner), pool)
+}
+
 impl DatabasePool {
     /// Opens the pool of the process.
     ///
@@ -44,13 +52,15 @@ impl DatabasePool {
     ///
     /// Those of [`Pool::open`], and `AlreadyInitialized` where one is open.
     pub fn initialize(settings: &PoolSettings) -> Result<()> {
-        let mut slot = POOL.write().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_some() {
+        settings.validate()?;
+        // Queries must not wait for the opening, so the slot's own lock is taken for the moment of change only.
+        let _one_at_a_time = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        if DatabasePool::is_initialized() {
             return Err(Error::AlreadyInitialized);
         }
         info!("Connecting to PostgreSQL at {}", settings.database);
         let pool = Pool::open(settings)?;
-        *slot = Some(Box::leak(Box::new(pool)));
+        set(Some(Box::leak(Box::new(pool))));
         let (min, max) = (settings.min_connections, settings.max_connections);
         info!("Initialized database connection pool ({min}-{max} connections)");
         Ok(())
@@ -78,8 +88,8 @@ impl DatabasePool {
     ///
     /// Until every connection is back, at most `deadline`.
     pub fn close(deadline: Duration) -> bool {
-        let pool = POOL.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(pool) = pool else { return true };
+        let _one_at_a_time = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pool) = set(None) else { return true };
         let all_back = pool.close(deadline);
         info!("Closed database connection pool");
         all_back

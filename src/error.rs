@@ -44,8 +44,8 @@ pub enum Error {
     /// A transaction's closure returned `Ok` although one of its statements had failed: there was nothing to
     /// commit, and all of it was rolled back.
     TransactionAborted,
-    /// A transaction's closure ended the transaction itself, by COMMIT or ROLLBACK as a statement: what these
-    /// did stands, and nothing after them was run.
+    /// A transaction's closure tried to end the transaction itself, by COMMIT or ROLLBACK as a statement: that is
+    /// left to what it returns, and all of it was rolled back.
     TransactionEnded,
     /// A row did not fit the type it was asked for.
     Decode(Box<DecodeError>),
@@ -132,8 +132,7 @@ impl fmt::Display for Error {
                 "a statement of the transaction had failed, so it was rolled back although the closure returned Ok",
             ),
             Error::TransactionEnded => f.write_str(
-                "the transaction's closure ended the transaction itself: leave COMMIT and ROLLBACK to what it \
-                 returns",
+                "the transaction's closure runs COMMIT or ROLLBACK itself: leave both to what it returns",
             ),
             Error::Decode(error) => error.fmt(f),
             Error::TooManyRows => f.write_str("expected at most one row, the query returned more"),

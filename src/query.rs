@@ -99,7 +99,7 @@ impl Pool {
             let mut lease = self.shared().clone().lend(now, deadline, at)?;
             match operation(&mut lease) {
                 Ok(result) => return Ok(result),
-                Err(failure) if failure.never_sent => {
+                Err(failure) if failure.had_no_effect => {
                     now = Instant::now();
                     attempts += 1;
                     if now >= deadline || attempts == MOST_ATTEMPTS {
@@ -288,14 +288,14 @@ fn finish<R>(lease: &mut Lease, work: impl FnOnce(&mut Transaction<'_>) -> Resul
     let mut open = Open::new(session, "ROLLBACK".to_owned());
     let mut transaction =
         Transaction { session: RefCell::new(&mut *open.session), shared: &shared, depth: 0 };
-    let value = work(&mut transaction).map_err(|error| Failure { error, never_sent: false })?;
+    let value = work(&mut transaction).map_err(|error| Failure { error, had_no_effect: false })?;
     open.session.check_transaction(limit)?;
     open.is_open = false;
     open.session.in_transaction = false;
     match open.session.command("COMMIT", limit, Effect::Lasting) {
         Ok(()) => Ok(value),
         // `work` has run, and must not run again.
-        Err(failure) => Err(Failure { never_sent: false, ..failure }),
+        Err(failure) => Err(Failure { had_no_effect: false, ..failure }),
     }
 }
 

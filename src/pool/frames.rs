@@ -2,19 +2,72 @@
 
 use super::wire::Wire;
 
-/// Follows the server's messages (one type byte, four length bytes that count themselves) for the one kind
-/// that matters here: ReadyForQuery (`Z`), which ends a reply and tells the transaction status.
+/// Follows messages however their bytes are cut: one type byte, four length bytes that count themselves, a body.
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
+struct Cursor {
     header: [u8; 5],
     have: usize,
     /// Bytes of the current message's body still to come.
     body: usize,
+}
+
+/// What comes next of a message.
+enum Part<'a> {
+    /// So many bytes of a header that is not complete.
+    HeaderBegun(usize),
+    /// So many bytes that complete the header of a message of this type.
+    Header(usize, u8),
+    /// Some of the body of a message of this type.
+    Body(&'a [u8], u8),
+}
+
+impl Cursor {
+    /// Takes the next part off `bytes`, which must not be empty.
+    fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Part<'a> {
+        if self.have < 5 {
+            let take = bytes.len().min(5 - self.have);
+            self.header[self.have..self.have + take].copy_from_slice(&bytes[..take]);
+            self.have += take;
+            *bytes = &bytes[take..];
+            if self.have < 5 {
+                return Part::HeaderBegun(take);
+            }
+            let [kind, a, b, c, d] = self.header;
+            self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
+            self.end_if_complete();
+            return Part::Header(take, kind);
+        }
+        let (body, rest) = bytes.split_at(bytes.len().min(self.body));
+        self.body -= body.len();
+        *bytes = rest;
+        self.end_if_complete();
+        Part::Body(body, self.header[0])
+    }
+
+    fn end_if_complete(&mut self) {
+        if self.body == 0 {
+            self.have = 0;
+        }
+    }
+}
+
+/// Follows the server's messages for the two kinds that matter here: ReadyForQuery (`Z`), which ends a reply and
+/// tells the transaction status, and ErrorResponse (`E`).
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    cursor: Cursor,
     /// Bytes since an ErrorResponse began whose reply is not complete; 0 where there is none.
     since_error: usize,
+    /// The first reply is complete: the login is over.
+    is_started: bool,
 }
 
 impl Frames {
+    /// Whether the login is over. Before it, the client's messages are of another form.
+    pub(crate) fn is_started(&self) -> bool {
+        self.is_started
+    }
+
     /// Looks at what was read. Returns how many of the last bytes are an error whose reply is not complete.
     ///
     /// The server sends an error at once and the end of that reply a moment later. A driver that is shown the
@@ -23,34 +76,46 @@ impl Frames {
     /// ending the session, and must not reach the driver before it has taken that reply.
     pub(crate) fn observe(&mut self, mut bytes: &[u8], wire: &Wire) -> usize {
         while !bytes.is_empty() {
-            if self.have < 5 {
-                let take = bytes.len().min(5 - self.have);
-                self.header[self.have..self.have + take].copy_from_slice(&bytes[..take]);
-                self.have += take;
-                bytes = &bytes[take..];
-                self.since_error += if self.since_error > 0 { take } else { 0 };
-                if self.have < 5 {
-                    break;
-                }
-                let [_, a, b, c, d] = self.header;
-                if self.header[0] == b'E' && self.since_error == 0 {
+            let count = match self.cursor.next(&mut bytes) {
+                Part::Header(_, b'E') if self.since_error == 0 => {
                     self.since_error = 5;
+                    continue;
                 }
-                self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
-            }
-            if self.header[0] == b'Z' && !bytes.is_empty() && self.body > 0 {
-                wire.set_status(bytes[0]);
-                self.since_error = 0;
-            }
-            let skip = bytes.len().min(self.body);
-            self.since_error += if self.since_error > 0 { skip } else { 0 };
-            self.body -= skip;
-            bytes = &bytes[skip..];
-            if self.body == 0 {
-                self.have = 0;
+                Part::Body(&[status], b'Z') => {
+                    wire.end_reply(status);
+                    self.is_started = true;
+                    self.since_error = 0;
+                    continue;
+                }
+                Part::HeaderBegun(count) | Part::Header(count, _) => count,
+                Part::Body(body, _) => body.len(),
+            };
+            if self.since_error > 0 {
+                self.since_error += count;
             }
         }
         self.since_error
+    }
+}
+
+/// Follows the client's messages for those that have a reply of their own: Sync (`S`) and Query (`Q`). The driver
+/// sends several at once, as when it closes a statement on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    cursor: Cursor,
+}
+
+impl Requests {
+    pub(crate) fn observe(&mut self, mut bytes: &[u8], wire: &Wire) {
+        while !bytes.is_empty() {
+            match self.cursor.next(&mut bytes) {
+                Part::Header(_, b'S' | b'Q') => wire.add_request(),
+                // The Sync that followed the statement was swallowed by the COPY it began (PostgreSQL, "COPY
+                // Operations"); the one that follows this message ends both.
+                Part::Header(_, b'c' | b'f') => drop(wire.end_request()),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -79,6 +144,29 @@ mod tests {
             }
             assert_eq!(wire.status(), Some(b'T'), "chunks of {chunk}");
         }
+    }
+
+    #[test]
+    fn the_status_is_known_again_when_every_request_has_its_reply() {
+        let (wire, mut frames, mut requests) = (Wire::new(), Frames::default(), Requests::default());
+        frames.observe(&message(b'Z', b"I"), &wire);
+        let sent =
+            [message(b'C', b"Ss1\0"), message(b'S', b""), message(b'B', b"x"), message(b'S', b"")].concat();
+        for bytes in sent.chunks(3) {
+            requests.observe(bytes, &wire);
+            wire.add_written(bytes.len());
+        }
+        frames.observe(&message(b'Z', b"I"), &wire);
+        assert_eq!(wire.status(), None, "the query's own reply is outstanding");
+        frames.observe(&message(b'Z', b"T"), &wire);
+        assert_eq!(wire.status(), Some(b'T'));
+
+        let copy =
+            [message(b'S', b""), message(b'd', b"1\n"), message(b'c', b""), message(b'S', b"")].concat();
+        requests.observe(&copy, &wire);
+        wire.add_written(copy.len());
+        frames.observe(&message(b'Z', b"T"), &wire);
+        assert_eq!(wire.status(), Some(b'T'), "the first Sync of a COPY has no reply");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Pool {
             max: settings.max_connections,
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
-            shedding: None,
+            shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
         }));
         let generations = Arc::new(Generations::default());
         let keeper = Keeper::new();

@@ -56,11 +56,13 @@ struct Prepared {
 struct Traits {
     is_read: bool,
     leaves_traces: bool,
+    controls_transaction: bool,
 }
 
 impl Traits {
     fn of(kind: &Kind) -> Traits {
-        Traits { is_read: kind.is_read, leaves_traces: kind.leaves_traces }
+        let Kind { is_read, leaves_traces, controls_transaction, .. } = *kind;
+        Traits { is_read, leaves_traces, controls_transaction }
     }
 }
 
@@ -85,12 +87,13 @@ pub(crate) enum Verdict {
     Close(CloseReason),
 }
 
-/// A failed operation, and whether the server can have seen it.
+/// A failed operation, and whether it may be tried again.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// Not a byte of it was sent.
-    pub(crate) never_sent: bool,
+    /// The connection is to blame, and the operation certainly had no effect: not a byte of it was sent, or the
+    /// server ended the session in its place.
+    pub(crate) had_no_effect: bool,
 }
 
 impl From<Failure> for Error {
@@ -110,8 +113,10 @@ struct Mark {
 pub(crate) enum Effect {
     /// Nothing that lasts: a read, or a statement inside a transaction that ends with the connection.
     None,
-    /// A write that commits by itself, or a commit.
+    /// A write that commits by itself, or a commit: all or nothing.
     Lasting,
+    /// What may commit some of its work before it ends: a procedure, a DO block.
+    InSteps,
 }
 
 impl Session {
@@ -162,7 +167,7 @@ impl Session {
     ) -> Result<R, Failure> {
         if self.in_transaction && self.wire.status() == Some(b'I') {
             // Whatever follows would commit by itself.
-            return Err(Failure { error: Error::TransactionEnded, never_sent: false });
+            return Err(Failure { error: Error::TransactionEnded, had_no_effect: false });
         }
         let mut healed = false;
         loop {
@@ -176,6 +181,9 @@ impl Session {
                 Some(prepared) => (Some(&prepared.statement), prepared.kind),
                 None => (None, Traits::of(&Kind::of(sql).resolved(true))),
             };
+            if self.in_transaction && kind.controls_transaction {
+                return Err(Failure { error: Error::TransactionEnded, had_no_effect: false });
+            }
             self.is_dirty |= kind.leaves_traces;
             let sent_before = self.wire.written();
             let error = match operation(&mut self.client, statement) {
@@ -196,7 +204,12 @@ impl Session {
                     continue;
                 }
             }
-            let effect = if self.in_transaction || kind.is_read { Effect::None } else { Effect::Lasting };
+            let effect = match kind {
+                _ if self.in_transaction => Effect::None,
+                Traits { is_read: true, .. } => Effect::None,
+                Traits { leaves_traces: true, .. } => Effect::InSteps,
+                _ => Effect::Lasting,
+            };
             return Err(self.judge(error, Mark { written: sent_before, ..mark }, effect));
         }
     }
@@ -311,7 +324,7 @@ impl Session {
             Some(b'I') => Error::TransactionEnded,
             _ => Error::TransactionAborted,
         };
-        Err(Failure { error, never_sent: false })
+        Err(Failure { error, had_no_effect: false })
     }
 
     /// A rollback succeeded: whatever failed before is undone.
@@ -380,7 +393,7 @@ impl Session {
     /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
     fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
         let after = mark.at.elapsed();
-        let never_sent = self.wire.is_observed() && self.wire.written() == mark.written;
+        let had_no_effect = self.wire.is_observed() && self.wire.written() == mark.written;
         if let Some(refusal) = error.as_db_error() {
             let is_fatal = matches!(refusal.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
             if self.wire.has_ended() || is_fatal {
@@ -391,7 +404,16 @@ impl Session {
                 // The server ended the session in place of completing the statement, so it was not done: a
                 // complete reply would have been taken first.
                 let text = format!("the server ended the session: {}", refusal.message());
-                return Failure { error: Error::ConnectionLost(Interruption::new(after, text)), never_sent };
+                let interruption = Interruption::new(after, text);
+                return match effect {
+                    Effect::InSteps if !had_no_effect => {
+                        Failure { error: Error::OutcomeUnknown(interruption), had_no_effect }
+                    }
+                    _ => Failure {
+                        error: Error::ConnectionLost(interruption),
+                        had_no_effect: had_no_effect || !self.in_transaction,
+                    },
+                };
             }
             // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
             let error = match self.statement_timeout {
@@ -400,23 +422,23 @@ impl Session {
                 }
                 _ => error.into(),
             };
-            return Failure { error, never_sent: false };
+            return Failure { error, had_no_effect: false };
         }
         if !self.is_connection_failure(&error) {
-            return Failure { error: error.into(), never_sent: false };
+            return Failure { error: error.into(), had_no_effect: false };
         }
         self.condemn(CloseReason::Broken);
         let interruption = Interruption::new(after, describe(&error));
-        let error = if never_sent {
+        let error = if had_no_effect {
             Error::ConnectionLost(interruption)
-        } else if effect == Effect::Lasting {
+        } else if effect != Effect::None {
             Error::OutcomeUnknown(interruption)
         } else if self.wire.has_timed_out() {
             Error::DeadlineExceeded(interruption)
         } else {
             Error::ConnectionLost(interruption)
         };
-        Failure { error, never_sent }
+        Failure { error, had_no_effect }
     }
 
     /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so where the wire is observed

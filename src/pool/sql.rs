@@ -14,6 +14,8 @@ pub(crate) struct Kind {
     /// It may leave something in the session that the next borrower would see. (What a trigger leaves is not
     /// seen.)
     pub(crate) leaves_traces: bool,
+    /// It begins or ends a transaction; nothing for the inside of one that somebody else ends.
+    pub(crate) controls_transaction: bool,
     /// Names it may call as functions that are not known here. The server's catalogue tells whether any of them
     /// is volatile; until it has, they stand for both a write and a trace.
     pub(crate) unknown_calls: Vec<String>,
@@ -209,6 +211,7 @@ impl Kind {
         let mut kind = Kind {
             is_read: matches!(first.as_str(), "select" | "values" | "table" | "show" | "with"),
             leaves_traces: !TRACELESS.contains(&first.as_str()),
+            controls_transaction: matches!(first.as_str(), "begin" | "start" | "commit" | "end" | "abort"),
             unknown_calls: Vec::new(),
         };
         let mut second = None;
@@ -228,6 +231,11 @@ impl Kind {
                 kind.unknown_calls.push(word.text);
             }
         }
+        kind.controls_transaction |= match (first.as_str(), second.as_deref()) {
+            ("rollback", second) => second != Some("to"),
+            ("prepare", second) => second == Some("transaction"),
+            _ => false,
+        };
         // What these set ends with the transaction.
         if first == "set" && matches!(second.as_deref(), Some("local" | "transaction" | "constraints")) {
             kind.leaves_traces = false;
@@ -261,7 +269,12 @@ mod tests {
             "WITH recent AS (SELECT * FROM movies WHERE year > 2000) SELECT lower(title) FROM recent",
             "SELECT \"update_count\" FROM t WHERE note = 'it''s; DELETE FROM t'",
         ] {
-            let kind = Kind { is_read: true, leaves_traces: false, unknown_calls: Vec::new() };
+            let kind = Kind {
+                is_read: true,
+                leaves_traces: false,
+                controls_transaction: false,
+                unknown_calls: Vec::new(),
+            };
             assert_eq!(Kind::of(sql), kind, "{sql}");
         }
     }

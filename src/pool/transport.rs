@@ -8,7 +8,7 @@
 //!
 //! Unix-socket connections carry no host name and cannot go this way: their [`Wire`] stays unobserved.
 
-use super::frames::Frames;
+use super::frames::{Frames, Requests};
 use super::tls::{self, TlsPlan};
 use super::wire::Wire;
 use std::future::Future;
@@ -70,6 +70,7 @@ impl TlsConnect<Socket> for ConnectorTo {
                 timer: None,
                 armed_for: None,
                 frames: Frames::default(),
+                requests: Requests::default(),
                 delivered: false,
                 held_back: None,
                 held: Vec::new(),
@@ -113,6 +114,7 @@ pub(crate) struct Bounded {
     timer: Option<Pin<Box<Sleep>>>,
     armed_for: Option<Instant>,
     frames: Frames,
+    requests: Requests,
     /// Something was handed to the driver that it may not have looked at yet.
     delivered: bool,
     held_back: Option<io::Result<()>>,
@@ -271,6 +273,9 @@ impl AsyncWrite for Bounded {
         match written {
             Poll::Pending => this.poll_deadline(cx),
             Poll::Ready(Ok(count)) => {
+                if this.frames.is_started() {
+                    this.requests.observe(&buf[..count], &this.wire);
+                }
                 this.wire.add_written(count);
                 Poll::Ready(Ok(count))
             }

@@ -1,7 +1,7 @@
 //! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
@@ -14,6 +14,8 @@ pub(crate) struct Wire {
     written: AtomicU64,
     /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding or unobserved.
     status: AtomicU8,
+    /// Requests sent whose reply is not complete.
+    outstanding: AtomicU32,
     /// The stream has ended or failed; nothing more will come of it.
     ended: AtomicBool,
     /// The deadline is what ended it.
@@ -31,6 +33,7 @@ impl Wire {
             deadline: AtomicU64::new(u64::MAX),
             written: AtomicU64::new(0),
             status: AtomicU8::new(0),
+            outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             observed: AtomicBool::new(false),
@@ -79,6 +82,7 @@ impl Wire {
         self.set_deadline(Some(Instant::now() + limit));
         self.written.store(0, Ordering::Relaxed);
         self.status.store(0, Ordering::Relaxed);
+        self.outstanding.store(0, Ordering::Relaxed);
         self.ended.store(false, Ordering::Relaxed);
         self.timed_out.store(false, Ordering::Relaxed);
     }
@@ -99,9 +103,23 @@ impl Wire {
         self.status.store(0, Ordering::Relaxed);
     }
 
-    /// A reply is complete, and this is what it says of the session.
-    pub(crate) fn set_status(&self, status: u8) {
-        self.status.store(status, Ordering::Relaxed);
+    /// A request was begun that will have a reply of its own.
+    pub(crate) fn add_request(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A reply is complete, or will never come.
+    pub(crate) fn end_request(&self) -> u32 {
+        let left = self.outstanding.load(Ordering::Relaxed).saturating_sub(1);
+        self.outstanding.store(left, Ordering::Relaxed);
+        left
+    }
+
+    /// A reply is complete, and this is what it says of the session: for now, where others are outstanding.
+    pub(crate) fn end_reply(&self, status: u8) {
+        if self.end_request() == 0 {
+            self.status.store(status, Ordering::Relaxed);
+        }
     }
 }
 

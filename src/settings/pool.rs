@@ -9,7 +9,8 @@ use super::variables::{
     DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S,
     DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S,
     DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING,
-    DB_POOL_VALIDATE_AFTER_MS, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
+    DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_STATEMENT_CACHE_SIZE,
+    DB_STATEMENT_TIMEOUT_MS, Variable,
 };
 use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
@@ -48,10 +49,17 @@ pub struct PoolSettings {
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
-    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; 0 prepares nothing by name.
+    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; 0 keeps none, and each statement
+    /// takes two round trips.
     pub statement_cache_size: usize,
     /// `DB_POOL_OUTAGE_GRACE_S`: how long an outage is waited out before callers are told *down* at once.
     pub outage_grace: Duration,
+    /// `DB_POOL_QUEUE_TARGET_MS`: sheds load by queue delay (controlled delay): once callers have waited longer
+    /// than this for a whole `queue_interval`, those who waited longer are refused as *saturated*, until one
+    /// is met who did not; `None` sheds none.
+    pub queue_target: Option<Duration>,
+    /// `DB_POOL_QUEUE_INTERVAL_MS`: how long the delay may be above the target.
+    pub queue_interval: Duration,
 }
 
 /// Whether a connection is checked before it is lent.
@@ -110,6 +118,7 @@ impl PoolSettings {
             (&DB_POOL_MAX_LIFETIME_S, self.max_lifetime),
             (&DB_POOL_KEEPALIVE_S, self.keepalive),
             (&DB_POOL_LEAK_THRESHOLD_S, self.leak_threshold),
+            (&DB_POOL_QUEUE_TARGET_MS, self.queue_target),
         ] {
             // The variable says never with 0; in code `Some(ZERO)` would read "at once".
             if span.is_some_and(|span| span.is_zero() || !variable.allowed.has_span(span)) {
@@ -122,6 +131,7 @@ impl PoolSettings {
             (&DB_POOL_ACQUIRE_TIMEOUT_S, self.acquire_timeout),
             (&DB_POOL_VALIDATE_AFTER_MS, self.validate_after),
             (&DB_POOL_OUTAGE_GRACE_S, self.outage_grace),
+            (&DB_POOL_QUEUE_INTERVAL_MS, self.queue_interval),
         ] {
             if !variable.allowed.has_span(span) {
                 reader.fault(variable, variable.allowed.show_span(span), variable.allowed());
@@ -157,12 +167,14 @@ pub(super) fn read(
         max_lifetime: never(&DB_POOL_MAX_LIFETIME_S, Some(&DATABASE_POOL_RECYCLE)),
         keepalive: never(&DB_POOL_KEEPALIVE_S, None),
         leak_threshold: never(&DB_POOL_LEAK_THRESHOLD_S, None),
+        queue_target: never(&DB_POOL_QUEUE_TARGET_MS, None),
         acquire_timeout: reader.span(&DB_POOL_ACQUIRE_TIMEOUT_S, Some(&DATABASE_POOL_TIMEOUT)),
         max_waiting: reader.count(&DB_POOL_MAX_WAITING),
         pre_ping: read_pre_ping(reader),
         validate_after: reader.span(&DB_POOL_VALIDATE_AFTER_MS, None),
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
         outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
+        queue_interval: reader.span(&DB_POOL_QUEUE_INTERVAL_MS, None),
     }
 }
 

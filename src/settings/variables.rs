@@ -239,9 +239,14 @@ variables! {
     DB_POOL_LEAK_THRESHOLD_S = Same("60"), seconds(MS, YEAR, NEVER), "A connection held longer is reported as leaked.";
     DB_POOL_OUTAGE_GRACE_S = Same("2"), seconds(Duration::ZERO, HOUR, None),
         "How long an outage is waited out before callers are told *down* at once.";
+    DB_POOL_QUEUE_TARGET_MS = Same("0"), milliseconds(MS, HOUR, NEVER),
+        "A queue's delay that is still well; once it was above this for the interval, those who waited longer are \
+            turned away as *saturated*.";
+    DB_POOL_QUEUE_INTERVAL_MS = Same("1000"), milliseconds(MS, HOUR, None),
+        "How long a queue's delay may be above its target.";
     DB_STATEMENT_TIMEOUT_MS = Same("30000"), STATEMENT_TIMEOUT, "How long a statement may run.";
     DB_STATEMENT_CACHE_SIZE = Same("256"), Allowed::Count { min: 0, max: 10_000 },
-        "Prepared statements kept per connection; 0 prepares nothing by name.";
+        "Prepared statements kept per connection; 0 keeps none: two round trips per statement.";
     DATABASE_POOL_SIZE = Unset, CONNECTIONS,
         "Second spelling: with `DATABASE_MAX_OVERFLOW` it makes `DB_POOL_MAX_CONNECTIONS`.";
     DATABASE_MAX_OVERFLOW = Unset, Allowed::Count { min: 0, max: 999 },

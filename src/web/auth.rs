@@ -1,6 +1,7 @@
 //! Bearer tokens (RFC 6750): who may call a guarded route.
 
 use super::ApiError;
+use super::seldom::Seldom;
 use crate::settings::ApiToken;
 use actix_web::HttpMessage;
 use actix_web::body::{EitherBody, MessageBody};
@@ -11,12 +12,8 @@ use sha2::{Digest, Sha256};
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
-
-/// Wrong tokens are reported in the log at most once in this time, with their count.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Middleware that lets a request pass only with one of the accepted bearer tokens. Wrap an app, a scope, a
 /// resource or a single route in it; cloning is cheap, and clones share their tokens.
@@ -55,14 +52,15 @@ pub struct TokenName(pub Arc<str>);
 
 struct Accepted {
     tokens: Vec<(Arc<str>, [u8; 32])>,
-    refusals: Refusals,
+    /// So that guessing is seen in the log and does not fill it.
+    refusals: Seldom,
 }
 
 impl BearerAuth {
     /// Accepts these tokens.
     pub fn new(tokens: impl IntoIterator<Item = ApiToken>) -> BearerAuth {
         let tokens = tokens.into_iter().map(|token| (token.name.into(), token.sha256)).collect();
-        BearerAuth { accepted: Arc::new(Accepted { tokens, refusals: Refusals::new() }) }
+        BearerAuth { accepted: Arc::new(Accepted { tokens, refusals: Seldom::new(Duration::from_secs(10)) }) }
     }
 
     /// The name of the accepted token that these headers carry.
@@ -124,32 +122,6 @@ impl Refusal {
             }
         };
         ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_challenge(challenge)
-    }
-}
-
-/// Counts wrong tokens, so that guessing is seen in the log and does not fill it.
-struct Refusals {
-    since: Instant,
-    unreported: AtomicU64,
-    /// Milliseconds after `since` from which the next report may be made.
-    next_report: AtomicU64,
-}
-
-impl Refusals {
-    fn new() -> Refusals {
-        Refusals { since: Instant::now(), unreported: AtomicU64::new(0), next_report: AtomicU64::new(0) }
-    }
-
-    /// Counts one; returns how many to report, where it is time to.
-    fn count(&self) -> Option<u64> {
-        self.unreported.fetch_add(1, Ordering::Relaxed);
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let due = self.next_report.load(Ordering::Relaxed);
-        let next = now.saturating_add(REPORT_EVERY.as_millis() as u64);
-        // Of several threads that find it due, the one that moves the mark reports.
-        (now >= due
-            && self.next_report.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok())
-        .then(|| self.unreported.swap(0, Ordering::Relaxed))
     }
 }
 

@@ -17,6 +17,7 @@
 //! A domain that knows better (which id is taken, which rule was broken) looks at
 //! [`Error::constraint`] first and leaves the rest to this table.
 
+use super::seldom::Seldom;
 use crate::error::Error;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::http::{StatusCode, header};
@@ -24,6 +25,8 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -149,6 +152,9 @@ impl From<Error> for ApiError {
                 ApiError::unavailable("saturated", "too many requests wait for the database already", "1")
             }
             Error::Down(_) => ApiError::unavailable("down", "the database cannot be reached", "5"),
+            Error::Authentication(_) => {
+                ApiError::unavailable("login_refused", "the database refuses this service's login", "5")
+            }
             Error::Closed => ApiError::stopping(),
             Error::DeadlineExceeded(_) => ApiError::deadline_exceeded(),
             Error::ConnectionLost(_) => ApiError::try_again(),
@@ -220,6 +226,9 @@ struct BodyError<'a> {
     message: &'a str,
 }
 
+/// Answers that say *not now*; told at most once a second, with their count.
+static UNAVAILABLE: LazyLock<Seldom> = LazyLock::new(|| Seldom::new(Duration::from_secs(1)));
+
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         self.status
@@ -232,11 +241,16 @@ impl ResponseError for ApiError {
                 Some(cause) => cause,
                 None => &self.message,
             };
-            let level = match self.status {
-                StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
-                _ => log::Level::Warn,
-            };
-            log::log!(level, "answering {} {}: {cause}", self.status.as_u16(), self.code);
+            let status = self.status.as_u16();
+            if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+                log::error!("answering {status} {}: {cause}", self.code);
+            } else if let Some(count) = UNAVAILABLE.count() {
+                // An outage answers every request so: one line tells of all of them.
+                log::warn!(
+                    "answering {status} {} ({count} such answers since the last line): {cause}",
+                    self.code
+                );
+            }
         }
         let mut answer = HttpResponse::build(self.status);
         if let Some((extra, value)) = self.header {

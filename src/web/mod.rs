@@ -35,6 +35,7 @@ mod blocking;
 mod error;
 mod health_routes;
 mod input;
+mod seldom;
 
 pub use auth::{BearerAuth, BearerAuthService, TokenName};
 pub use blocking::blocking;

@@ -86,6 +86,29 @@ fn a_frozen_server_holds_nobody_beyond_the_deadline() {
     });
 }
 
+/// A statement dropped from the cache is closed on the way of the next one, and its reply is not that one's.
+#[test]
+fn an_evicted_statement_does_not_hide_a_frozen_server() {
+    let server = Postgres::start();
+    let mut settings = server.pool_settings();
+    (settings.min_connections, settings.max_connections, settings.statement_cache_size) = (1, 1, 1);
+    settings.statement_timeout = Some(300 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    let connection = pool.get_connection().unwrap();
+    for sql in ["SELECT 1", "SELECT 2"] {
+        connection.execute_query_one::<i32>(sql, &[]).unwrap();
+    }
+    let freezer = thread::spawn(move || {
+        thread::sleep(100 * MS);
+        server.freeze();
+        server
+    });
+    let started = Instant::now();
+    let error = connection.execute_query::<()>("SELECT pg_sleep(0.2)", &[]).unwrap_err();
+    assert!(started.elapsed() < 300 * MS + 450 * MS, "{:?}: {error}", started.elapsed());
+    freezer.join().unwrap().thaw();
+}
+
 #[test]
 fn a_slow_statement_is_cut_off_and_not_left_running() {
     let pool = pool(1, 2, |settings| settings.statement_timeout = Some(200 * MS));

@@ -105,7 +105,7 @@ fn a_copy_that_was_not_finished_is_not_committed() {
 fn a_closure_that_ends_the_transaction_itself_is_told_so() {
     let pool = pool(1, 1, |_| ());
     with_table(&pool);
-    for ending in ["COMMIT", "ROLLBACK"] {
+    for ending in ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "/* so */ End", "BEGIN"] {
         let result = pool.transaction(|tx| {
             tx.execute_write(ending, &[])?;
             tx.execute_write("INSERT INTO t VALUES (1)", &[])
@@ -115,6 +115,18 @@ fn a_closure_that_ends_the_transaction_itself_is_told_so() {
         assert!(matches!(result, Err(Error::TransactionEnded)), "{ending}: {result:?}");
     }
     assert!(rows(&pool).is_empty(), "nothing was committed on its own");
+}
+
+#[test]
+fn a_procedure_that_commits_half_way_is_not_told_as_not_done() {
+    let pool = pool(1, 2, |_| ());
+    with_table(&pool);
+    let body = "INSERT INTO t VALUES (1); COMMIT; PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1);";
+    pool.execute_write(&format!("CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"), &[])
+        .unwrap();
+    let error = pool.execute_write("CALL p()", &[]).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert_eq!(rows(&pool), [1]);
 }
 
 #[test]

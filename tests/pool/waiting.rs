@@ -192,3 +192,32 @@ fn many_threads_share_few_connections_evenly() {
     let least = *counts.iter().min().unwrap();
     assert!(f64::from(least) >= 0.8 * average, "{counts:?}");
 }
+
+#[test]
+fn a_queue_that_stays_slow_sheds_those_who_waited_longest() {
+    let refused_with = |target| {
+        let pool = pool(1, 1, |settings| {
+            (settings.queue_target, settings.queue_interval) = (target, 100 * MS);
+        });
+        let refused = AtomicU32::new(0);
+        let stop = Instant::now() + 600 * MS;
+        thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| {
+                    while Instant::now() < stop {
+                        match pool.get_connection() {
+                            Ok(_held) => thread::sleep(10 * MS),
+                            Err(Error::Saturated(_)) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+        refused.into_inner()
+    };
+    assert_eq!(refused_with(None), 0, "off unless asked for");
+    // Ten callers of 10 ms each wait about 90 ms; with nobody above 30 ms they would wait about that.
+    assert!(refused_with(Some(30 * MS)) > 0);
+    assert_eq!(refused_with(Some(Duration::from_secs(2))), 0, "a delay below the target is well");
+}

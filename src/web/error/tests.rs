@@ -47,7 +47,7 @@ async fn every_error_has_its_answer_and_no_body_tells_what_it_must_not() {
         (Error::Exhausted(numbers()), 503, "exhausted", Some("1")),
         (Error::Saturated(numbers()), 503, "saturated", Some("1")),
         (Error::Down(numbers()), 503, "down", Some("5")),
-        (Error::Authentication(numbers()), 500, "internal", None),
+        (Error::Authentication(numbers()), 503, "login_refused", Some("5")),
         (Error::Closed, 503, "closed", Some("5")),
         (Error::SelfDeadlock(numbers()), 500, "internal", None),
         (Error::DeadlineExceeded(lost()), 504, "deadline_exceeded", None),
