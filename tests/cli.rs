@@ -16,7 +16,10 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 }
 
 fn run_in(directory: &TempDir, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    poolhouse(directory.path()).args(arguments).envs(variables.iter().copied()).output().unwrap()
+    let mut command = poolhouse(directory.path());
+    // The usual port may be in use, by another test too.
+    command.env("HTTP_BIND", "127.0.0.1:0");
+    command.args(arguments).envs(variables.iter().copied()).output().unwrap()
 }
 
 fn run_on(database: &Database, arguments: &[&str]) -> Output {
@@ -146,7 +149,7 @@ fn a_database_without_tables_is_told_from_a_broken_one() {
     let database = postgres::fresh_database();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/sample_movies.csv");
     for arguments in [&["serve"][..], &["import", file], &["check"]] {
-        assert_fails(&run_on(&database, arguments), 1, &["`poolhouse schema`"]);
+        assert_fails(&run_on(&database, arguments), 1, &["/poolhouse schema`"]);
     }
     assert_succeeds(&run_on(&database, &["schema"]));
     assert_succeeds(&run_on(&database, &["import", file]));
@@ -180,13 +183,13 @@ fn a_user_who_may_not_make_tables_is_told_what_to_grant() {
 }
 
 #[test]
-fn a_port_in_use_is_named_with_its_variable() {
+fn a_port_in_use_is_named_with_its_variable_before_a_database_is_made() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let bind = taken.local_addr().unwrap().to_string();
-    let database = postgres::fresh_database().with_schema();
-    let output = run(&["serve"], &[("DATABASE_URL", &database.url()), ("HTTP_BIND", &bind)]);
+    let directory = TempDir::new().unwrap();
+    let output = run_in(&directory, &["serve"], &[("HTTP_BIND", &bind)]);
     assert_fails(&output, 1, &[&format!("HTTP_BIND={bind}"), "in use"]);
-    assert!(stderr(&output).contains("Closed database connection pool"));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -94,16 +94,16 @@ fn a_bad_file_is_reported_by_its_lines_and_loads_nothing() {
         (after_good("1099511627776,A,Drama\r\n"), &["line 4: movie id \"1099511627776\""]),
         (after_good("3,,Drama\r\n"), &["line 4: the title is empty"]),
         (after_good("3,A,Cooking\r\n"), &["line 4: genre \"Cooking\"", "Western"]),
-        (after_good("3,A,Drama,War\r\n"), &["line 4: 4 fields instead of the 3"]),
+        (after_good("3,A,Drama,War\r\n"), &["line 4: 4 fields instead of 3"]),
         (after_good("3,\"Trunca"), &["line 4"]),
-        (after_good("3,Truncated (19"), &["line 4: 2 fields instead of the 3"]),
+        (after_good("3,Truncated (19"), &["line 4: 2 fields instead of 3"]),
         (after_good("3,Truncated (1995),Dra"), &["line 4: genre \"Dra\""]),
         (after_good("3,\"A,Drama\r\n4,B,War\r\n"), &["line 4: a line break inside a field", "closing quote"]),
         (after_good(&format!("3,\"A,Drama\r\n{long}")), &["line 4: a line break inside a field"]),
         (after_good("2,Again,Drama\r\n"), &["line 4: movie id 2 is on line 3 already"]),
         ([good.as_bytes(), b"3,caf\xe9,Drama\r\n"].concat(), &["line 4: title is not UTF-8"]),
         (after_good("3,A\0B,Drama\r\n"), &["line 4", "control character"]),
-        (after_good("0,A,Drama\r\n3,A,Nothing\r\nx\r\n"), &["line 4", "line 5", "line 6: 1 fields"]),
+        (after_good("0,A,Drama\r\n3,A,Nothing\r\nx\r\n"), &["line 4", "line 5", "line 6: 1 field instead"]),
         (after_good(&"0,A,Drama\r\n".repeat(21)), &["line 23", "… and 1 more"]),
     ] {
         for (database, before) in [(&database, &["1|Before|-|"][..]), (&empty, &[])] {
@@ -150,6 +150,23 @@ fn a_dash_reads_standard_input() {
     drop(input);
     assert_imported(&child.wait_with_output().unwrap(), "Imported 20000 movies");
     assert_eq!(rows(&database).len(), 20_000);
+}
+
+#[test]
+fn bad_lines_of_standard_input_are_reported_as_such() {
+    let database = postgres::fresh_database().with_schema();
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("bad");
+    fs::write(&path, format!("{HEADER}1\r\n")).unwrap();
+    let output = poolhouse(Path::new("/"))
+        .args(["import", "-"])
+        .env("DATABASE_URL", database.url())
+        .stdin(fs::File::open(path).unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("import of standard input: nothing was loaded"), "{said}");
 }
 
 #[test]

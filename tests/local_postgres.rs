@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -40,6 +40,15 @@ fn is_running(pid: Pid) -> bool {
     let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     !state.is_empty() && !state.starts_with('Z')
+}
+
+/// Kills the shell that would end the server after its service.
+fn kill_guard_of(server: Pid) {
+    let guards =
+        Command::new("pgrep").args(["-f", &format!("poolhouse-watchdog {server} ")]).output().unwrap();
+    for guard in String::from_utf8_lossy(&guards.stdout).lines() {
+        kill(Pid::from_raw(guard.parse().unwrap()), Signal::SIGKILL).unwrap();
+    }
 }
 
 fn movies(app: &App, search: &str) -> String {
@@ -118,12 +127,7 @@ fn a_killed_service_takes_its_server_along_and_starts_again() {
 fn a_server_that_was_left_behind_is_ended_first() {
     let app = serve(project());
     let server = postmaster(&data(&app));
-    // Its guard is killed as well.
-    let guards =
-        Command::new("pgrep").args(["-f", &format!("poolhouse-watchdog {server} ")]).output().unwrap();
-    for guard in String::from_utf8_lossy(&guards.stdout).lines() {
-        kill(Pid::from_raw(guard.parse().unwrap()), Signal::SIGKILL).unwrap();
-    }
+    kill_guard_of(server);
     let project = app.kill();
     assert!(is_running(server));
     let app = serve(project);
@@ -141,6 +145,125 @@ fn a_lock_file_with_the_number_of_somebody_else_is_no_obstacle() {
         .unwrap();
     let app = serve(project);
     assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+#[test]
+fn a_lock_file_that_nobody_can_read_is_no_obstacle() {
+    let (_, _, mut project) = serve(project()).stop();
+    for content in [&b""[..], b"bogus\n", b"\xff\xfe"] {
+        fs::write(project.path().join(".poolhouse/data/postmaster.pid"), content).unwrap();
+        let app = serve(project);
+        assert!(movies(&app, "casablanca").contains("1942"));
+        project = app.stop().2;
+    }
+}
+
+#[test]
+fn a_server_left_behind_without_its_lock_file_is_ended_first() {
+    let app = serve(project());
+    let server = postmaster(&data(&app));
+    kill_guard_of(server);
+    let lock = data(&app).join("postmaster.pid");
+    let project = app.kill();
+    assert!(is_running(server));
+    fs::write(lock, "").unwrap();
+    let app = serve(project);
+    assert!(!is_running(server));
+    assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+/// `poolhouse serve` on damaged files: refuses, and says all of `words`.
+#[track_caller]
+fn assert_refuses(project: &TempDir, words: &[&str]) {
+    let output = poolhouse(project.path()).arg("serve").env("HTTP_BIND", "127.0.0.1:0").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for word in words.iter().chain(&["start anew"]) {
+        assert!(said.contains(word), "{word:?} is missing in: {said}");
+    }
+}
+
+#[test]
+fn damaged_files_are_refused_and_can_be_repaired() {
+    let (_, _, project) = serve(project()).stop();
+    let home = project.path().join(".poolhouse");
+    let (version, password) = (home.join("data/PG_VERSION"), home.join("password"));
+    let (right_version, right_password) = (fs::read(&version).unwrap(), fs::read(&password).unwrap());
+    let listing = |home: &Path| {
+        let mut names: Vec<_> = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = listing(&home);
+
+    fs::write(&version, "").unwrap();
+    assert_refuses(&project, &["PG_VERSION", "holds no version"]);
+    fs::remove_file(&version).unwrap();
+    assert_refuses(&project, &["PG_VERSION", "os error"]);
+    assert_eq!(fs::read(&password).unwrap(), right_password, "the password of the data is gone");
+    assert_eq!(listing(&home), before);
+    fs::write(&version, right_version).unwrap();
+
+    fs::write(&password, "\n").unwrap();
+    assert_refuses(&project, &[".poolhouse/password", "holds no password"]);
+    fs::write(&password, "wrong\n").unwrap();
+    assert_refuses(&project, &[".poolhouse/password", "password authentication failed"]);
+    fs::remove_file(&password).unwrap();
+    assert_refuses(&project, &[".poolhouse/password", "os error"]);
+    // As if the first run had been killed just before it gave the file its name.
+    fs::write(home.join("password.new"), right_password).unwrap();
+    let app = serve(project);
+    assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+#[test]
+fn a_service_whose_server_has_died_says_so_and_ends() {
+    let app = serve(project());
+    kill(postmaster(&data(&app)), Signal::SIGKILL).unwrap();
+    let pid = Pid::from_raw(app.pid().cast_signed());
+    eventually("the service ends", Duration::from_secs(20), || !is_running(pid));
+    let (status, log, project) = app.stop();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+    assert_eq!(errors.len(), 1, "{log}");
+    for word in
+        ["The private PostgreSQL has ended", "signal: 9", "ready to accept connections", "postgres.log"]
+    {
+        assert!(errors[0].contains(word), "{word:?} is missing in: {}", errors[0]);
+    }
+    assert!(!log.contains("Stopped the private PostgreSQL"), "{log}");
+    let app = serve(project);
+    assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+#[test]
+fn a_first_run_that_is_killed_leaves_nothing_running() {
+    let project = project();
+    let mut command = poolhouse(project.path());
+    command.arg("serve").env("HTTP_BIND", "127.0.0.1:0").stderr(Stdio::null());
+    let mut first = command.spawn().unwrap();
+    let half_made = format!("{}/data.new-{}", project.path().join(".poolhouse").display(), first.id());
+    let made = Path::new(&half_made).join("base");
+    eventually("initdb is at work", GONE_WITHIN, || made.exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    eventually("initdb ends", GONE_WITHIN, || {
+        !Command::new("pgrep").args(["-f", &half_made]).output().unwrap().status.success()
+    });
+    // Three databases are in a directory that has been completed.
+    assert!(fs::read_dir(made).unwrap().count() < 3, "initdb went on to its end");
+    let app = serve(project);
+    assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+#[test]
+fn check_is_content_with_a_private_server_that_has_no_tables_yet() {
+    let project = project();
+    let output = poolhouse(project.path()).arg("check").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("not made yet") && said.contains("poolhouse serve`"), "{said}");
+    assert!(!said.contains("poolhouse schema`"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `poolhouse check`: the settings in force, and what the database makes of them.
 
+use crate::cli::spelled;
 use crate::schema;
 use poolhouse::{Execute, Pool, PoolSettings, Result, Settings};
 use serde::Deserialize;
@@ -48,10 +49,12 @@ pub(crate) struct Findings {
     pool_max: u32,
     /// `None` without the tables.
     movies: Option<i64>,
+    /// `serve` makes the tables itself.
+    is_private: bool,
 }
 
-/// Asks the database about all of it, on one connection.
-pub(crate) fn look_at_database(pool: &Pool, settings: &PoolSettings) -> Result<Findings> {
+/// Asks the database about all of it, on one connection. `is_private`: it is the dev tier's own server.
+pub(crate) fn look_at_database(pool: &Pool, settings: &PoolSettings, is_private: bool) -> Result<Findings> {
     // pg_stat_activity hides the kind of others' sessions from ordinary users; the per-database count does not.
     let sql = "
         WITH used AS (
@@ -75,7 +78,7 @@ pub(crate) fn look_at_database(pool: &Pool, settings: &PoolSettings) -> Result<F
         true => pool.execute_query_one("SELECT count(*) FROM movies", &[])?,
         false => None,
     };
-    Ok(Findings { server, pool_max: settings.max_connections, movies })
+    Ok(Findings { server, pool_max: settings.max_connections, movies, is_private })
 }
 
 impl Findings {
@@ -89,8 +92,8 @@ impl Findings {
                  DB_POOL_MAX_CONNECTIONS, raise the server's max_connections, or end other clients"
             ));
         }
-        if self.movies.is_none() {
-            problems.push("the database has no movies table yet: run `poolhouse schema`".to_owned());
+        if self.movies.is_none() && !self.is_private {
+            problems.push(format!("the database has no movies table yet: run {}", spelled("schema")));
         }
         problems
     }
@@ -112,6 +115,9 @@ impl fmt::Display for Findings {
         }
         match self.movies {
             Some(movies) => write!(f, "  schema           present, {movies} movies"),
+            None if self.is_private => {
+                write!(f, "  schema           not made yet: {} makes it and loads a sample", spelled("serve"))
+            }
             None => write!(f, "  schema           missing"),
         }
     }

@@ -47,6 +47,21 @@ impl Cli {
     }
 }
 
+/// A command of this program as its user can type it: with the name that the program was called by, because
+/// `make run` leaves it off the `PATH`.
+pub(crate) fn spelled(command: &str) -> String {
+    let name = std::env::args_os().next().unwrap_or_else(|| "poolhouse".into());
+    spelled_with(&name.to_string_lossy(), command)
+}
+
+fn spelled_with(name: &str, command: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    match name.chars().all(is_plain) {
+        true => format!("`{name} {command}`"),
+        false => format!("`'{}' {command}`", name.replace('\'', "'\\''")),
+    }
+}
+
 /// Why a command could not be done, for the user's eyes.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -95,6 +110,12 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_spelled_so_that_they_can_be_typed() {
+        assert_eq!(spelled_with("target/release/poolhouse", "schema"), "`target/release/poolhouse schema`");
+        assert_eq!(spelled_with("/it's here/poolhouse", "schema"), r"`'/it'\''s here/poolhouse' schema`");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The commands, from settings to exit.
 
 use crate::check;
-use crate::cli::{Command, Failure};
+use crate::cli::{Command, Failure, spelled};
 use crate::local_postgres::{LocalPostgres, Sharing};
 use crate::progress::Progress;
 use crate::schema;
@@ -10,6 +10,7 @@ use crate::services::import::{ImportError, import_movies};
 use crate::services::movies;
 use poolhouse::settings::Tier;
 use poolhouse::{DatabasePool, Error, Pool, PoolSettings, Settings};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -36,12 +37,14 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn serve(mut settings: Settings) -> Result<(), Failure> {
+    server::try_address(settings.http.bind).map_err(|error| Failure::Failed(error.to_string()))?;
     // Declared first, ended last: the pool's connections go before their server.
-    let local = prepare_database(&mut settings, Sharing::Refuse)?;
-    let place = place(&settings);
+    let mut local = prepare_database(&mut settings, Sharing::Refuse)?;
+    let place = Place::of(&settings, local.as_ref());
     DatabasePool::initialize(&settings.pool).map_err(unusable(&place))?;
-    let served = prepare_tables(local.is_some(), &place)
-        .and_then(|()| server::run(&settings).map_err(|error| Failure::Failed(error.to_string())));
+    let served = prepare_tables(local.is_some(), &place).and_then(|()| {
+        server::run(&settings, || local.as_mut()?.end()).map_err(|error| Failure::Failed(error.to_string()))
+    });
     if !DatabasePool::close(CLOSE_TIMEOUT) {
         log::warn!("Some connections were still in use after {} s", CLOSE_TIMEOUT.as_secs());
     }
@@ -49,7 +52,7 @@ fn serve(mut settings: Settings) -> Result<(), Failure> {
 }
 
 /// The private database is ours to fill; any other has its tables, or its operator is told how to make them.
-fn prepare_tables(is_private: bool, place: &str) -> Result<(), Failure> {
+fn prepare_tables(is_private: bool, place: &Place) -> Result<(), Failure> {
     let pool = DatabasePool::get()?;
     if !is_private {
         return match schema::is_present(pool).map_err(unusable(place))? {
@@ -61,14 +64,15 @@ fn prepare_tables(is_private: bool, place: &str) -> Result<(), Failure> {
     if movies::count_movies().map_err(Failure::during("cannot count the movies"))? == 0 {
         let loaded = import_movies(pool, SAMPLE.as_bytes(), &mut ());
         let loaded = loaded.map_err(Failure::during("cannot load the sample"))?;
-        log::info!("Loaded a sample of {} movies; `poolhouse import movies.csv` loads more", loaded.total());
+        let more = spelled("import movies.csv");
+        log::info!("Loaded a sample of {} movies; {more} loads more", loaded.total());
     }
     Ok(())
 }
 
 fn apply_schema(mut settings: Settings) -> Result<(), Failure> {
-    let _local = prepare_database(&mut settings, Sharing::Join)?;
-    let place = place(&settings);
+    let local = prepare_database(&mut settings, Sharing::Join)?;
+    let place = Place::of(&settings, local.as_ref());
     with_pool(&one_connection(&settings.pool), &place, |pool| {
         schema::apply(&mut pool.get_connection()?).map_err(not_applied(&place))
     })?;
@@ -78,11 +82,11 @@ fn apply_schema(mut settings: Settings) -> Result<(), Failure> {
 
 fn check(mut settings: Settings) -> Result<(), Failure> {
     say(&check::describe_settings(&settings));
-    let _local = prepare_database(&mut settings, Sharing::Join)?;
-    let place = place(&settings);
+    let local = prepare_database(&mut settings, Sharing::Join)?;
+    let place = Place::of(&settings, local.as_ref());
     say(&format!("Database {place}"));
     let found = with_pool(&one_connection(&settings.pool), &place, |pool| {
-        Ok(check::look_at_database(pool, &settings.pool)?)
+        Ok(check::look_at_database(pool, &settings.pool, local.is_some())?)
     })?;
     say(&found.to_string());
     match found.problems() {
@@ -95,18 +99,18 @@ fn check(mut settings: Settings) -> Result<(), Failure> {
 }
 
 fn import(mut settings: Settings, file: &Path) -> Result<(), Failure> {
-    let name = file.display().to_string();
     // Before a server is started for it.
-    let (input, size): (Box<dyn Read>, _) = match name.as_str() {
-        "-" => (Box::new(io::stdin().lock()), None),
-        _ => {
+    let (name, input, size): (_, Box<dyn Read>, _) = match file == Path::new("-") {
+        true => ("standard input".to_owned(), Box::new(io::stdin().lock()), None),
+        false => {
+            let name = file.display().to_string();
             let input = File::open(file).map_err(Failure::during(format!("cannot read {name}")))?;
             let size = input.metadata().map_or(None, |metadata| metadata.is_file().then_some(metadata.len()));
-            (Box::new(input), size)
+            (name, Box::new(input), size)
         }
     };
     let local = prepare_database(&mut settings, Sharing::Join)?;
-    let place = place(&settings);
+    let place = Place::of(&settings, local.as_ref());
     let pool_settings = one_connection(&settings.pool);
     let start = Instant::now();
     let imported = with_pool(&pool_settings, &place, |pool| {
@@ -158,7 +162,7 @@ fn one_connection(settings: &PoolSettings) -> PoolSettings {
 /// Opens a pool for `work` and closes it after.
 fn with_pool<R>(
     settings: &PoolSettings,
-    place: &str,
+    place: &Place,
     work: impl FnOnce(&Pool) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let pool = Pool::open(settings).map_err(unusable(place))?;
@@ -168,27 +172,47 @@ fn with_pool<R>(
 }
 
 /// The database and the user, for messages.
-fn place(settings: &Settings) -> String {
-    let database = &settings.pool.database;
-    format!("{database} as user {}", database.user)
+struct Place {
+    name: String,
+    /// What to do where the login is refused and the settings are not to blame.
+    login_advice: Option<String>,
 }
 
-fn unusable(place: &str) -> impl FnOnce(Error) -> Failure {
-    move |error| match error {
-        error @ Error::Settings(_) => error.into(),
-        error => Failure::Failed(format!("cannot use the database {place}: {error}")),
+impl Place {
+    fn of(settings: &Settings, local: Option<&LocalPostgres>) -> Place {
+        let database = &settings.pool.database;
+        Place {
+            name: format!("{database} as user {}", database.user),
+            login_advice: local.map(LocalPostgres::login_advice),
+        }
     }
 }
 
-fn not_applied(place: &str) -> impl FnOnce(Error) -> Failure {
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+fn unusable(place: &Place) -> impl FnOnce(Error) -> Failure {
+    move |error| match (error, &place.login_advice) {
+        (error @ Error::Settings(_), _) => error.into(),
+        (error @ Error::Authentication(_), Some(advice)) => {
+            Failure::Failed(format!("cannot use the database {place}: {error}\n{advice}"))
+        }
+        (error, _) => Failure::Failed(format!("cannot use the database {place}: {error}")),
+    }
+}
+
+fn not_applied(place: &Place) -> impl FnOnce(Error) -> Failure {
     move |error| {
         let advice = schema::advice(&error).map_or(String::new(), |advice| format!("\n{advice}"));
         Failure::Failed(format!("cannot make the tables in {place}: {error}{advice}"))
     }
 }
 
-fn missing_schema(place: &str) -> Failure {
-    Failure::Failed(format!("the database {place} has no movies table yet: run `poolhouse schema` first"))
+fn missing_schema(place: &Place) -> Failure {
+    Failure::Failed(format!("the database {place} has no movies table yet: run {} first", spelled("schema")))
 }
 
 /// Prints to standard output. Whoever closed it does not want to hear more: no reason to fail, let alone to panic.

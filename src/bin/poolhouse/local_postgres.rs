@@ -4,6 +4,7 @@
 //! ```text
 //! .poolhouse/lock           held while a poolhouse uses this directory
 //! .poolhouse/password       of the server's only user, readable by us alone
+//! .poolhouse/password.new   the same, while the server is being made
 //! .poolhouse/postgres.log   what the server says
 //! .poolhouse/data/          the server's data directory
 //! ```
@@ -11,18 +12,20 @@
 //! Where the server's user cannot enter the current directory (root's home, say), all of this is in a
 //! directory of its own below `/var/lib/poolhouse` instead.
 
-use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown};
+use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown, tail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use poolhouse::settings::DatabaseSettings;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const USER: &str = "poolhouse";
+const PASSWORD: &str = "password";
+const LOG: &str = "postgres.log";
 /// How long each step of ending a server may take: asking, insisting, killing.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other poolhouse may take to start the server that we want to use too.
@@ -45,6 +48,9 @@ pub(crate) struct LocalPostgres {
     /// `None` where it is another poolhouse's, and while being dropped.
     server: Option<Server>,
     database: DatabaseSettings,
+    home: PathBuf,
+    /// Where in the log this run begins.
+    log_start: u64,
     /// Keeps a second poolhouse out of the directory; the operating system lets go of it when we die.
     _lock: Option<File>,
 }
@@ -70,23 +76,27 @@ impl LocalPostgres {
             };
         };
         let account = Account::for_server(&data)?;
-        let made_by = Cluster::version_of(&data);
+        // Before anything is written: what is there may still be repaired.
+        let made_by = Cluster::version_of(&data).map_err(|error| or_start_anew(&error, &home))?;
         let programs = Programs::find(made_by).map_err(|error| match made_by {
             Some(_) => ClusterError::new(format!("{error} (or remove {} to start anew)", home.display())),
             None => error,
         })?;
         let cluster = Cluster::new(programs.clone(), data, account);
-        let password = password(&home.join("password"), made_by.is_none())?;
-        if made_by.is_none() {
-            log::info!("Creating a private PostgreSQL {} in {}", programs.major, home.display());
-            cluster.create(USER, &password)?;
-        }
+        let password = match made_by {
+            Some(_) => read_password(&home)?,
+            None => {
+                log::info!("Creating a private PostgreSQL {} in {}", programs.major, home.display());
+                create(&cluster, &home)?
+            }
+        };
         if let Some(pid) = cluster.left_behind() {
             log::warn!("Stopping the private PostgreSQL that an earlier run left behind (process {pid})");
             end_left_behind(pid)?;
         }
-        let log = home.join("postgres.log");
+        let log = home.join(LOG);
         begin_anew_when_long(&log);
+        let log_start = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         // What a developer keeps here can be loaded again: a lost last second after a power cut is no loss,
         // and every commit is spared a wait for the disk.
         let server = cluster
@@ -94,7 +104,7 @@ impl LocalPostgres {
             .map_err(|error| ClusterError::new(format!("{error} (its log: {})", log.display())))?;
         let database = database_at(server.port(), &password)?;
         log::info!("Started a private PostgreSQL on 127.0.0.1:{} in {}", server.port(), home.display());
-        Ok(LocalPostgres { server: Some(server), database, _lock: Some(lock) })
+        Ok(LocalPostgres { server: Some(server), database, home, log_start, _lock: Some(lock) })
     }
 
     /// Finds the server that another poolhouse runs, or is about to.
@@ -113,20 +123,41 @@ impl LocalPostgres {
             std::thread::sleep(Duration::from_millis(50));
         };
         log::info!("Using the private PostgreSQL of the poolhouse that runs already, on 127.0.0.1:{port}");
-        let database = database_at(port, &password(&home.join("password"), false)?)?;
-        Ok(LocalPostgres { server: None, database, _lock: None })
+        let database = database_at(port, &read_password(home)?)?;
+        Ok(LocalPostgres { server: None, database, home: home.to_owned(), log_start: 0, _lock: None })
     }
 
     /// How to reach it.
     pub(crate) fn database(&self) -> DatabaseSettings {
         self.database.clone()
     }
+
+    /// What to do where the server refuses our login.
+    pub(crate) fn login_advice(&self) -> String {
+        format!(
+            "It is the private PostgreSQL, and {} is not its password: put the right one there, or remove {} to \
+             start anew",
+            self.home.join(PASSWORD).display(),
+            self.home.display()
+        )
+    }
+
+    /// How the server ended by itself, with its last words; `None` while it runs, and where it is another
+    /// poolhouse's.
+    pub(crate) fn end(&mut self) -> Option<String> {
+        let status = self.server.as_mut()?.exit_status()?;
+        let log = self.home.join(LOG);
+        let words = tail(&log, self.log_start);
+        Some(format!("The private PostgreSQL has ended ({status}): {words} (its log: {})", log.display()))
+    }
 }
 
 impl Drop for LocalPostgres {
     fn drop(&mut self) {
+        let has_ended = self.end().is_some();
         if let Some(server) = self.server.take() {
             match server.stop(Shutdown::Fast, STOP_PATIENCE) {
+                Ok(_) if has_ended => {}
                 Ok(_) => log::info!("Stopped the private PostgreSQL"),
                 Err(error) => log::error!("Cannot stop the private PostgreSQL: {error}"),
             }
@@ -194,28 +225,62 @@ fn lock(home: &Path) -> Result<Option<File>, ClusterError> {
     }
 }
 
-/// The server's password; a new one where the server is yet to be made.
-fn password(path: &Path, is_new: bool) -> Result<String, ClusterError> {
-    if !is_new {
-        let text =
-            fs::read_to_string(path).map_err(ClusterError::during(format!("read {}", path.display())))?;
-        return Ok(text.trim().to_owned());
-    }
+/// Makes the server with a new password, and returns that.
+fn create(cluster: &Cluster, home: &Path) -> Result<String, ClusterError> {
+    let password = new_password()?;
+    let (file, written) = (home.join(PASSWORD), new_password_file(home));
+    write_password(&written, &password)
+        .map_err(ClusterError::during(format!("write {}", written.display())))?;
+    // An old password stays until there is no use for it: `data` may have been moved away for a while.
+    cluster.create(USER, &password).inspect_err(|_| {
+        let _ = fs::remove_file(&written);
+    })?;
+    fs::rename(&written, &file).map_err(ClusterError::during(format!("write {}", file.display())))?;
+    Ok(password)
+}
+
+fn new_password() -> Result<String, ClusterError> {
     let mut random = [0; 24];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut random))
         .map_err(ClusterError::during("read /dev/urandom"))?;
-    let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn new_password_file(home: &Path) -> PathBuf {
+    home.join(PASSWORD).with_extension("new")
+}
+
+fn write_password(file: &Path, password: &str) -> io::Result<()> {
     // One that an interrupted first run has left is of no use to anybody.
-    let _ = fs::remove_file(path);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{password}"))
-        .map_err(ClusterError::during(format!("write {}", path.display())))?;
-    Ok(password)
+    let _ = fs::remove_file(file);
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    writeln!(out, "{password}")
+}
+
+/// The password of a server that has been made.
+fn read_password(home: &Path) -> Result<String, ClusterError> {
+    let file = home.join(PASSWORD);
+    if !file.exists() {
+        // Where we died between the making of the server and that of this file.
+        let _ = fs::rename(new_password_file(home), &file);
+    }
+    let fault = match fs::read_to_string(&file) {
+        Ok(text) => {
+            let password = text.trim();
+            if !password.is_empty() && password.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Ok(password.to_owned());
+            }
+            format!("{} holds no password", file.display())
+        }
+        Err(error) => format!("cannot read the password in {}: {error}", file.display()),
+    };
+    Err(or_start_anew(&ClusterError::new(fault), home))
+}
+
+/// The way out of damaged files.
+fn or_start_anew(error: &ClusterError, home: &Path) -> ClusterError {
+    ClusterError::new(format!("{error}; put back what was there, or remove {} to start anew", home.display()))
 }
 
 /// Ends a server that is no child of ours: asks, insists, kills.

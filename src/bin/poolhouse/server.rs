@@ -2,6 +2,7 @@
 //!
 //! The caller opens the pool before and closes it after; in between, [`run`] blocks.
 
+use crate::cli::spelled;
 use crate::handlers::movies::movie_routes;
 use crate::services::movies::{self, MovieError};
 use actix_web::dev::Server;
@@ -11,12 +12,16 @@ use poolhouse::web::{BearerAuth, health_routes, json_errors};
 use poolhouse::{DatabasePool, PoolSettings, Settings};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 /// How long requests in flight may take to finish once the service is asked to stop, in seconds.
 const SHUTDOWN_TIMEOUT_S: u64 = 30;
+
+/// How often the service looks whether it can go on.
+const ROUND: Duration = Duration::from_secs(1);
 
 /// The most blocking threads of a worker.
 const MAX_THREADS: u32 = 1024;
@@ -60,12 +65,21 @@ impl Application {
 
     /// Serves until SIGTERM or SIGINT, and then until the requests in flight are done, at most
     /// [`SHUTDOWN_TIMEOUT_S`]. A second signal ends it at once.
-    pub(crate) async fn run_until_stopped(self) -> io::Result<()> {
+    ///
+    /// `lost` is asked every second; once it says why the service cannot go on, that is logged, and the service
+    /// ends the same way.
+    ///
+    /// # Errors
+    ///
+    /// It had to end, or signals cannot be received.
+    pub(crate) async fn run_until_stopped(self, mut lost: impl FnMut() -> Option<String>) -> io::Result<()> {
         let mut server = self.server;
+        let mut rounds = rt::time::interval(ROUND);
+        let mut is_lost = false;
         let mut signals =
             [unix::signal(unix::SignalKind::terminate())?, unix::signal(unix::SignalKind::interrupt())?];
         let mut is_stopping = false;
-        poll_fn(move |context| {
+        let ended = poll_fn(|context| {
             // Until none is ready, so that each has been asked and will wake us.
             while signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
                 if is_stopping {
@@ -77,13 +91,27 @@ impl Application {
                 log::info!("Application shutting down");
                 rt::spawn(server.handle().stop(true));
             }
+            while rounds.poll_tick(context).is_ready() {
+                // On the way out it may end before us.
+                if !is_stopping && let Some(why) = lost() {
+                    (is_lost, is_stopping) = (true, true);
+                    log::error!("{why}");
+                    log::info!("Application shutting down");
+                    rt::spawn(server.handle().stop(true));
+                }
+            }
             Pin::new(&mut server).poll(context)
         })
-        .await
+        .await;
+        match is_lost {
+            true => Err(io::Error::other("the service ended because its database did: see the log")),
+            false => ended,
+        }
     }
 }
 
-/// Serves until SIGTERM or SIGINT. The pool must be open: `main` opens it before and closes it after.
+/// Serves until SIGTERM or SIGINT, or until `lost` says why that makes no sense any more. The pool must be open:
+/// the caller opens it before and closes it after.
 ///
 /// Logs `Listening on http://…` with the real port, `Application started with N movies`, and at the first
 /// signal `Application shutting down`.
@@ -91,15 +119,24 @@ impl Application {
 /// # Errors
 ///
 /// - The database has no schema, or cannot be asked for its number of movies.
-/// - [`Application::build`]'s.
-pub(crate) fn run(settings: &Settings) -> io::Result<()> {
+/// - [`Application::build`]'s and [`Application::run_until_stopped`]'s.
+pub(crate) fn run(settings: &Settings, lost: impl FnMut() -> Option<String>) -> io::Result<()> {
     let movies = movies::count_movies().map_err(without_movies)?;
     System::new().block_on(async {
         let application = Application::build(settings)?;
         log::info!("Listening on http://{}", application.address());
         log::info!("Application started with {movies} movies");
-        application.run_until_stopped().await
+        application.run_until_stopped(lost).await
     })
+}
+
+/// Whether the service could listen on `bind` now: worth knowing before a database is made for it.
+///
+/// # Errors
+///
+/// [`Application::build`]'s.
+pub(crate) fn try_address(bind: SocketAddr) -> io::Result<()> {
+    TcpListener::bind(bind).map(drop).map_err(|error| explain(bind, &error))
 }
 
 /// Every caller whom the pool lets wait needs a thread to wait in. With fewer, a second queue would form in
@@ -127,7 +164,8 @@ fn without_movies(error: MovieError) -> io::Error {
         // No such table, no such column.
         MovieError::Database(database) if matches!(database.sqlstate(), Some("42P01" | "42703")) => {
             io::Error::other(format!(
-                "the database has not the tables of this version: run `poolhouse schema` first ({database})"
+                "the database has not the tables of this version: run {} first ({database})",
+                spelled("schema")
             ))
         }
         _ => io::Error::other(error),

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use server::LockFile;
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -69,9 +69,22 @@ impl Cluster {
         Cluster { programs, data, account }
     }
 
-    /// The version that made the data directory `data`; `None` where there is none.
-    pub(crate) fn version_of(data: &Path) -> Option<u32> {
-        fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().split('.').next()?.parse().ok()
+    /// The version that made the data directory `data`; `None` where there is none, or an empty one.
+    ///
+    /// # Errors
+    ///
+    /// There is something, and it does not say which version made it: damaged, or half a backup.
+    pub(crate) fn version_of(data: &Path) -> Result<Option<u32>, ClusterError> {
+        let file = data.join("PG_VERSION");
+        let fault = match fs::read_to_string(&file) {
+            Ok(text) => match text.trim().split('.').next().unwrap_or_default().parse() {
+                Ok(version) => return Ok(Some(version)),
+                Err(_) => format!("{} holds no version", file.display()),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound && is_vacant(data) => return Ok(None),
+            Err(error) => format!("cannot read {}: {error}", file.display()),
+        };
+        Err(ClusterError(format!("{} is not the data of a PostgreSQL server: {fault}", data.display())))
     }
 
     /// Makes the data directory: superuser `user`, every login by `password`.
@@ -91,9 +104,14 @@ impl Cluster {
             .initdb(&half_made, &password_file, user, "C.UTF-8")
             .or_else(|_| self.initdb(&half_made, &password_file, user, "C"));
         let _ = fs::remove_file(&password_file);
-        made?;
-        fs::rename(&half_made, &self.data)
-            .map_err(ClusterError::during(format!("rename {}", half_made.display())))
+        let named = made.and_then(|()| {
+            fs::rename(&half_made, &self.data)
+                .map_err(ClusterError::during(format!("rename {}", half_made.display())))
+        });
+        if named.is_err() {
+            let _ = fs::remove_dir_all(&half_made);
+        }
+        named
     }
 
     /// Removes what interrupted attempts have left, as far as that is possible now.
@@ -200,18 +218,31 @@ impl Cluster {
     /// Whether a server runs on this data directory that an earlier process of ours left behind, and which.
     ///
     /// A `postmaster.pid` whose process is no server of this directory is removed: after a restart of the
-    /// machine that number may be anybody's, and the server would refuse to start because of it.
+    /// machine that number may be anybody's, and the server would refuse to start because of it. So it would
+    /// with one that a power cut has left empty or garbled.
     pub(crate) fn left_behind(&self) -> Option<Pid> {
-        let pid = LockFile::read(&self.data)?.pid;
-        // Dead: the server itself sees that, and checks for orphaned backends by what the file says.
-        if kill(pid, None).is_err() {
-            return None;
+        let running = match LockFile::read(&self.data) {
+            // Dead: the server itself sees that, and checks for orphaned backends by what the file says.
+            Some(file) if kill(file.pid, None).is_err() => return None,
+            Some(file) => command_line(file.pid)
+                .is_some_and(|line| line.contains(&*self.data.to_string_lossy()))
+                .then_some(file.pid),
+            None => self.find_server(),
+        };
+        if running.is_none() {
+            let _ = fs::remove_file(self.data.join("postmaster.pid"));
         }
-        if command_line(pid).is_some_and(|line| line.contains(&*self.data.to_string_lossy())) {
-            return Some(pid);
-        }
-        let _ = fs::remove_file(self.data.join("postmaster.pid"));
-        None
+        running
+    }
+
+    /// Looks through every process for the server of this directory.
+    fn find_server(&self) -> Option<Pid> {
+        // As `start` writes it; the watchdog's command line names the directory too.
+        let option = format!(" -D {} ", self.data.display());
+        let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,command="]).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let server = text.lines().find(|line| line.contains(&option))?;
+        server.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
     }
 
     /// The port of the server that is ready on the data directory `data`, whoever started it.
@@ -279,8 +310,16 @@ fn command_line(pid: Pid) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What was written to `log` since `start`, in one line.
-fn tail(log: &Path, start: u64) -> String {
+/// Whether `data` can be made: there is nothing, or an empty directory.
+fn is_vacant(data: &Path) -> bool {
+    match fs::read_dir(data) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// The last of what was written to `log` since `start`, in one line.
+pub(crate) fn tail(log: &Path, start: u64) -> String {
     let text = fs::read(log).unwrap_or_default();
     let new = text.get(usize::try_from(start).unwrap_or(0)..).unwrap_or_default();
     let lines: Vec<_> = String::from_utf8_lossy(new).lines().map(str::to_owned).collect();

@@ -45,7 +45,8 @@ impl Watchdog {
 
     /// Ends every process of the group `group` at once.
     pub(super) fn over_group(group: u32) -> io::Result<Watchdog> {
-        Watchdog::new(r#"kill -KILL -- "-$1""#, [group.to_string()])
+        // The builtin of some shells (dash) takes a group only behind `-s`.
+        Watchdog::new(r#"kill -s KILL -- "-$1""#, [group.to_string()])
     }
 
     /// Sends the shell home: the server has ended, or is somebody else's concern now.

@@ -221,12 +221,8 @@ fn parse_line(record: &ByteRecord) -> Result<MovieLine<'_>, String> {
     let (Some(movie_id), Some(title), Some(genres), None) =
         (fields.next(), fields.next(), fields.next(), fields.next())
     else {
-        return Err(format!(
-            "{} fields instead of the {} of {}",
-            record.len(),
-            HEADER.len(),
-            HEADER.join(",")
-        ));
+        let (found, s) = (record.len(), if record.len() == 1 { "" } else { "s" });
+        return Err(format!("{found} field{s} instead of {}: {}", HEADER.len(), HEADER.join(",")));
     };
     let movie_id = parse_id(text(movie_id, "movieId")?)?;
     let (title, year) = split_year(text(title, "title")?.trim());
