@@ -130,9 +130,9 @@ impl Pool {
     /// # Examples
     ///
     /// ```no_run
-    /// # fn main() -> poolhouse::Result<()> {
-    /// use poolhouse::{Execute, Pool, PoolSettings};
-    /// # let pool: Pool = unimplemented!();
+    /// use poolhouse::{Execute, Pool};
+    ///
+    /// # fn example(pool: &Pool) -> poolhouse::Result<()> {
     /// pool.transaction(|tx| {
     ///     tx.execute_write("UPDATE accounts SET balance = balance - $1 WHERE id = 1", &[&10_i64])?;
     ///     tx.execute_write("UPDATE accounts SET balance = balance + $1 WHERE id = 2", &[&10_i64])

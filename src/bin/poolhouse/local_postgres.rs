@@ -314,9 +314,9 @@ mod tests {
 
     #[test]
     fn every_project_has_a_name_of_its_own() {
-        let name = name_for(Path::new("/root/my project"));
+        let name = name_for(Path::new("/home/you/my project"));
         assert!(name.starts_with("my-project-"), "{name}");
-        assert_ne!(name, name_for(Path::new("/root/my-project")));
+        assert_ne!(name, name_for(Path::new("/home/you/my-project")));
         assert_eq!(name_for(Path::new("/")).len(), "-".len() + 12);
     }
 }
