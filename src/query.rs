@@ -85,7 +85,7 @@ pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &[Row]) -> Result<Option<T>
 const MOST_ATTEMPTS: u32 = 4;
 
 impl Pool {
-    /// Runs `operation` on a connection; again on another where not a byte of it reached the server.
+    /// Runs `operation` on a connection; again on another where it certainly had no effect.
     fn on_a_connection<R>(
         &self,
         at: &'static Location<'static>,
@@ -144,7 +144,7 @@ impl Pool {
         let mut work = Some(work);
         self.on_a_connection(Location::caller(), |lease| {
             begin(lease)?;
-            // BEGIN was answered, so from here on nothing is "never sent", and `work` runs once.
+            // BEGIN was answered; no failure of `finish` asks for another try, so `work` runs once.
             match work.take() {
                 Some(work) => finish(lease, work),
                 None => unreachable!("bug: a transaction begins twice"),
@@ -160,10 +160,7 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let rows = self.on_a_connection(Location::caller(), |lease| {
-            let limit = lease.shared().statement_limit();
-            lease.session().query(sql, params, limit)
-        })?;
+        let rows = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
         all(&rows)
     }
 
@@ -173,19 +170,13 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let rows = self.on_a_connection(Location::caller(), |lease| {
-            let limit = lease.shared().statement_limit();
-            lease.session().query(sql, params, limit)
-        })?;
+        let rows = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
         at_most_one(&rows)
     }
 
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.on_a_connection(Location::caller(), |lease| {
-            let limit = lease.shared().statement_limit();
-            lease.session().write(sql, params, limit)
-        })
+        self.on_a_connection(Location::caller(), |lease| lease.write(sql, params))
     }
 }
 
@@ -214,8 +205,7 @@ impl Transaction<'_> {
         let limit = self.shared.statement_limit();
         let session = self.session.get_mut();
         session.command(&format!("SAVEPOINT poolhouse_{depth}"), limit, Effect::None)?;
-        let mut open =
-            Open::new(session, format!("ROLLBACK TO poolhouse_{depth}; RELEASE poolhouse_{depth}"));
+        let mut open = Open { session, depth, is_open: true };
         let mut inner = Transaction { session: RefCell::new(&mut *open.session), shared: self.shared, depth };
         let value = work(&mut inner)?;
         open.session.check_transaction(limit)?;
@@ -285,7 +275,7 @@ fn finish<R>(lease: &mut Lease, work: impl FnOnce(&mut Transaction<'_>) -> Resul
     let session = lease.session();
     session.in_transaction = true;
     session.forget_failure();
-    let mut open = Open::new(session, "ROLLBACK".to_owned());
+    let mut open = Open { session, depth: 0, is_open: true };
     let mut transaction =
         Transaction { session: RefCell::new(&mut *open.session), shared: &shared, depth: 0 };
     let value = work(&mut transaction).map_err(|error| Failure { error, had_no_effect: false })?;
@@ -303,31 +293,30 @@ fn finish<R>(lease: &mut Lease, work: impl FnOnce(&mut Transaction<'_>) -> Resul
 /// also when it panics and somebody catches that.
 struct Open<'a> {
     session: &'a mut Session,
-    undo: String,
+    /// As in [`Transaction`].
+    depth: u32,
     is_open: bool,
 }
 
 /// How long undoing may take before the connection is given up instead, which undoes everything as well.
 const UNDO_LIMIT: Duration = Duration::from_millis(500);
 
-impl Open<'_> {
-    fn new(session: &mut Session, undo: String) -> Open<'_> {
-        Open { session, undo, is_open: true }
-    }
-}
-
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         if !self.is_open {
             return;
         }
-        if self.undo == "ROLLBACK" {
-            self.session.in_transaction = false;
-        }
+        let undo = match self.depth {
+            0 => {
+                self.session.in_transaction = false;
+                "ROLLBACK".to_owned()
+            }
+            depth => format!("ROLLBACK TO poolhouse_{depth}; RELEASE poolhouse_{depth}"),
+        };
         if self.session.is_broken() {
             return;
         }
-        match self.session.command(&self.undo, Limit::Within(Some(UNDO_LIMIT)), Effect::None) {
+        match self.session.command(&undo, Limit::Within(Some(UNDO_LIMIT)), Effect::None) {
             Ok(()) => self.session.forget_failure(),
             // The server undoes what is left open when the connection ends.
             Err(_) => self.session.condemn_dirty(),

@@ -1,10 +1,11 @@
 //! What a borrower holds.
 
 use super::gate::Permit;
-use super::session::{Failure, Session};
+use super::session::{Failure, Params, Session};
 use super::{Pooled, Shared};
 use crate::error::{Error, Result};
 use crate::query::{Execute, Transaction, run_transaction};
+use postgres::Row;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
@@ -31,6 +32,18 @@ impl Lease {
             Some((pooled, _)) => pooled,
             None => unreachable!("bug: a lease is used after it was dropped"),
         }
+    }
+
+    /// Runs a query, within the pool's statement timeout.
+    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
+        let limit = self.shared.statement_limit();
+        self.session().query(sql, params, limit)
+    }
+
+    /// Runs a statement that writes, within the pool's statement timeout.
+    pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
+        let limit = self.shared.statement_limit();
+        self.session().write(sql, params, limit)
     }
 }
 
@@ -96,10 +109,7 @@ impl Execute for Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let rows = self.with(|lease| {
-            let limit = lease.shared().statement_limit();
-            lease.session().query(sql, params, limit)
-        })?;
+        let rows = self.with(|lease| lease.query(sql, params))?;
         crate::query::all(&rows)
     }
 
@@ -108,17 +118,11 @@ impl Execute for Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let rows = self.with(|lease| {
-            let limit = lease.shared().statement_limit();
-            lease.session().query(sql, params, limit)
-        })?;
+        let rows = self.with(|lease| lease.query(sql, params))?;
         crate::query::at_most_one(&rows)
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.with(|lease| {
-            let limit = lease.shared().statement_limit();
-            lease.session().write(sql, params, limit)
-        })
+        self.with(|lease| lease.write(sql, params))
     }
 }
