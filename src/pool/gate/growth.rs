@@ -15,6 +15,11 @@ impl Growth {
         self.connect.unwrap_or(Duration::ZERO)
     }
 
+    /// The same; `None` before the first.
+    pub(crate) fn usual_connect_time(&self) -> Option<Duration> {
+        self.connect
+    }
+
     pub(crate) fn note_connect(&mut self, took: Duration) {
         self.connect = Some(average(self.connect, took, 4));
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 /// What a maker is to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Make one connection.
-    Make,
+    /// Make one connection, and give up after this time where one is given.
+    Make(Option<Duration>),
     /// The gate is closed: stop.
     Stop,
 }
@@ -44,7 +44,7 @@ impl Gate {
                     state.connecting += 1;
                     let spare = u32::from(is_owed && !demand && !below_minimum);
                     state.owed = (state.owed - spare).min(state.making - state.connecting);
-                    return Order::Make;
+                    return Order::Make(state.outage.patience(state.growth.usual_connect_time()));
                 }
                 Attempt::At(when) => state = self.wait_for_order(state, Some(when - now)),
                 Attempt::Never => state = self.wait_for_order(state, None),

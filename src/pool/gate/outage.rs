@@ -11,6 +11,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(320);
 /// The longest pause while the login is refused: longer, because servers log and may punish failed logins.
 const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(5);
+/// Silence for so many times the usual connect time means that nobody will answer: an attempt that hangs hides
+/// that the server is back, and only one is made at a time.
+const SILENCE: u32 = 20;
+/// But no time shorter than this means anything.
+const LEAST_SILENCE: Duration = Duration::from_millis(500);
+/// Every so many attempts one gets all the time the settings give, for a server that has become slow.
+const PATIENT_EVERY: u32 = 8;
 /// A standing outage is logged at most this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -100,6 +107,14 @@ impl Outage {
         }
     }
 
+    /// How long the next attempt may take; `None` for as long as the settings allow. `usual` is how long connecting
+    /// has taken so far.
+    pub(crate) fn patience(&self, usual: Option<Duration>) -> Option<Duration> {
+        let attempts = self.standing.as_ref().map_or(0, |standing| standing.attempts);
+        let is_patient = attempts % PATIENT_EVERY == PATIENT_EVERY - 1;
+        usual.filter(|_| !is_patient).map(|usual| (usual * SILENCE).max(LEAST_SILENCE))
+    }
+
     pub(crate) fn failure(&self) -> Option<ConnectFailure> {
         self.standing.as_ref().map(|standing| {
             ConnectFailure::new(standing.last.elapsed(), standing.since.elapsed(), standing.text.clone())
@@ -126,6 +141,22 @@ mod tests {
         }
         assert!(pause(0, false) < Duration::from_millis(25));
         assert!(pause(9, false) > Duration::from_millis(250));
+    }
+
+    #[test]
+    fn attempts_are_cut_short_once_the_usual_time_is_known_save_every_eighth() {
+        let (now, usual) = (Instant::now(), Some(Duration::from_millis(40)));
+        let mut outage = Outage::default();
+        assert_eq!(outage.patience(None), None);
+        assert_eq!(outage.patience(Some(Duration::from_millis(2))), Some(LEAST_SILENCE));
+        let patience: Vec<_> = (0..16)
+            .map(|_| {
+                outage.note(now, "silence".into(), false);
+                outage.patience(usual)
+            })
+            .collect();
+        assert_eq!(patience.iter().filter(|patience| patience.is_none()).count(), 2);
+        assert_eq!(patience[0], Some(Duration::from_millis(800)));
     }
 
     #[test]

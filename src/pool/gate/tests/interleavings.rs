@@ -39,7 +39,7 @@ fn in_thread<T: Send + 'static>(
 fn maker(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
     in_thread(gate, move |gate| {
         let mut failures = failures;
-        while gate.next_order() == Order::Make {
+        while let Order::Make(_) = gate.next_order() {
             gate.lock().check();
             if failures > 0 {
                 failures -= 1;
@@ -162,7 +162,7 @@ fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
         let permit = gate.acquire_here(AGES).unwrap();
         // The server goes away: attempts fail for ever, and the last connection is lost at any moment.
         let maker = in_thread(&gate, |gate| {
-            while gate.next_order() == Order::Make {
+            while let Order::Make(_) = gate.next_order() {
                 gate.failed("refused".to_owned(), false);
                 gate.lock().check_bounded();
             }
@@ -185,7 +185,7 @@ fn who_waits_when_the_last_connection_is_lost_in_an_outage_is_told_without_anoth
         let permit = gate.acquire_here(AGES).unwrap();
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
         // One attempt fails, and the next one hangs for good.
-        assert_eq!(gate.next_order(), Order::Make);
+        assert!(matches!(gate.next_order(), Order::Make(_)));
         gate.failed("refused".to_owned(), false);
         gate.discard(permit);
         assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
@@ -325,7 +325,7 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
         gate.release(gate.acquire_here(AGES).unwrap(), now());
         let kept = gate.acquire_here(AGES).unwrap();
         assert!(gate.resize(2, 3));
-        assert_eq!(gate.next_order(), Order::Make);
+        assert!(matches!(gate.next_order(), Order::Make(_)));
         gate.failed("refused".to_owned(), false);
         let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
         let makers = vec![maker(&gate, 0)];

@@ -64,7 +64,7 @@ impl World {
             let (verdict, verdicts) = channel();
             let (gate, reporter) = (gate.clone(), reporter.clone());
             std::thread::spawn(move || {
-                while gate.next_order() == Order::Make {
+                while let Order::Make(_) = gate.next_order() {
                     if reporter.send(Report::Maker(name)).is_err() || verdicts.recv().is_err() {
                         return;
                     }
