@@ -23,19 +23,25 @@ const BACKWARD: [(&str, &str); 1] = [
 
 /// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
 /// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 15] = [
+const POOL: [(&str, &[&str]); 18] = [
+    ("address", &[]),
+    ("decoy", &[]),
     ("generation", &[]),
     ("sql", &[]),
     ("status", &[]),
     ("sync", &[]),
-    ("tls", &[]),
     ("wire", &[]),
+    ("line", &["address", "wire"]),
+    ("tls", &["line"]),
     ("frames", &["wire"]),
     ("gate", &["status", "sync"]),
-    ("transport", &["frames", "tls", "wire"]),
-    ("session", &["sql", "status", "wire"]),
+    ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
+    ("session", &["sql", "status", "transport", "wire"]),
     // The keeper buries what r2d2 lets go of.
-    ("manager", &["gate", "generation", "session", "status", "tls", "transport", "wire", "keeper"]),
+    (
+        "manager",
+        &["address", "gate", "generation", "session", "status", "tls", "transport", "wire", "keeper"],
+    ),
     // Who lends and who keeps house do the same things to a connection.
     ("keeper", &["gate", "generation", "lending", "session", "status"]),
     ("lending", &["gate", "generation", "session", "status"]),

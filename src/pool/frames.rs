@@ -44,6 +44,11 @@ impl Cursor {
         Part::Body(body, self.header[0])
     }
 
+    /// No message is begun and not ended.
+    fn is_between(&self) -> bool {
+        self.have == 0
+    }
+
     fn end_if_complete(&mut self) {
         if self.body == 0 {
             self.have = 0;
@@ -103,18 +108,27 @@ impl Frames {
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     cursor: Cursor,
+    /// A message that has a reply was begun.
+    is_asking: bool,
 }
 
 impl Requests {
     pub(crate) fn observe(&mut self, mut bytes: &[u8], wire: &Wire) {
         while !bytes.is_empty() {
             match self.cursor.next(&mut bytes) {
-                Part::Header(_, b'S' | b'Q') => wire.add_request(),
+                Part::Header(_, b'S' | b'Q') => {
+                    wire.add_request();
+                    self.is_asking = true;
+                }
                 // The Sync that followed the statement was swallowed by the COPY it began (PostgreSQL, "COPY
                 // Operations"); the one that follows this message ends both.
                 Part::Header(_, b'c' | b'f') => drop(wire.end_request()),
                 _ => {}
             }
+        }
+        if self.is_asking && self.cursor.is_between() {
+            self.is_asking = false;
+            wire.ask();
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::gate::{Permit, Surplus};
 use super::generation::Standing;
 use super::lending::{Taken, unpanicked};
-use super::session::Session;
+use super::session::{Cancel, Session};
 use super::status::CloseReason;
 use super::{Pooled, Shared};
 use log::warn;
@@ -23,7 +23,7 @@ const BACKLOG: usize = 4;
 enum Work {
     Bury(Box<Session>),
     Clean(Pooled, Permit),
-    Cancel(Box<postgres::CancelToken>, Instant),
+    Cancel(Box<Cancel>, Instant),
     Look,
     Stop,
 }
@@ -103,9 +103,9 @@ impl KeeperHandle {
     }
 
     /// Asks the server to stop the statement nobody waits for any more.
-    pub(crate) fn cancel(&self, token: postgres::CancelToken) {
+    pub(crate) fn cancel(&self, cancel: Cancel) {
         if self.backlog.load(Ordering::Relaxed) < BACKLOG {
-            let _ = self.send(Work::Cancel(Box::new(token), Instant::now()));
+            let _ = self.send(Work::Cancel(Box::new(cancel), Instant::now()));
         }
     }
 
@@ -170,7 +170,7 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                 let Some(shared) = weak.upgrade() else { return };
                 match work {
                     Work::Clean(pooled, permit) => shared.clean(pooled, permit, PATIENCE),
-                    Work::Cancel(token, asked) => shared.cancel(&token, asked),
+                    Work::Cancel(cancel, asked) => shared.cancel(*cancel, asked),
                     _ => next_look = Instant::now(),
                 }
                 // Also while there is always something else to do.
@@ -199,18 +199,14 @@ impl Shared {
         self.give_back_clean(pooled, permit);
     }
 
-    fn cancel(&self, token: &postgres::CancelToken, asked: Instant) {
+    fn cancel(&self, cancel: Cancel, asked: Instant) {
         // What is older than this has met the server's own statement_timeout, or never will.
         if asked.elapsed() > 4 * PATIENCE || self.gate.is_closed() {
             return;
         }
         // The driver unwraps where the system has no descriptor left.
         unpanicked(|| {
-            let sent = match self.maker.connector(PATIENCE) {
-                Some(connector) => token.cancel_query(connector),
-                None => token.cancel_query(postgres::NoTls),
-            };
-            sent.inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
+            cancel.send(PATIENCE).inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
         });
     }
 }

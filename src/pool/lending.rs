@@ -157,7 +157,7 @@ impl Shared {
                     self.keeper.look();
                 }
                 if pooled.has_timed_out() {
-                    self.keeper.cancel(pooled.cancel_token());
+                    self.keeper.cancel(pooled.cancel());
                 }
                 drop_condemned(pooled, reason);
                 self.gate.discard(permit)

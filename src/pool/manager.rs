@@ -5,6 +5,7 @@
 //! connection, makes it, and only then returns. So r2d2 never sees a failed connect (its retries cannot be
 //! paced or stopped), never makes one that nobody wants, and never loses a slot.
 
+use super::address::endpoints;
 use super::gate::{Gate, Order};
 use super::generation::Generations;
 use super::session::{Session, describe};
@@ -15,7 +16,6 @@ use super::wire::Wire;
 use crate::error::SettingsError;
 use crate::settings::PoolSettings;
 use log::{info, warn};
-use postgres::config::{SslMode as DriverSslMode, SslNegotiation};
 use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +37,7 @@ pub(crate) struct Manager {
 #[derive(Clone)]
 pub(crate) struct SessionMaker {
     config: postgres::Config,
-    has_unix_host: bool,
+    hosts: Vec<(String, u16)>,
     tls: TlsPlan,
     connect_timeout: Duration,
     max_lifetime: Option<Duration>,
@@ -71,26 +71,15 @@ impl SessionMaker {
     /// `SettingsError` when the certificate file cannot be used.
     pub(crate) fn new(settings: &PoolSettings) -> Result<SessionMaker, SettingsError> {
         let database = &settings.database;
-        let has_unix_host = database.hosts.iter().any(|(host, _)| host.starts_with('/'));
-        let mut config = database.driver_config();
+        let mut config = database.login_config();
         if let Some(limit) = settings.statement_timeout {
             // As a startup option it is the session's default, and so survives DISCARD ALL.
             config.options(&format!("-c statement_timeout={}", limit.as_millis()));
         }
-        if has_unix_host {
-            config.ssl_mode(DriverSslMode::Disable);
-        } else {
-            config.ssl_mode(DriverSslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        }
-        // Keepalives find a vanished server while nobody waits for it.
-        config
-            .keepalives_idle(Duration::from_secs(30))
-            .keepalives_interval(Duration::from_secs(10))
-            .keepalives_retries(3);
-        let tls = if has_unix_host { TlsPlan::Off } else { TlsPlan::new(database)? };
+        let tls = TlsPlan::new(database)?;
         Ok(SessionMaker {
             config,
-            has_unix_host,
+            hosts: database.hosts.clone(),
             tls,
             connect_timeout: settings.connect_timeout,
             max_lifetime: settings.max_lifetime,
@@ -101,27 +90,30 @@ impl SessionMaker {
 
     /// Connects and logs in.
     ///
-    /// Blocks for at most the connect timeout for each host of the settings, and for as long as the system's
-    /// resolver takes to find their addresses.
-    pub(crate) fn make(&self, generation: u64) -> Result<Session, ConnectError> {
-        let wire = Arc::new(Wire::new());
+    /// Blocks for at most the connect timeout, or `patience` where that is less, for finding the addresses and
+    /// again for each of them.
+    pub(crate) fn make(&self, patience: Option<Duration>, generation: u64) -> Result<Session, ConnectError> {
         let started = Instant::now();
+        let limit = patience.map_or(self.connect_timeout, |patience| patience.min(self.connect_timeout));
+        let endpoints = endpoints(&self.hosts, limit)?;
+        let wire = Arc::new(Wire::new());
+        let connector =
+            Connector { wire: wire.clone(), tls: self.tls.clone(), limit, endpoints: endpoints.into() };
         let mut config = self.config.clone();
-        config.connect_timeout(self.connect_timeout);
-        let connector = Connector { wire: wire.clone(), tls: self.tls.clone(), limit: self.connect_timeout };
-        let client = PostgresConnectionManager::new(config, connector)
+        connector.direct(&mut config)?;
+        let client = PostgresConnectionManager::new(config, connector.clone())
             .connect()
             .map_err(|error| ConnectError::new(&error))?;
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let (cache, limit) = (self.statement_cache_size, self.statement_timeout);
-        Ok(Session::new(client, wire, cache, limit, retire_at, generation))
+        Ok(Session::new(client, connector, cache, limit, retire_at, generation))
     }
+}
 
-    /// What a cancel request goes through.
-    pub(crate) fn connector(&self, limit: Duration) -> Option<Connector> {
-        let wire = Arc::new(Wire::new());
-        (!self.has_unix_host).then(|| Connector { wire, tls: self.tls.clone(), limit })
+impl From<std::io::Error> for ConnectError {
+    fn from(error: std::io::Error) -> ConnectError {
+        ConnectError { text: error.to_string(), is_login: false }
     }
 }
 
@@ -151,13 +143,14 @@ impl ManageConnection for Manager {
 
     fn connect(&self) -> Result<Box<Session>, PoolClosed> {
         loop {
-            match self.gate.next_order() {
+            let patience = match self.gate.next_order() {
                 Order::Stop => return Err(PoolClosed),
-                Order::Make => {}
-            }
+                Order::Make(patience) => patience,
+            };
             let started = Instant::now();
             // The driver unwraps where the system has no descriptor left: a panic must cost no slot.
-            let attempt = catch_unwind(AssertUnwindSafe(|| self.maker.make(self.generations.current())));
+            let attempt =
+                catch_unwind(AssertUnwindSafe(|| self.maker.make(patience, self.generations.current())));
             let attempt = attempt.unwrap_or_else(|_| {
                 let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
                 Err(ConnectError { text, is_login: false })

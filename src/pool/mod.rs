@@ -1,11 +1,14 @@
 //! The pool: a gate in front, r2d2 as the store and the maker of connections, a keeper behind.
 
+mod address;
 mod connection;
+mod decoy;
 mod frames;
 mod gate;
 mod generation;
 mod keeper;
 mod lending;
+mod line;
 mod manager;
 mod session;
 mod sql;
@@ -55,7 +58,6 @@ pub(crate) struct Shared {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
     settings: PoolSettings,
-    maker: SessionMaker,
     keeper: KeeperHandle,
     /// Emptied by `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
@@ -108,12 +110,11 @@ impl Pool {
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .connection_customizer(Box::new(Farewell { keeper: keeper.handle(), gate: gate.clone() }))
             .thread_pool(Arc::new(threads))
-            .build_unchecked(Manager::new(gate.clone(), generations.clone(), maker.clone()));
+            .build_unchecked(Manager::new(gate.clone(), generations.clone(), maker));
         let shared = Arc::new(Shared {
             gate,
             generations,
             settings: settings.clone(),
-            maker,
             keeper: keeper.handle(),
             store: RwLock::new(Some(store)),
         });

@@ -2,6 +2,7 @@
 
 use super::sql::Kind;
 use super::status::CloseReason;
+use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::{Error, Interruption, Result};
 use lru::LruCache;
@@ -18,6 +19,8 @@ pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub(crate) struct Session {
     client: Client,
     wire: Arc<Wire>,
+    /// Where the server is, and how it is reached: for cancelling.
+    connector: Connector,
     statements: Option<LruCache<Box<str>, Prepared>>,
     /// When it has to be closed for its age.
     pub(crate) retire_at: Option<Instant>,
@@ -39,6 +42,20 @@ impl Drop for Session {
     fn drop(&mut self) {
         // The driver says goodbye to the server and waits for what is outstanding: not for long.
         self.wire.set_deadline(Some(Instant::now() + FAREWELL));
+    }
+}
+
+/// What asks the server to cancel the statement that runs in a session.
+pub(crate) struct Cancel {
+    token: postgres::CancelToken,
+    connector: Connector,
+}
+
+impl Cancel {
+    /// Asks, within `limit`.
+    pub(crate) fn send(self, limit: Duration) -> Result<(), postgres::Error> {
+        let Cancel { token, connector } = self;
+        token.cancel_query(Connector { wire: Arc::new(Wire::new()), limit, ..connector })
     }
 }
 
@@ -122,7 +139,7 @@ pub(crate) enum Effect {
 impl Session {
     pub(crate) fn new(
         client: Client,
-        wire: Arc<Wire>,
+        connector: Connector,
         statement_cache_size: usize,
         statement_timeout: Option<Duration>,
         retire_at: Option<Instant>,
@@ -130,7 +147,8 @@ impl Session {
     ) -> Session {
         Session {
             client,
-            wire,
+            wire: connector.wire.clone(),
+            connector,
             statements: NonZeroUsize::new(statement_cache_size).map(LruCache::new),
             retire_at,
             last_used: Instant::now(),
@@ -372,8 +390,8 @@ impl Session {
     }
 
     /// What cancels the running statement.
-    pub(crate) fn cancel_token(&self) -> postgres::CancelToken {
-        self.client.cancel_token()
+    pub(crate) fn cancel(&self) -> Cancel {
+        Cancel { token: self.client.cancel_token(), connector: self.connector.clone() }
     }
 
     /// Whether an answer was waited for in vain: then the statement may still run on the server.

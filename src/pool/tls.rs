@@ -1,10 +1,10 @@
 //! TLS to the server, in the four strengths `libpq` names.
 
+use super::line::Line;
 use crate::error::{Problem, SettingsError};
 use crate::settings::{DatabaseSettings, SslMode};
 use std::io;
 use std::sync::Arc;
-use tokio_postgres::Socket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
 
-pub(crate) type Stream = tokio_rustls::client::TlsStream<Socket>;
+pub(crate) type Stream = tokio_rustls::client::TlsStream<Line>;
 
 /// What to do about TLS on a connection.
 #[derive(Clone)]
@@ -58,12 +58,12 @@ impl TlsPlan {
     }
 }
 
-pub(crate) async fn handshake(tls: &TlsPlan, host: &str, socket: Socket) -> io::Result<Stream> {
+pub(crate) async fn handshake(tls: &TlsPlan, host: &str, line: Line) -> io::Result<Stream> {
     let (TlsPlan::Optional(connector) | TlsPlan::Required(connector)) = tls else {
         return Err(io::Error::other("bug: handshake without TLS"));
     };
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    connector.connect(name, socket).await
+    connector.connect(name, line).await
 }
 
 fn connector(database: &DatabaseSettings) -> Result<TlsConnector, String> {

@@ -1,14 +1,15 @@
 //! The byte stream under the driver: TLS where the settings ask for it, and a deadline on every read and write.
 //!
-//! The sync driver has no I/O timeout. It does hand its raw socket to the TLS connector, and with
-//! `sslmode=require` and direct negotiation as the very first thing, before a byte is sent; so a connector of
-//! ours sees every TCP connection, does what encryption the settings ask for, and returns a stream that fails
-//! once the [`Wire`]'s deadline has passed. A driver call then returns within its deadline in every fault, and
-//! so does dropping the client.
-//!
-//! Unix-socket connections carry no host name and cannot go this way: their [`Wire`] stays unobserved.
+//! The sync driver has no I/O timeout. It does hand its socket to the TLS connector, and with `sslmode=require`
+//! and direct negotiation as the very first thing, before a byte is sent. A connector of ours lets that socket go
+//! (see [`decoy`]), connects to the server itself, does what encryption the settings ask for, and returns a stream
+//! that fails once the [`Wire`]'s deadline has passed. A driver call then returns within its deadline in every
+//! fault, and so does dropping the client.
 
+use super::address::{Address, Endpoint};
+use super::decoy;
 use super::frames::{Frames, Requests};
+use super::line::{Line, timed_out};
 use super::tls::{self, TlsPlan};
 use super::wire::Wire;
 use std::future::Future;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep_until, timeout_at};
 use tokio_postgres::Socket;
+use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
 /// The driver's TLS connector for one connection.
@@ -27,8 +29,23 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 pub(crate) struct Connector {
     pub(crate) wire: Arc<Wire>,
     pub(crate) tls: TlsPlan,
-    /// How long each host may take from the TCP connection to the end of the login.
+    /// How long each endpoint may take from the first packet to the end of the login.
     pub(crate) limit: Duration,
+    pub(crate) endpoints: Arc<[Endpoint]>,
+}
+
+impl Connector {
+    /// Has the driver try the endpoints in order, each through this connector.
+    pub(crate) fn direct(&self, config: &mut postgres::Config) -> io::Result<()> {
+        let decoy = decoy::address()?;
+        config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        config.connect_timeout(self.limit).keepalives(false);
+        for index in 0..self.endpoints.len() {
+            // The driver passes the host's name on to the connector, and needs it for nothing else.
+            config.host(&index.to_string()).hostaddr(decoy.ip()).port(decoy.port());
+        }
+        Ok(())
+    }
 }
 
 impl MakeTlsConnect<Socket> for Connector {
@@ -37,14 +54,16 @@ impl MakeTlsConnect<Socket> for Connector {
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<ConnectorTo> {
-        Ok(ConnectorTo { connector: self.clone(), host: host.to_owned() })
+        let endpoint = host.parse().ok().and_then(|index: usize| self.endpoints.get(index));
+        let endpoint = endpoint.ok_or_else(|| io::Error::other("bug: the driver connects somewhere else"))?;
+        Ok(ConnectorTo { endpoint: endpoint.clone(), connector: self.clone() })
     }
 }
 
-/// A [`Connector`] that knows the host's name.
+/// A [`Connector`] that knows where to.
 pub(crate) struct ConnectorTo {
     connector: Connector,
-    host: String,
+    endpoint: Endpoint,
 }
 
 impl TlsConnect<Socket> for ConnectorTo {
@@ -54,16 +73,19 @@ impl TlsConnect<Socket> for ConnectorTo {
 
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
-            let wire = self.connector.wire.clone();
-            wire.restart(self.connector.limit);
-            let negotiated = negotiate(self.connector.tls, &self.host, socket);
+            decoy::clear();
+            drop(socket);
+            let ConnectorTo { connector: Connector { wire, tls, limit, .. }, endpoint } = self;
+            wire.restart(limit);
+            let negotiated = negotiate(&tls, &endpoint, wire.clone());
             let inner = match wire.deadline() {
-                None => negotiated.await?,
+                None => negotiated.await,
                 Some(deadline) => {
-                    timeout_at(deadline.into(), negotiated).await.map_err(|_| timed_out())??
+                    timeout_at(deadline.into(), negotiated).await.unwrap_or_else(|_| Err(timed_out()))
                 }
             };
-            wire.observe();
+            let inner =
+                inner.map_err(|error| io::Error::new(error.kind(), format!("{endpoint}: {error}")))?;
             Ok(Bounded {
                 inner,
                 wire,
@@ -83,17 +105,19 @@ impl TlsConnect<Socket> for ConnectorTo {
 }
 
 /// Asks the server for TLS as PostgreSQL's protocol has it (chapter "Message Flow", SSL Session Encryption).
-async fn negotiate(tls: TlsPlan, host: &str, mut socket: Socket) -> io::Result<Inner> {
+async fn negotiate(tls: &TlsPlan, endpoint: &Endpoint, wire: Arc<Wire>) -> io::Result<Inner> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-    if tls.is_off() {
-        return Ok(Inner::Plain(socket));
+    let mut line = Line::connect(endpoint, wire).await?;
+    // A socket of this machine has nothing to encrypt for, as in libpq.
+    if tls.is_off() || matches!(endpoint.address, Address::Unix(_)) {
+        return Ok(Inner::Plain(line));
     }
-    socket.write_all(&SSL_REQUEST).await?;
+    line.write_all(&SSL_REQUEST).await?;
     let mut answer = [0];
-    socket.read_exact(&mut answer).await?;
+    line.read_exact(&mut answer).await?;
     match &answer {
-        b"S" => Ok(Inner::Tls(Box::new(tls::handshake(&tls, host, socket).await?))),
-        b"N" if tls.is_optional() => Ok(Inner::Plain(socket)),
+        b"S" => Ok(Inner::Tls(Box::new(tls::handshake(tls, &endpoint.host, line).await?))),
+        b"N" if tls.is_optional() => Ok(Inner::Plain(line)),
         b"N" => Err(io::Error::other("the server does not offer TLS, and the settings require it")),
         _ => Err(io::Error::other("the server's answer to the request for TLS is not PostgreSQL's")),
     }
@@ -103,7 +127,7 @@ async fn negotiate(tls: TlsPlan, host: &str, mut socket: Socket) -> io::Result<I
 const READS_PER_LOOK: u8 = 32;
 
 enum Inner {
-    Plain(Socket),
+    Plain(Line),
     Tls(Box<tls::Stream>),
 }
 
@@ -213,7 +237,7 @@ impl AsyncRead for Bounded {
         loop {
             let before = buf.filled().len();
             let read = match &mut this.inner {
-                Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+                Inner::Plain(line) => Pin::new(line).poll_read(cx, buf),
                 Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             };
             match read {
@@ -267,7 +291,7 @@ impl AsyncWrite for Bounded {
             return Poll::Ready(Err(timed_out()));
         }
         let written = match &mut this.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Inner::Plain(line) => Pin::new(line).poll_write(cx, buf),
             Inner::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         match written {
@@ -289,10 +313,14 @@ impl AsyncWrite for Bounded {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let flushed = match &mut this.inner {
-            // A plain socket has no buffer of its own.
-            Inner::Plain(_) => Poll::Ready(Ok(())),
+            Inner::Plain(line) => Pin::new(line).poll_flush(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
+        if flushed.is_ready() && this.wire.is_asked() {
+            // Everything is sent: have the driver read at once, where the line waits for the reply.
+            cx.waker().wake_by_ref();
+            return flushed;
+        }
         let is_watched = std::mem::take(&mut this.is_watched) || this.wire.status().is_some();
         if flushed.is_ready() && is_watched {
             return flushed;
@@ -309,7 +337,7 @@ impl AsyncWrite for Bounded {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let shut = match &mut this.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Inner::Plain(line) => Pin::new(line).poll_shutdown(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
         match shut {
@@ -324,8 +352,4 @@ impl TlsStream for Bounded {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
-}
-
-fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer within the deadline")
 }

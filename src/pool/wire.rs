@@ -12,7 +12,7 @@ pub(crate) struct Wire {
     deadline: AtomicU64,
     /// Bytes written since the connection was made: what was not written, the server cannot have seen.
     written: AtomicU64,
-    /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding or unobserved.
+    /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding.
     status: AtomicU8,
     /// Requests sent whose reply is not complete.
     outstanding: AtomicU32,
@@ -20,8 +20,8 @@ pub(crate) struct Wire {
     ended: AtomicBool,
     /// The deadline is what ended it.
     timed_out: AtomicBool,
-    /// A stream of ours carries the connection.
-    observed: AtomicBool,
+    /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
+    asked: AtomicBool,
 }
 
 /// The zero of the deadlines' clock.
@@ -36,7 +36,7 @@ impl Wire {
             outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
-            observed: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
         }
     }
 
@@ -68,13 +68,13 @@ impl Wire {
     }
 
     /// What the server last said of the session: `I`dle, in a `T`ransaction, in a failed transaction (`E`);
-    /// `None` while a reply is outstanding, and for connections that are not observed.
+    /// `None` while a reply is outstanding.
     pub(crate) fn status(&self) -> Option<u8> {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
     pub(crate) fn is_observed(&self) -> bool {
-        self.observed.load(Ordering::Relaxed)
+        true
     }
 
     /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
@@ -83,6 +83,7 @@ impl Wire {
         self.written.store(0, Ordering::Relaxed);
         self.status.store(0, Ordering::Relaxed);
         self.outstanding.store(0, Ordering::Relaxed);
+        self.asked.store(false, Ordering::Relaxed);
         self.ended.store(false, Ordering::Relaxed);
         self.timed_out.store(false, Ordering::Relaxed);
     }
@@ -92,9 +93,22 @@ impl Wire {
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
     }
 
-    /// A stream of ours carries the connection from now on.
-    pub(crate) fn observe(&self) {
-        self.observed.store(true, Ordering::Relaxed);
+    /// All of a request is sent.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the first read since a request was sent.
+    pub(crate) fn take_asked(&self) -> bool {
+        let is_asked = self.is_asked();
+        if is_asked {
+            self.asked.store(false, Ordering::Relaxed);
+        }
+        is_asked
     }
 
     /// Bytes went out: whatever the server last said of the session may be over.

@@ -70,10 +70,16 @@ impl DatabaseSettings {
 
     /// The driver's configuration, without anything about encryption or deadlines.
     pub fn driver_config(&self) -> postgres::Config {
-        let mut config = postgres::Config::new();
+        let mut config = self.login_config();
         for (host, port) in &self.hosts {
             config.host(host).port(*port);
         }
+        config
+    }
+
+    /// The same without the hosts.
+    pub(crate) fn login_config(&self) -> postgres::Config {
+        let mut config = postgres::Config::new();
         config.dbname(&self.name).user(&self.user).application_name(&self.application_name);
         if let Some(password) = &self.password {
             config.password(password.expose());
@@ -121,18 +127,7 @@ impl DatabaseSettings {
                 reader.fault(variable, if text.is_empty() { "not set" } else { text }, variable.allowed());
             }
         }
-        self.check_hosts_agree(reader);
         self.check_sslrootcert(reader, DB_SSLROOTCERT.name);
-    }
-
-    /// Notes a list that has both kinds of hosts: a socket takes neither TLS nor the pool's deadlines, and what
-    /// serves one host must hold for the next.
-    pub(super) fn check_hosts_agree(&self, reader: &mut Reader) {
-        let is_socket = |host: &(String, u16)| host.0.starts_with('/');
-        if self.hosts.iter().any(is_socket) && !self.hosts.iter().all(is_socket) {
-            let hosts: Vec<_> = self.hosts.iter().map(|(host, _)| host.as_str()).collect();
-            reader.fault(&DB_HOST, hosts.join(","), "directories of Unix sockets only, or none of them");
-        }
     }
 
     /// Notes a missing file of certificate authorities, or one that would verify nothing. `by` is the

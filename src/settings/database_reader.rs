@@ -80,7 +80,6 @@ pub(super) fn read(reader: &mut Reader) -> ReadDatabase {
     if !reader.is_faulty(&[&DATABASE_URL, &DB_SSLMODE, &DB_SSLROOTCERT]) {
         database.check_sslrootcert(reader, by.sslrootcert);
     }
-    database.check_hosts_agree(reader);
     judge(reader, &database, is_configured, &by);
     ReadDatabase { database, is_configured, connect_timeout }
 }

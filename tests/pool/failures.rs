@@ -5,6 +5,8 @@ use crate::support::postgres::{GUEST, GUEST_PASSWORD};
 use crate::support::{Postgres, Proxy, eventually};
 use poolhouse::settings::Secret;
 use poolhouse::{Error, Execute};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Instant;
 
@@ -64,7 +66,24 @@ fn a_mute_server_is_down_after_the_connect_timeout() {
 #[test]
 fn a_frozen_server_holds_nobody_beyond_the_deadline() {
     let server = Postgres::start();
+    a_frozen_server_is_survived(&server, server.pool_settings());
+}
+
+/// Over a Unix socket as over TCP.
+#[test]
+fn a_frozen_server_behind_a_socket_holds_nobody_either() {
+    let directory = tempfile::tempdir().unwrap();
+    // The server runs as another user where the tests run as root.
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    let path = directory.path().to_str().unwrap();
+    let server = Postgres::start_with(&[("unix_socket_directories", path)]);
     let mut settings = server.pool_settings();
+    // Of a list too, and past an entry where nobody is.
+    settings.database.hosts = vec![("/nowhere".into(), 5432), (path.into(), server.port())];
+    a_frozen_server_is_survived(&server, settings);
+}
+
+fn a_frozen_server_is_survived(server: &Postgres, mut settings: PoolSettings) {
     (settings.min_connections, settings.max_connections) = (2, 2);
     settings.statement_timeout = Some(300 * MS);
     settings.outage_grace = 100 * MS;

@@ -156,11 +156,3 @@ fn a_closed_pools_threads_are_gone() {
     pool.close(Duration::from_secs(5));
     eventually("no thread is left", Duration::from_secs(2), || pool_threads().is_empty());
 }
-
-#[test]
-fn a_pool_does_not_mix_sockets_with_network_hosts() {
-    let mut settings = postgres::pool_settings();
-    settings.database.hosts.insert(0, ("/run/postgresql".into(), 5432));
-    let error = Pool::open(&settings).unwrap_err();
-    assert!(matches!(&error, Error::Settings(found) if found.problems[0].variable == "DB_HOST"), "{error}");
-}

@@ -180,7 +180,7 @@ impl Base {
         cluster.create(SUPERUSER, "not asked for").unwrap_or_else(|error| or_panic(error));
         let rules = format!(
             "host all {GUEST} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
-             host replication all 127.0.0.1/32 trust\n"
+             host replication all 127.0.0.1/32 trust\nlocal all all trust\n"
         );
         fs::write(data.join("pg_hba.conf"), rules).expect("pg_hba.conf");
         Base { directory, programs, account, servers: AtomicU32::new(0), _watchdog: watchdog }
