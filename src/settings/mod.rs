@@ -166,8 +166,7 @@ fn read(given: BTreeMap<String, Given>, mut problems: Vec<Problem>) -> Result<Se
 
 /// `RUST_LOG` can say more than `LOG_LEVEL`: where both stand in one place they do not disagree, the filter wins.
 fn read_log_filter(reader: &mut Reader) -> String {
-    let filter = reader
-        .said(&RUST_LOG, |text| env_filter::Builder::new().try_parse(text).is_ok().then(|| text.to_owned()));
+    let filter = reader.said(&RUST_LOG, |text| is_filter(text).then(|| text.to_owned()));
     let level = reader.said(&LOG_LEVEL, |text| LOG_LEVEL.allowed.word(text).map(str::to_owned));
     let level = match (&filter, level) {
         (Some(filter), Some(level)) if level.source.rank() <= filter.source.rank() => None,
@@ -176,4 +175,13 @@ fn read_log_filter(reader: &mut Reader) -> String {
     reader
         .settle(&LOG_LEVEL, [level, filter], String::clone)
         .map_or_else(|| reader.preset(&LOG_LEVEL).to_owned(), |said| said.value)
+}
+
+/// Whether `env_logger` reads this as it is meant. It takes whatever it does not know for the name of a module, and
+/// would log that module only: nothing at all.
+fn is_filter(text: &str) -> bool {
+    let names = text.split('/').next().unwrap_or_default().split(',').map(|part| part.split('=').next());
+    let is_name_char = |c: char| c.is_alphanumeric() || "_:-.".contains(c);
+    let has_names = names.flatten().all(|name| name.trim().chars().all(is_name_char));
+    has_names && env_filter::Builder::new().try_parse(text).is_ok()
 }

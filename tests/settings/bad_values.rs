@@ -42,7 +42,7 @@ fn each_variable_refuses_what_it_cannot_mean() {
         ("DATABASE_STATEMENT_TIMEOUT", &[&number, &["2147483648"]]),
         ("HTTP_BIND", &[&["5000", "localhost:5000", "127.0.0.1", "127.0.0.1:65536", ":5000"]]),
         ("HTTP_WORKERS", &[&number, &["0", "257"]]),
-        ("RUST_LOG", &[&["poolhouse=loud", "a=b=c", "info/a/b"]]),
+        ("RUST_LOG", &[&["poolhouse=loud", "a=b=c", "info/a/b", "%%%", "info,[span]=debug", "a b"]]),
         ("LOG_LEVEL", &[&["loud", "warning", "3"]]),
     ];
     for (variable, groups) in table {
