@@ -5,7 +5,7 @@
 //!
 //! | status | when |
 //! |---|---|
-//! | error | the pool is not initialized or is closed; the ping failed; connecting fails and no connection is left |
+//! | error | the pool is not initialized or is closed; the ping failed; connecting fails and no connection is left; the first connection is still being made |
 //! | warning | more than 60 % of the maximum is in use (exactly 60 % is still healthy) |
 //! | warning | none is available and the maximum is reached |
 //! | warning | callers wait; lending is suspended; connecting fails while some connections are left; a connection is held beyond the leak threshold |
@@ -164,8 +164,15 @@ fn failures(pool: &PoolStatus, warnings: &mut Vec<String>) -> bool {
         warnings.push("The pool is closed and lends no connection.".to_owned());
         return true;
     }
-    let Some(failure) = &pool.last_failure else { return false };
     let usable = pool.available + pool.in_use;
+    let Some(failure) = &pool.last_failure else {
+        // A pool that was opened without its database, and has not heard of it yet.
+        let is_unproven = pool.connects == 0 && usable == 0 && pool.being_made > 0;
+        if is_unproven {
+            warnings.push("No connection to the database has been made yet.".to_owned());
+        }
+        return is_unproven;
+    };
     // The failure's text stays out: it names hosts, and the report may travel in a 503.
     warnings.push(format!(
         "Connecting to the database has failed for {}, the last attempt {} ago; {}.",

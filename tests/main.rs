@@ -6,6 +6,7 @@ mod architecture;
 mod auth;
 mod cli;
 mod decode;
+mod graceful;
 mod health;
 mod http;
 mod import;

@@ -37,6 +37,13 @@ fn the_verdict_follows_the_documented_table() {
     let cases = [
         ("idle", pool(0, 2), Healthy, ""),
         ("nothing open yet", pool(0, 0), Healthy, ""),
+        (
+            "nothing known yet",
+            PoolStatus { being_made: 2, ..pool(0, 0) },
+            Error,
+            "No connection to the database has been made yet.",
+        ),
+        ("all replaced", PoolStatus { being_made: 2, connects: 2, ..pool(0, 0) }, Healthy, ""),
         ("half in use", pool(5, 0), Healthy, ""),
         ("exactly 60 %", pool(6, 1), Healthy, ""),
         ("just above 60 %", pool(7, 1), Warning, "7 of 10 connections in use (70%), more than 60%."),

@@ -30,7 +30,7 @@ use self::lending::drop_condemned;
 use self::manager::{Farewell, Manager, SessionMaker};
 use self::status::CloseReason;
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
-use crate::settings::PoolSettings;
+use crate::settings::{PoolSettings, Start};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 use std::panic::Location;
@@ -75,13 +75,14 @@ impl Pool {
     /// # Blocking
     ///
     /// Until the minimum is connected, at most for the connect timeout. A refused login or a refused
-    /// connection ends it at once.
+    /// connection ends it at once. With [`Start::Wait`] it does not wait.
     ///
     /// # Errors
     ///
     /// - `Settings`: the sizes or times contradict each other, or the certificate file cannot be used.
-    /// - `Authentication`: the server refuses user, password or database; its words are in the message.
-    /// - `Down`: the server cannot be reached, or did not answer in time.
+    /// - `Authentication`: the server refuses user, password or database; its words are in the message. Not with
+    ///   [`Start::Wait`].
+    /// - `Down`: the server cannot be reached, or did not answer in time. Not with [`Start::Wait`].
     pub fn open(settings: &PoolSettings) -> Result<Pool> {
         settings.validate()?;
         let maker = SessionMaker::new(settings)?;
@@ -121,10 +122,12 @@ impl Pool {
         keeper.start(&shared).map_err(Error::application)?;
         let pool = Pool { shared };
         pool.shared.gate.keep_minimum();
-        pool.shared
-            .gate
-            .wait_until_warm(Instant::now() + settings.connect_timeout + OWN_WORDS)
-            .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        if settings.start == Start::Fail {
+            pool.shared
+                .gate
+                .wait_until_warm(Instant::now() + settings.connect_timeout + OWN_WORDS)
+                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        }
         Ok(pool)
     }
 

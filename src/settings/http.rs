@@ -3,10 +3,11 @@
 use super::reader::{Reader, Source};
 use super::secret::{MASK, OWN_SECRET, is_placeholder};
 use super::tier::Tier;
-use super::variables::{API_TOKENS, HTTP_BIND, HTTP_WORKERS};
+use super::variables::{API_TOKENS, HTTP_BIND, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// How the HTTP service listens and whom it trusts.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub struct HttpSettings {
     pub bind: SocketAddr,
     /// `HTTP_WORKERS`: worker threads.
     pub workers: usize,
+    /// `HTTP_SHUTDOWN_TIMEOUT_S`: how long requests in flight may take to finish once the service is asked to end.
+    pub shutdown_timeout: Duration,
     /// `API_TOKENS`: the bearer tokens accepted, by name. Empty in the dev tier only; then no call that needs
     /// a token is answered.
     pub tokens: Vec<ApiToken>,
@@ -58,7 +61,8 @@ pub(super) fn read(reader: &mut Reader) -> HttpSettings {
             parallelism
         }
     };
-    HttpSettings { bind, workers, tokens: read_tokens(reader) }
+    let shutdown_timeout = reader.span(&HTTP_SHUTDOWN_TIMEOUT_S, None);
+    HttpSettings { bind, workers, shutdown_timeout, tokens: read_tokens(reader) }
 }
 
 /// Problems name a token by its place in the list: in a mistyped list its "name" may be a piece of a secret.

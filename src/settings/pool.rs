@@ -9,8 +9,8 @@ use super::variables::{
     DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S,
     DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S,
     DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING,
-    DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_STATEMENT_CACHE_SIZE,
-    DB_STATEMENT_TIMEOUT_MS, Variable,
+    DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_START,
+    DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
 };
 use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ use std::time::Duration;
 pub struct PoolSettings {
     /// The database the pool connects to.
     pub database: DatabaseSettings,
+    /// `DB_START`: whether the pool can be opened without the database.
+    pub start: Start,
     /// `DB_POOL_MIN_CONNECTIONS`: connections kept open.
     pub min_connections: u32,
     /// `DB_POOL_MAX_CONNECTIONS`: the most connections open at once, overflow included.
@@ -60,6 +62,29 @@ pub struct PoolSettings {
     pub queue_target: Option<Duration>,
     /// `DB_POOL_QUEUE_INTERVAL_MS`: how long the delay may be above the target.
     pub queue_interval: Duration,
+}
+
+/// What opening a pool does about a database that cannot be used yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Opens the pool all the same, without waiting. It connects as soon as that is possible, also where what is
+    /// to be mended first is the login; until then callers are told what is the matter.
+    Wait,
+    /// Fails.
+    Fail,
+}
+
+impl Start {
+    /// Every choice.
+    pub const ALL: [Start; 2] = [Start::Wait, Start::Fail];
+
+    /// The name as `DB_START` gives it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Start::Wait => "wait",
+            Start::Fail => "fail",
+        }
+    }
 }
 
 /// Whether a connection is checked before it is lent.
@@ -152,12 +177,14 @@ pub(super) fn read(
     url_timeout: Option<Said<Duration>>,
 ) -> PoolSettings {
     let connect_timeout = reader.span_or(&DB_CONNECT_TIMEOUT_S, url_timeout);
+    let start = read_start(reader);
     let (min_connections, max_connections, max_overflow) = pool_size::read(reader);
     let mut never = |variable: &'static Variable, second| {
         Some(reader.span(variable, second)).filter(|span| !span.is_zero())
     };
     PoolSettings {
         database,
+        start,
         min_connections,
         max_connections,
         max_overflow,
@@ -175,6 +202,15 @@ pub(super) fn read(
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
         outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
         queue_interval: reader.span(&DB_POOL_QUEUE_INTERVAL_MS, None),
+    }
+}
+
+fn read_start(reader: &mut Reader) -> Start {
+    let parse = |text: &str| one_of(&DB_START.allowed, text, &Start::ALL, Start::as_str);
+    let said = reader.said(&DB_START, parse);
+    match reader.settle(&DB_START, [said], |start| start.as_str().to_owned()) {
+        Some(said) => said.value,
+        None => parse(reader.preset(&DB_START)).unwrap_or(Start::Fail),
     }
 }
 

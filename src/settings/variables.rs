@@ -220,6 +220,9 @@ variables! {
     DB_APPLICATION_NAME = Same("poolhouse"), NAME, "What `pg_stat_activity` shows.";
     DB_CONNECT_TIMEOUT_S = Same("5"), seconds(MS, HOUR, None),
         "How long one attempt to connect may take, handshake and login included.";
+    DB_START = ByTier(["fail", "wait", "wait"]), Allowed::Words(&["wait", "fail"]),
+        "Without the database at start: `wait` serves, answers *down*, and connects as soon as that is possible; `fail` \
+            ends the start.";
     DB_POOL_MIN_CONNECTIONS = ByTier(["2", "5", "8"]), Allowed::Count { min: 0, max: 1000 },
         "Connections kept open; the default gives way to a smaller maximum.";
     DB_POOL_MAX_CONNECTIONS = ByTier(["10", "20", "24"]), CONNECTIONS, "The most connections open at once.";
@@ -260,6 +263,8 @@ variables! {
     HTTP_BIND = Same("127.0.0.1:5000"), Allowed::Text("address:port, as in 127.0.0.1:5000 or [::1]:5000"),
         "Where the service listens; port 0 takes any free one.";
     HTTP_WORKERS = Computed("the machine's parallelism"), Allowed::Count { min: 1, max: 256 }, "Worker threads.";
+    HTTP_SHUTDOWN_TIMEOUT_S = Same("30"), seconds(Duration::ZERO, HOUR, None),
+        "How long requests in flight may take to finish once the service is asked to end.";
     API_TOKENS = Unset,
         Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
             16 characters in preprod, 32 in production"),
@@ -295,7 +300,8 @@ mod tests {
         for (index, variable) in VARIABLES.iter().enumerate() {
             assert!(VARIABLES[..index].iter().all(|other| other.name != variable.name), "{}", variable.name);
             // The second spelling is given by others, and carries no unit.
-            if let (Allowed::Span { unit, .. }, true) = (variable.allowed, variable.name.starts_with("DB_")) {
+            let is_ours = ["DB_", "HTTP_"].iter().any(|prefix| variable.name.starts_with(prefix));
+            if let (Allowed::Span { unit, .. }, true) = (variable.allowed, is_ours) {
                 let suffix = if unit == Unit::Seconds { "_S" } else { "_MS" };
                 assert!(variable.name.ends_with(suffix), "{}", variable.name);
             }

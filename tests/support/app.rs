@@ -17,8 +17,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program, to be run in an empty directory and with nothing of our own environment that it would read.
 pub(crate) fn poolhouse(directory: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_poolhouse"));
-    command.env_clear().current_dir(directory).stdin(Stdio::null());
+    poolhouse_under(&[], directory)
+}
+
+/// The same, run by the command `wrapper`.
+fn poolhouse_under(wrapper: &[&str], directory: &Path) -> Command {
+    let words = [wrapper, &[env!("CARGO_BIN_EXE_poolhouse")]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env_clear().current_dir(directory).stdin(Stdio::null());
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -71,30 +77,39 @@ impl App {
     /// Starts the service in `directory` with these variables, a free port and [`TOKEN`], and waits until it
     /// answers.
     pub(crate) fn launch(directory: TempDir, variables: &[(&str, &str)]) -> App {
+        App::spawn(&[], directory, variables).until_it_answers()
+    }
+
+    /// The same without waiting, and run by the command `wrapper`.
+    pub(crate) fn spawn(wrapper: &[&str], directory: TempDir, variables: &[(&str, &str)]) -> App {
         let log = File::create(directory.path().join("app.log")).expect("a log file");
-        let mut command = poolhouse(directory.path());
+        let mut command = poolhouse_under(wrapper, directory.path());
         command.arg("serve").env("HTTP_BIND", "127.0.0.1:0").env("API_TOKENS", format!("test={TOKEN}"));
         command.envs(variables.iter().copied());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().expect("poolhouse starts");
-        let mut app =
-            App { base_url: String::new(), token: TOKEN.to_owned(), child, directory, database: None };
+        App { base_url: String::new(), token: TOKEN.to_owned(), child, directory, database: None }
+    }
+
+    /// Waits until it answers.
+    #[track_caller]
+    pub(crate) fn until_it_answers(mut self) -> App {
         let start = Instant::now();
-        app.base_url = loop {
+        self.base_url = loop {
             // The line comes once the port is bound: from then on requests are taken.
-            let log = app.log();
+            let log = self.log();
             let listening =
                 log.split_once("Listening on ").and_then(|(_, rest)| rest.split_whitespace().next());
             if let Some(url) = listening {
                 break url.to_owned();
             }
-            let ended = app.child.try_wait().expect("the state of the child");
+            let ended = self.child.try_wait().expect("the state of the child");
             assert!(ended.is_none(), "poolhouse ended at its start ({ended:?}): {log}");
             assert!(start.elapsed() < START_TIMEOUT, "poolhouse does not listen: {log}");
             std::thread::sleep(Duration::from_millis(5));
         };
-        eventually("the service answers", START_TIMEOUT, || app.get("/api/health").0 == 200);
-        app
+        eventually("the service answers", START_TIMEOUT, || self.get("/api/health").0 == 200);
+        self
     }
 
     /// The database it was started on; only of [`start`](App::start) and [`start_with`](App::start_with).
@@ -130,14 +145,20 @@ impl App {
     }
 
     /// Sends SIGTERM and waits for the end; returns how it ended, what it printed, and its directory.
-    pub(crate) fn stop(mut self) -> (ExitStatus, String, TempDir) {
+    pub(crate) fn stop(self) -> (ExitStatus, String, TempDir) {
         terminate(self.pid());
+        self.ended(Duration::from_secs(45))
+    }
+
+    /// Waits for the end, and returns the same.
+    #[track_caller]
+    pub(crate) fn ended(mut self, within: Duration) -> (ExitStatus, String, TempDir) {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("the state of the child") {
                 break status;
             }
-            assert!(start.elapsed() < Duration::from_secs(45), "poolhouse does not end: {}", self.log());
+            assert!(start.elapsed() < within, "poolhouse does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         };
         let log = self.log();

@@ -70,6 +70,12 @@ impl Postgres {
         self.end(Shutdown::Fast);
     }
 
+    /// The same, insisting after `patience`.
+    pub(crate) fn stop_fast_within(&self, patience: Duration) {
+        let running = self.server().take().expect("the server runs");
+        running.stop(Shutdown::Fast, patience).expect("the server ends");
+    }
+
     /// Stops it at once; the next start repairs.
     pub(crate) fn stop_immediate(&self) {
         self.end(Shutdown::Immediate);

@@ -23,10 +23,10 @@ APP_ENV (dev, preprod, production) picks the file the settings come from: .env.d
 database set, a private PostgreSQL is started, whose data stays in .poolhouse/.
 
 Exit codes: 0 done; 1 it could not be done, standard error says why; 2 the command line or the settings cannot
-be used.";
+be used; 128 and a signal's number: that signal ended it at once.";
 
 /// One thing to do.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Serve the movies over HTTP until SIGTERM or Ctrl-C (without a command: this)
     Serve,

@@ -1,33 +1,30 @@
 //! The commands, from settings to exit.
 
 use crate::check;
-use crate::cli::{Command, Failure, spelled};
+use crate::cli::{Command, Failure};
 use crate::local_postgres::{LocalPostgres, Sharing};
+use crate::place::{Place, missing_schema, not_applied, unusable};
 use crate::progress::Progress;
 use crate::schema;
-use crate::server;
+use crate::serve::serve;
 use crate::services::import::{ImportError, import_movies};
-use crate::services::movies;
-use poolhouse::settings::Tier;
-use poolhouse::{DatabasePool, Error, Pool, PoolSettings, Settings};
-use std::fmt;
+use crate::stop::{self, Manner};
+use poolhouse::settings::{Source, Start, Tier};
+use poolhouse::{Pool, PoolSettings, Settings};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long connections in use may take to come back once the service ends. Requests have had their own time
-/// by then.
+/// How long connections in use may take to come back at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A few hundred films, so that a first run has something to show. Their ids are ones that the MovieLens file uses
-/// too: loading that leaves nothing of the sample behind.
-const SAMPLE: &str = include_str!("../../../config/sample_movies.csv");
 
 /// Does what was asked.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
+    let manner = if command == Command::Serve { Manner::InOrder } else { Manner::AtOnce };
+    stop::watch(manner).map_err(Failure::during("cannot receive signals"))?;
     let settings = Settings::load()?;
-    env_logger::Builder::new().parse_filters(&settings.log_filter).init();
+    env_logger::Builder::new().parse_filters(&log_filter(&settings)).init();
     match command {
         Command::Serve => serve(settings),
         Command::Schema => apply_schema(settings),
@@ -36,38 +33,14 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-fn serve(mut settings: Settings) -> Result<(), Failure> {
-    server::try_address(settings.http.bind).map_err(|error| Failure::Failed(error.to_string()))?;
-    // Declared first, ended last: the pool's connections go before their server.
-    let mut local = prepare_database(&mut settings, Sharing::Refuse)?;
-    let place = Place::of(&settings, local.as_ref());
-    DatabasePool::initialize(&settings.pool).map_err(unusable(&place))?;
-    let served = prepare_tables(local.is_some(), &place).and_then(|()| {
-        server::run(&settings, || local.as_mut()?.end()).map_err(|error| Failure::Failed(error.to_string()))
-    });
-    if !DatabasePool::close(CLOSE_TIMEOUT) {
-        log::warn!("Some connections were still in use after {} s", CLOSE_TIMEOUT.as_secs());
+/// actix reports every start and stop of its own too; who wants that says so with `RUST_LOG`.
+fn log_filter(settings: &Settings) -> String {
+    let mut rows = settings.effective().iter();
+    let is_level = rows.any(|row| row.variable == "LOG_LEVEL" && row.source != Source::Variable("RUST_LOG"));
+    match is_level && settings.log_filter == "info" {
+        true => "info,actix_server=warn".to_owned(),
+        false => settings.log_filter.clone(),
     }
-    served
-}
-
-/// The private database is ours to fill; any other has its tables, or its operator is told how to make them.
-fn prepare_tables(is_private: bool, place: &Place) -> Result<(), Failure> {
-    let pool = DatabasePool::get()?;
-    if !is_private {
-        return match schema::is_present(pool).map_err(unusable(place))? {
-            true => Ok(()),
-            false => Err(missing_schema(place)),
-        };
-    }
-    schema::apply(&mut pool.get_connection()?).map_err(not_applied(place))?;
-    if movies::count_movies().map_err(Failure::during("cannot count the movies"))? == 0 {
-        let loaded = import_movies(pool, SAMPLE.as_bytes(), &mut ());
-        let loaded = loaded.map_err(Failure::during("cannot load the sample"))?;
-        let more = spelled("import movies.csv");
-        log::info!("Loaded a sample of {} movies; {more} loads more", loaded.total());
-    }
-    Ok(())
 }
 
 fn apply_schema(mut settings: Settings) -> Result<(), Failure> {
@@ -138,7 +111,10 @@ fn import(mut settings: Settings, file: &Path) -> Result<(), Failure> {
 }
 
 /// Starts the private PostgreSQL where the settings name no database; it ends when the answer is dropped.
-fn prepare_database(settings: &mut Settings, sharing: Sharing) -> Result<Option<LocalPostgres>, Failure> {
+pub(crate) fn prepare_database(
+    settings: &mut Settings,
+    sharing: Sharing,
+) -> Result<Option<LocalPostgres>, Failure> {
     if settings.is_database_configured || settings.tier != Tier::Dev {
         return Ok(None);
     }
@@ -152,6 +128,7 @@ fn prepare_database(settings: &mut Settings, sharing: Sharing) -> Result<Option<
 /// For a command that works alone and takes the time it takes.
 fn one_connection(settings: &PoolSettings) -> PoolSettings {
     let mut settings = settings.clone();
+    settings.start = Start::Fail;
     settings.min_connections = 1;
     settings.max_connections = 1;
     settings.max_overflow = 0;
@@ -169,50 +146,6 @@ fn with_pool<R>(
     let outcome = work(&pool);
     pool.close(CLOSE_TIMEOUT);
     outcome
-}
-
-/// The database and the user, for messages.
-struct Place {
-    name: String,
-    /// What to do where the login is refused and the settings are not to blame.
-    login_advice: Option<String>,
-}
-
-impl Place {
-    fn of(settings: &Settings, local: Option<&LocalPostgres>) -> Place {
-        let database = &settings.pool.database;
-        Place {
-            name: format!("{database} as user {}", database.user),
-            login_advice: local.map(LocalPostgres::login_advice),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-fn unusable(place: &Place) -> impl FnOnce(Error) -> Failure {
-    move |error| match (error, &place.login_advice) {
-        (error @ Error::Settings(_), _) => error.into(),
-        (error @ Error::Authentication(_), Some(advice)) => {
-            Failure::Failed(format!("cannot use the database {place}: {error}\n{advice}"))
-        }
-        (error, _) => Failure::Failed(format!("cannot use the database {place}: {error}")),
-    }
-}
-
-fn not_applied(place: &Place) -> impl FnOnce(Error) -> Failure {
-    move |error| {
-        let advice = schema::advice(&error).map_or(String::new(), |advice| format!("\n{advice}"));
-        Failure::Failed(format!("cannot make the tables in {place}: {error}{advice}"))
-    }
-}
-
-fn missing_schema(place: &Place) -> Failure {
-    Failure::Failed(format!("the database {place} has no movies table yet: run {} first", spelled("schema")))
 }
 
 /// Prints to standard output. Whoever closed it does not want to hear more: no reason to fail, let alone to panic.

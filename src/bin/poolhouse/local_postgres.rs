@@ -12,7 +12,8 @@
 //! Where the server's user cannot enter the current directory (root's home, say), all of this is in a
 //! directory of its own below `/var/lib/poolhouse` instead.
 
-use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown, tail};
+use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown, kill_all, tail};
+use crate::stop;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use poolhouse::settings::DatabaseSettings;
@@ -20,13 +21,14 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const USER: &str = "poolhouse";
 const PASSWORD: &str = "password";
 const LOG: &str = "postgres.log";
-/// How long each step of ending a server may take: asking, insisting, killing.
+/// How long a server may take to end in order; then it is ended at once, and if need be killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other poolhouse may take to start the server that we want to use too.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
@@ -61,7 +63,8 @@ impl LocalPostgres {
     /// # Blocking
     ///
     /// Half a second, on the first time a few; after a crash until the server has repaired its files, at
-    /// most a minute.
+    /// most a minute. It ends with an error, and leaves nothing running or half made, once the program is asked to
+    /// end.
     pub(crate) fn start(project: &Path, sharing: Sharing) -> Result<LocalPostgres, ClusterError> {
         let home = home_of(project)?;
         make_private_directory(&home)?;
@@ -82,7 +85,7 @@ impl LocalPostgres {
             Some(_) => ClusterError::new(format!("{error} (or remove {} to start anew)", home.display())),
             None => error,
         })?;
-        let cluster = Cluster::new(programs.clone(), data, account);
+        let cluster = Cluster::new(programs.clone(), data, account).unless(stop::is_asked);
         let password = match made_by {
             Some(_) => read_password(&home)?,
             None => {
@@ -127,6 +130,11 @@ impl LocalPostgres {
         Ok(LocalPostgres { server: None, database, home: home.to_owned(), log_start: 0, _lock: None })
     }
 
+    /// The server's first process; `None` where it is another poolhouse's.
+    pub(crate) fn process(&self) -> Option<Pid> {
+        self.server.as_ref().map(Server::pid)
+    }
+
     /// How to reach it.
     pub(crate) fn database(&self) -> DatabaseSettings {
         self.database.clone()
@@ -158,6 +166,11 @@ impl Drop for LocalPostgres {
         if let Some(server) = self.server.take() {
             match server.stop(Shutdown::Fast, STOP_PATIENCE) {
                 Ok(_) if has_ended => {}
+                Ok(status) if status.signal() == Some(Signal::SIGKILL as i32) => {
+                    log::warn!(
+                        "Killed the private PostgreSQL, which did not end: its next start repairs its files"
+                    );
+                }
                 Ok(_) => log::info!("Stopped the private PostgreSQL"),
                 Err(error) => log::error!("Cannot stop the private PostgreSQL: {error}"),
             }
@@ -286,13 +299,19 @@ fn or_start_anew(error: &ClusterError, home: &Path) -> ClusterError {
 /// Ends a server that is no child of ours: asks, insists, kills.
 fn end_left_behind(pid: Pid) -> Result<(), ClusterError> {
     for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL] {
-        if kill(pid, signal).is_err() {
-            return Ok(());
+        match signal {
+            Signal::SIGKILL => kill_all(pid),
+            signal => {
+                let _ = kill(pid, signal);
+            }
         }
         let deadline = Instant::now() + STOP_PATIENCE;
         while Instant::now() < deadline {
             if kill(pid, None).is_err() {
                 return Ok(());
+            }
+            if stop::is_asked() {
+                return Err(ClusterError::new("interrupted"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

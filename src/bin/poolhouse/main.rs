@@ -12,11 +12,16 @@ mod cluster;
 mod commands;
 mod handlers;
 mod local_postgres;
+mod notify;
+mod orphans;
+mod place;
 mod progress;
 mod repositories;
 mod schema;
+mod serve;
 mod server;
 mod services;
+mod stop;
 
 use clap::Parser;
 use std::process::ExitCode;

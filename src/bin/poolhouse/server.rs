@@ -2,11 +2,12 @@
 //!
 //! The caller opens the pool before and closes it after; in between, [`run`] blocks.
 
-use crate::cli::spelled;
 use crate::handlers::movies::movie_routes;
-use crate::services::movies::{self, MovieError};
-use actix_web::dev::Server;
-use actix_web::rt::{self, System, signal::unix};
+use crate::notify;
+use crate::stop;
+use actix_web::dev::{Server, Service};
+use actix_web::rt::time::{Sleep, sleep};
+use actix_web::rt::{self, System};
 use actix_web::{App, HttpServer};
 use poolhouse::web::{BearerAuth, health_routes, json_errors};
 use poolhouse::{DatabasePool, PoolSettings, Settings};
@@ -14,11 +15,10 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
-
-/// How long requests in flight may take to finish once the service is asked to stop, in seconds.
-const SHUTDOWN_TIMEOUT_S: u64 = 30;
 
 /// How often the service looks whether it can go on.
 const ROUND: Duration = Duration::from_secs(1);
@@ -30,6 +30,10 @@ const MAX_THREADS: u32 = 1024;
 pub(crate) struct Application {
     server: Server,
     address: SocketAddr,
+    /// Requests that have not been answered yet.
+    in_flight: Arc<AtomicUsize>,
+    /// How long they may take once the end has begun.
+    patience: Duration,
 }
 
 impl Application {
@@ -40,22 +44,35 @@ impl Application {
     /// The address is in use, not this machine's, or not allowed: the text names it and the variable.
     pub(crate) fn build(settings: &Settings) -> io::Result<Application> {
         let auth = BearerAuth::new(settings.http.tokens.iter().cloned());
+        let in_flight = Arc::new(AtomicUsize::new(0));
+        let counter = in_flight.clone();
         let app = move || {
+            let counter = counter.clone();
             App::new()
+                .wrap_fn(move |request, service| {
+                    let counted = Counted::new(counter.clone());
+                    let answer = service.call(request);
+                    async move {
+                        let answer = answer.await;
+                        drop(counted);
+                        answer
+                    }
+                })
                 .configure(json_errors)
                 .configure(health_routes(DatabasePool, auth.clone()))
                 .configure(movie_routes(auth.clone()))
         };
-        let bind = settings.http.bind;
+        let (bind, patience) = (settings.http.bind, settings.http.shutdown_timeout);
         let server = HttpServer::new(app)
             .workers(settings.http.workers)
             .worker_max_blocking_threads(blocking_threads(&settings.pool))
-            .shutdown_timeout(SHUTDOWN_TIMEOUT_S)
+            // Ours ends first, and to the moment.
+            .shutdown_timeout(patience.as_secs() + 2)
             .disable_signals()
             .bind(bind)
             .map_err(|error| explain(bind, &error))?;
         let address = server.addrs().first().copied().unwrap_or(bind);
-        Ok(Application { server: server.run(), address })
+        Ok(Application { server: server.run(), address, in_flight, patience })
     }
 
     /// Where it listens: the real port, where the settings say 0.
@@ -63,44 +80,41 @@ impl Application {
         self.address
     }
 
-    /// Serves until SIGTERM or SIGINT, and then until the requests in flight are done, at most
-    /// [`SHUTDOWN_TIMEOUT_S`]. A second signal ends it at once.
+    /// Serves until the program is asked to end, and then until the requests in flight are done, at most for
+    /// `HTTP_SHUTDOWN_TIMEOUT_S`.
     ///
     /// `lost` is asked every second; once it says why the service cannot go on, that is logged, and the service
     /// ends the same way.
     ///
     /// # Errors
     ///
-    /// It had to end, or signals cannot be received.
+    /// It had to end; or requests had to be cut.
     pub(crate) async fn run_until_stopped(self, mut lost: impl FnMut() -> Option<String>) -> io::Result<()> {
-        let mut server = self.server;
+        let Application { mut server, in_flight, patience, .. } = self;
         let mut rounds = rt::time::interval(ROUND);
         let mut is_lost = false;
-        let mut signals =
-            [unix::signal(unix::SignalKind::terminate())?, unix::signal(unix::SignalKind::interrupt())?];
-        let mut is_stopping = false;
+        let mut deadline: Option<Pin<Box<Sleep>>> = None;
         let ended = poll_fn(|context| {
-            // Until none is ready, so that each has been asked and will wake us.
-            while signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
-                if is_stopping {
-                    log::warn!("Second signal: stopping at once");
-                    // Dropping the server stops its workers by force.
-                    return Poll::Ready(Ok(()));
-                }
-                is_stopping = true;
-                log::info!("Application shutting down");
-                rt::spawn(server.handle().stop(true));
-            }
-            while rounds.poll_tick(context).is_ready() {
-                // On the way out it may end before us.
-                if !is_stopping && let Some(why) = lost() {
-                    (is_lost, is_stopping) = (true, true);
+            // Until none is ready, so that the next one will wake us. On the way out it may end before us.
+            while deadline.is_none() && !is_lost && rounds.poll_tick(context).is_ready() {
+                if let Some(why) = lost() {
+                    is_lost = true;
                     log::error!("{why}");
-                    log::info!("Application shutting down");
-                    rt::spawn(server.handle().stop(true));
                 }
             }
-            Pin::new(&mut server).poll(context)
+            if deadline.is_none() && (is_lost || stop::poll_asked(context).is_ready()) {
+                say_stopping();
+                rt::spawn(server.handle().stop(true));
+                deadline = Some(Box::pin(sleep(patience)));
+            }
+            if let Poll::Ready(ended) = Pin::new(&mut server).poll(context) {
+                return Poll::Ready(ended);
+            }
+            match &mut deadline {
+                // Dropping the server, as returning does, stops its workers by force.
+                Some(time) => time.as_mut().poll(context).map(|()| cut(&in_flight, patience)),
+                None => Poll::Pending,
+            }
         })
         .await;
         match is_lost {
@@ -110,24 +124,61 @@ impl Application {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, or until `lost` says why that makes no sense any more. The pool must be open:
-/// the caller opens it before and closes it after.
+/// Serves until the program is asked to end, or until `lost` says why serving makes no sense any more. The pool must
+/// be open: the caller opens it before and closes it after.
 ///
-/// Logs `Listening on http://…` with the real port, `Application started with N movies`, and at the first
-/// signal `Application shutting down`.
+/// Logs `Listening on http://…` with the real port, calls `once_listening`, and logs `Application shutting down` at
+/// the end.
 ///
 /// # Errors
 ///
-/// - The database has no schema, or cannot be asked for its number of movies.
-/// - [`Application::build`]'s and [`Application::run_until_stopped`]'s.
-pub(crate) fn run(settings: &Settings, lost: impl FnMut() -> Option<String>) -> io::Result<()> {
-    let movies = movies::count_movies().map_err(without_movies)?;
+/// [`Application::build`]'s and [`Application::run_until_stopped`]'s.
+pub(crate) fn run(
+    settings: &Settings,
+    once_listening: impl FnOnce(),
+    lost: impl FnMut() -> Option<String>,
+) -> io::Result<()> {
     System::new().block_on(async {
         let application = Application::build(settings)?;
-        log::info!("Listening on http://{}", application.address());
-        log::info!("Application started with {movies} movies");
+        let listening = format!("Listening on http://{}", application.address());
+        log::info!("{listening}");
+        notify::ready(&listening);
+        once_listening();
         application.run_until_stopped(lost).await
     })
+}
+
+/// Says that the end has begun, to the log and to a supervisor.
+pub(crate) fn say_stopping() {
+    log::info!("Application shutting down");
+    notify::stopping();
+}
+
+/// What there is to say of the requests that could not be waited for.
+fn cut(in_flight: &AtomicUsize, patience: Duration) -> io::Result<()> {
+    match in_flight.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        n => Err(io::Error::other(format!(
+            "requests cut off because they were not done within HTTP_SHUTDOWN_TIMEOUT_S={}: {n}",
+            patience.as_secs_f64()
+        ))),
+    }
+}
+
+/// One request in flight, also where its client leaves before the answer.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(counter: Arc<AtomicUsize>) -> Counted {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Counted(counter)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Whether the service could listen on `bind` now: worth knowing before a database is made for it.
@@ -157,17 +208,4 @@ fn explain(bind: SocketAddr, error: &io::Error) -> io::Error {
         _ => "cannot listen there",
     };
     io::Error::new(error.kind(), format!("HTTP_BIND={bind}: {advice} ({error})"))
-}
-
-fn without_movies(error: MovieError) -> io::Error {
-    match &error {
-        // No such table, no such column.
-        MovieError::Database(database) if matches!(database.sqlstate(), Some("42P01" | "42703")) => {
-            io::Error::other(format!(
-                "the database has not the tables of this version: run {} first ({database})",
-                spelled("schema")
-            ))
-        }
-        _ => io::Error::other(error),
-    }
 }

@@ -2,27 +2,29 @@
 //! stopped. Whose server it is, and where it lives, is the caller's business.
 
 mod account;
+mod processes;
 mod programs;
 mod server;
 mod watchdog;
 
 pub(crate) use account::Account;
+pub(crate) use processes::kill_all;
 pub(crate) use programs::Programs;
 pub(crate) use server::{Server, Shutdown};
 pub(crate) use watchdog::Watchdog;
 
 use nix::errno::Errno;
-use nix::sys::signal::kill;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use server::LockFile;
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How often a change of the server's state is looked for.
@@ -33,6 +35,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const HALF_MADE: &str = "new-";
 /// Other programs take ports too; losing this race five times in a row is not bad luck any more.
 const PORT_ATTEMPTS: usize = 5;
+/// How long a server that must not be started after all may take to end, before it is told so less gently.
+const UNWANTED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a server could not be found, made, started or stopped, in words for its user.
 #[derive(Debug)]
@@ -61,12 +65,18 @@ pub(crate) struct Cluster {
     programs: Programs,
     data: PathBuf,
     account: Option<Account>,
+    is_unwanted: fn() -> bool,
 }
 
 impl Cluster {
     /// A cluster that may or may not exist yet. `data` must be absolute: the server changes into it.
     pub(crate) fn new(programs: Programs, data: PathBuf, account: Option<Account>) -> Cluster {
-        Cluster { programs, data, account }
+        Cluster { programs, data, account, is_unwanted: || false }
+    }
+
+    /// Has making and starting the server end, with an error and without a trace, once `is_unwanted` says so.
+    pub(crate) fn unless(self, is_unwanted: fn() -> bool) -> Cluster {
+        Cluster { is_unwanted, ..self }
     }
 
     /// The version that made the data directory `data`; `None` where there is none, or an empty one.
@@ -138,17 +148,40 @@ impl Cluster {
         command.arg(format!("--locale={locale}"));
         // A group of its own, which ends with us: left alone it would go on writing while the next run begins.
         command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.check_wanted()?;
         let child = command.spawn().map_err(ClusterError::during("run initdb"))?;
         let watchdog = Watchdog::over_group(child.id()).ok();
-        let output = child.wait_with_output().map_err(ClusterError::during("run initdb"))?;
+        let outcome = self.wait_for_initdb(child);
         if let Some(watchdog) = watchdog {
             watchdog.dismiss();
         }
-        if output.status.success() {
+        outcome
+    }
+
+    fn wait_for_initdb(&self, mut child: Child) -> Result<(), ClusterError> {
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(ClusterError::during("run initdb"))? {
+                break status;
+            }
+            if let Err(unwanted) = self.check_wanted() {
+                let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+                let _ = child.wait();
+                return Err(unwanted);
+            }
+            std::thread::sleep(POLL);
+        };
+        if status.success() {
             return Ok(());
         }
-        let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(ClusterError::new(format!("initdb failed: {}", words.trim())))
+        let mut words = Vec::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            let _ = stderr.read_to_end(&mut words);
+        }
+        Err(ClusterError::new(format!("initdb failed: {}", String::from_utf8_lossy(&words).trim())))
+    }
+
+    fn check_wanted(&self) -> Result<(), ClusterError> {
+        if (self.is_unwanted)() { Err(ClusterError::new("interrupted")) } else { Ok(()) }
     }
 
     /// Starts a server as [`start`](Cluster::start) does, on any free port.
@@ -204,6 +237,10 @@ impl Cluster {
                 let words = tail(log, log_start);
                 return Err(ClusterError::new(format!("the PostgreSQL server ended ({status}): {words}")));
             }
+            if let Err(unwanted) = self.check_wanted() {
+                let _ = server.stop(Shutdown::Fast, UNWANTED_PATIENCE);
+                return Err(unwanted);
+            }
             if Instant::now() > deadline {
                 let words = tail(log, log_start);
                 return Err(ClusterError::new(format!(
@@ -253,8 +290,9 @@ impl Cluster {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.bin.join(program));
         for (name, _) in std::env::vars_os() {
-            // PGDATA, PGPORT, PGOPTIONS and the like are about another server.
-            if name.to_string_lossy().starts_with("PG") {
+            // PGDATA, PGPORT, PGOPTIONS and the like are about another server; and what a supervisor is told, it is
+            // told by us.
+            if name.to_string_lossy().starts_with("PG") || name == "NOTIFY_SOCKET" {
                 command.env_remove(name);
             }
         }

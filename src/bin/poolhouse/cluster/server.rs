@@ -1,5 +1,6 @@
 //! A running server.
 
+use super::processes::{is_frozen, kill_all};
 use super::{POLL, Watchdog};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,6 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
+
+/// How long an immediate end may take: the server has nothing to write then.
+const INSISTENCE: Duration = Duration::from_secs(2);
 
 /// A running server, a child of ours. It ends when this is dropped, or when we die; [`stop`](Server::stop)
 /// waits for that.
@@ -44,18 +48,8 @@ pub(crate) enum Shutdown {
     Fast,
     /// Ends at once; the next start repairs.
     Immediate,
-    /// `kill -9`: not even its own processes are told.
+    /// `kill -9` of every process of it.
     Crash,
-}
-
-impl Shutdown {
-    fn signal(self) -> Signal {
-        match self {
-            Shutdown::Fast => Signal::SIGINT,
-            Shutdown::Immediate => Signal::SIGQUIT,
-            Shutdown::Crash => Signal::SIGKILL,
-        }
-    }
 }
 
 impl Server {
@@ -80,7 +74,8 @@ impl Server {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Ends the server and waits for it, ever less gently: each step gets `patience`.
+    /// Ends the server and waits for it: the `first` way for `patience`, then ever less gently, for two seconds more
+    /// at most. A frozen one would not hear anything, and is killed with all its processes.
     pub(crate) fn stop(mut self, first: Shutdown, patience: Duration) -> io::Result<ExitStatus> {
         let status = self.end(first, patience)?;
         if let Some(watchdog) = self.watchdog.take() {
@@ -90,21 +85,30 @@ impl Server {
     }
 
     fn end(&mut self, first: Shutdown, patience: Duration) -> io::Result<ExitStatus> {
-        let gentler = |step: &Shutdown| *step as u8 >= first as u8;
-        for step in [Shutdown::Fast, Shutdown::Immediate, Shutdown::Crash].into_iter().filter(gentler) {
+        let steps = [Shutdown::Fast, Shutdown::Immediate, Shutdown::Crash];
+        for step in steps.into_iter().skip_while(|step| *step != first) {
             if let Some(status) = self.exit_status() {
                 return Ok(status);
             }
-            let _ = kill(self.pid(), step.signal());
-            let deadline = Instant::now() + patience;
-            while Instant::now() < deadline {
-                if let Some(status) = self.exit_status() {
-                    return Ok(status);
+            match step {
+                Shutdown::Crash => kill_all(self.pid()),
+                _ if is_frozen(self.pid()) => {}
+                Shutdown::Fast => self.ask(Signal::SIGINT, patience),
+                Shutdown::Immediate => {
+                    self.ask(Signal::SIGQUIT, if step == first { patience } else { INSISTENCE });
                 }
-                std::thread::sleep(POLL);
             }
         }
         self.child.wait()
+    }
+
+    /// Sends a signal, and gives the server `patience` to end by it.
+    fn ask(&mut self, signal: Signal, patience: Duration) {
+        let _ = kill(self.pid(), signal);
+        let deadline = Instant::now() + patience;
+        while self.exit_status().is_none() && Instant::now() < deadline {
+            std::thread::sleep(POLL);
+        }
     }
 
     /// Whether it accepts connections.

@@ -31,15 +31,19 @@ impl Watchdog {
         Ok(Watchdog { shell, pipe })
     }
 
-    /// Ends the server `pid` on the data directory `data` fast, and after ten seconds at once.
+    /// Ends the server `pid` on the data directory `data` fast, after ten seconds at once, and after two more, if it
+    /// is frozen, by killing every process of it.
     pub(super) fn over(server: u32, data: &Path) -> io::Result<Watchdog> {
         // The lock file says whether this process number is still that server.
         const SCRIPT: &str = r#"
             ours() { [ "$(head -n 1 "$2/postmaster.pid" 2>/dev/null)" = "$1" ] && kill -0 "$1" 2>/dev/null; }
+            within() { tenths=$1; shift; while ours "$@" && [ $tenths -gt 0 ]; do sleep 0.1; tenths=$((tenths - 1)); done; }
+            children() { ps -A -o pid=,ppid= | while read -r pid of; do [ "$of" = "$1" ] && echo "$pid"; done; }
             ours "$@" && kill -INT "$1"
-            tenths=0
-            while ours "$@" && [ $tenths -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
-            ours "$@" && kill -QUIT "$1""#;
+            within 100 "$@"
+            ours "$@" && kill -QUIT "$1"
+            within 20 "$@"
+            ours "$@" && kill -STOP "$1" && kill -KILL $(children "$1") "$1""#;
         Watchdog::new(SCRIPT, [OsStr::new(&server.to_string()), data.as_os_str()])
     }
 
