@@ -85,6 +85,9 @@ impl Connection {
     /// The session is reset when the connection is returned (`ROLLBACK`, `DISCARD ALL`, in the background), so
     /// nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
     /// what is done with the client afterwards must end within it, or the connection fails.
+    ///
+    /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) it is for whole transactions
+    /// only: what outlives one stays on a server connection that others get, and only `ROLLBACK` is run on return.
     pub fn client(&mut self) -> &mut postgres::Client {
         let lease = self.lease.get_mut();
         let limit = lease.shared().statement_limit();

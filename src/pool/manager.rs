@@ -9,12 +9,13 @@ use super::address::endpoints;
 use super::gate::{Gate, Order};
 use super::generation::Generations;
 use super::session::{Session, describe};
+use super::statements::Statements;
 use super::status::CloseReason;
 use super::tls::TlsPlan;
 use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::SettingsError;
-use crate::settings::PoolSettings;
+use crate::settings::{PgBouncerMode, PoolSettings};
 use log::{info, warn};
 use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
@@ -25,6 +26,10 @@ use std::time::{Duration, Instant};
 /// SQLSTATEs of a connect that no waiting will mend: wrong password, refused by `pg_hba.conf`, no such
 /// database, no right to connect to it.
 const LOGIN_REFUSED: &[&str] = &["28P01", "28000", "3D000", "42501"];
+
+/// The same in the words of PgBouncer, which has one SQLSTATE for everything: 08P01.
+const LOGIN_REFUSED_BY_PGBOUNCER: &[&str] =
+    &["authentication failed", "no such user", "no such database", "does not exist"];
 
 /// Makes sessions.
 pub(crate) struct Manager {
@@ -42,6 +47,7 @@ pub(crate) struct SessionMaker {
     connect_timeout: Duration,
     max_lifetime: Option<Duration>,
     statement_cache_size: usize,
+    pgbouncer_mode: PgBouncerMode,
     statement_timeout: Option<Duration>,
 }
 
@@ -72,8 +78,8 @@ impl SessionMaker {
     pub(crate) fn new(settings: &PoolSettings) -> Result<SessionMaker, SettingsError> {
         let database = &settings.database;
         let mut config = database.login_config();
-        if let Some(limit) = settings.statement_timeout {
-            // As a startup option it is the session's default, and so survives DISCARD ALL.
+        if let (Some(limit), PgBouncerMode::Off) = (settings.statement_timeout, settings.pgbouncer_mode) {
+            // As a startup option it is the session's default, and so survives DISCARD ALL. PgBouncer refuses it.
             config.options(&format!("-c statement_timeout={}", limit.as_millis()));
         }
         let tls = TlsPlan::new(database)?;
@@ -84,6 +90,7 @@ impl SessionMaker {
             connect_timeout: settings.connect_timeout,
             max_lifetime: settings.max_lifetime,
             statement_cache_size: settings.statement_cache_size,
+            pgbouncer_mode: settings.pgbouncer_mode,
             statement_timeout: settings.statement_timeout,
         })
     }
@@ -106,8 +113,8 @@ impl SessionMaker {
             .map_err(|error| ConnectError::new(&error))?;
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
-        let (cache, limit) = (self.statement_cache_size, self.statement_timeout);
-        Ok(Session::new(client, connector, cache, limit, retire_at, generation))
+        let statements = Statements::new(self.statement_cache_size, self.pgbouncer_mode);
+        Ok(Session::new(client, connector, statements, self.statement_timeout, retire_at, generation))
     }
 }
 
@@ -119,8 +126,13 @@ impl From<std::io::Error> for ConnectError {
 
 impl ConnectError {
     fn new(error: &postgres::Error) -> ConnectError {
-        let is_login = error.code().is_some_and(|code| LOGIN_REFUSED.contains(&code.code()))
-            || describe(error) == "password missing";
+        let is_login = match error.as_db_error() {
+            Some(refusal) if refusal.code().code() == "08P01" => {
+                LOGIN_REFUSED_BY_PGBOUNCER.iter().any(|words| refusal.message().contains(words))
+            }
+            Some(refusal) => LOGIN_REFUSED.contains(&refusal.code().code()),
+            None => describe(error) == "password missing",
+        };
         let text = if is_login && error.as_db_error().is_none() {
             "the server asks for a password and the settings give none (DB_PASSWORD)".to_owned()
         } else {

@@ -1,6 +1,7 @@
 //! The pool: a gate in front, r2d2 as the store and the maker of connections, a keeper behind.
 
 mod address;
+mod cancelling;
 mod connection;
 mod decoy;
 mod frames;
@@ -12,6 +13,7 @@ mod line;
 mod manager;
 mod session;
 mod sql;
+mod statements;
 mod status;
 mod sync;
 mod tls;

@@ -1,27 +1,26 @@
 //! One server session: the driver's client, its prepared statements, its age, and whether it is clean.
 
-use super::sql::Kind;
+mod judgement;
+
+use self::judgement::Mark;
+pub(crate) use self::judgement::{Effect, Failure, describe};
+pub(crate) use super::cancelling::Cancel;
+pub(crate) use super::statements::Params;
+use super::statements::{Prepared, Statements, Traits};
 use super::status::CloseReason;
 use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::{Error, Interruption, Result};
-use lru::LruCache;
-use postgres::error::Severity;
-use postgres::types::{ToSql, Type};
-use postgres::{Client, Row, Statement};
-use std::num::NonZeroUsize;
+use postgres::{Client, Row};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// A parameter list as callers pass it.
-pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 pub(crate) struct Session {
     client: Client,
     wire: Arc<Wire>,
     /// Where the server is, and how it is reached: for cancelling.
     connector: Connector,
-    statements: Option<LruCache<Box<str>, Prepared>>,
+    statements: Statements,
     /// When it has to be closed for its age.
     pub(crate) retire_at: Option<Instant>,
     pub(crate) last_used: Instant,
@@ -45,48 +44,8 @@ impl Drop for Session {
     }
 }
 
-/// What asks the server to cancel the statement that runs in a session.
-pub(crate) struct Cancel {
-    token: postgres::CancelToken,
-    connector: Connector,
-}
-
-impl Cancel {
-    /// Asks, within `limit`.
-    pub(crate) fn send(self, limit: Duration) -> Result<(), postgres::Error> {
-        let Cancel { token, connector } = self;
-        token.cancel_query(Connector { wire: Arc::new(Wire::new()), limit, ..connector })
-    }
-}
-
 /// How long closing a connection may wait for the server.
 const FAREWELL: Duration = Duration::from_millis(50);
-
-#[derive(Clone)]
-struct Prepared {
-    statement: Statement,
-    kind: Traits,
-}
-
-/// What of a [`Kind`] is of use once its unknown calls are resolved.
-#[derive(Debug, Clone, Copy)]
-struct Traits {
-    is_read: bool,
-    leaves_traces: bool,
-    controls_transaction: bool,
-}
-
-impl Traits {
-    fn of(kind: &Kind) -> Traits {
-        let Kind { is_read, leaves_traces, controls_transaction, .. } = *kind;
-        Traits { is_read, leaves_traces, controls_transaction }
-    }
-}
-
-/// Whether any function of these names, in whatever schema, is volatile: asked once per statement and
-/// connection, and only of statements that call what is not known.
-const VOLATILE: &str =
-    "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE lower(proname) = ANY ($1) AND provolatile = 'v')";
 
 /// By when an operation must be answered.
 #[derive(Debug, Clone, Copy)]
@@ -104,43 +63,11 @@ pub(crate) enum Verdict {
     Close(CloseReason),
 }
 
-/// A failed operation, and whether it may be tried again.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    /// The connection is to blame, and the operation certainly had no effect: not a byte of it was sent, or the
-    /// server ended the session in its place.
-    pub(crate) had_no_effect: bool,
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        failure.error
-    }
-}
-
-/// Where the wire stood when an operation began.
-struct Mark {
-    at: Instant,
-    written: u64,
-}
-
-/// What an operation that lost its answer may have done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Nothing that lasts: a read, or a statement inside a transaction that ends with the connection.
-    None,
-    /// A write that commits by itself, or a commit: all or nothing.
-    Lasting,
-    /// What may commit some of its work before it ends: a procedure, a DO block.
-    InSteps,
-}
-
 impl Session {
     pub(crate) fn new(
         client: Client,
         connector: Connector,
-        statement_cache_size: usize,
+        statements: Statements,
         statement_timeout: Option<Duration>,
         retire_at: Option<Instant>,
         generation: u64,
@@ -149,7 +76,7 @@ impl Session {
             client,
             wire: connector.wire.clone(),
             connector,
-            statements: NonZeroUsize::new(statement_cache_size).map(LruCache::new),
+            statements,
             retire_at,
             last_used: Instant::now(),
             generation,
@@ -163,25 +90,22 @@ impl Session {
 
     /// Runs a query.
     pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Vec<Row>, Failure> {
-        self.run(sql, limit, |client, statement| match statement {
-            Some(statement) => client.query(statement, params),
-            None => client.query(sql, params),
-        })
+        self.run(sql, params, limit, Prepared::query, Prepared::asks_afterwards)
     }
 
     /// Runs a statement and returns the number of rows affected.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
-        self.run(sql, limit, |client, statement| match statement {
-            Some(statement) => client.execute(statement, params),
-            None => client.execute(sql, params),
-        })
+        self.run(sql, params, limit, Prepared::execute, |_| false)
     }
 
+    /// `asks_afterwards`: whether the driver may fail although the statement has run.
     fn run<R>(
         &mut self,
         sql: &str,
+        params: Params<'_>,
         limit: Limit,
-        mut operation: impl FnMut(&mut Client, Option<&Statement>) -> Result<R, postgres::Error>,
+        operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
+        asks_afterwards: fn(&Prepared) -> bool,
     ) -> Result<R, Failure> {
         if self.in_transaction && self.wire.status() == Some(b'I') {
             // Whatever follows would commit by itself.
@@ -190,34 +114,31 @@ impl Session {
         let mut healed = false;
         loop {
             let mark = self.begin(limit);
-            let (prepared, is_new) = match self.prepare(sql) {
+            let in_transaction = self.in_transaction || self.is_in_own_transaction();
+            let prepared = match self.statements.prepare(&mut self.client, sql, params, in_transaction) {
                 Ok(prepared) => prepared,
-                // Preparing changes nothing, whatever the statement would do.
-                Err(error) => return Err(self.judge(error, mark, Effect::None)),
+                Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
             };
-            let (statement, kind) = match &prepared {
-                Some(prepared) => (Some(&prepared.statement), prepared.kind),
-                None => (None, Traits::of(&Kind::of(sql).resolved(true))),
-            };
+            let kind = prepared.traits;
             if self.in_transaction && kind.controls_transaction {
                 return Err(Failure { error: Error::TransactionEnded, had_no_effect: false });
             }
-            self.is_dirty |= kind.leaves_traces;
-            let sent_before = self.wire.written();
-            let error = match operation(&mut self.client, statement) {
+            // Behind PgBouncer a trace is out of reach by the time it could be removed.
+            self.is_dirty |= kind.leaves_traces && !self.statements.are_behind_pgbouncer();
+            let mark = Mark { written: self.wire.written(), ..mark };
+            let error = match operation(&prepared, &mut self.client, sql, params) {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
-            if statement.is_some() && !is_new && self.may_be_stale(&error) {
+            let may_be_done = !kind.is_read && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
+            if prepared.is_kept && self.may_be_stale(&error) {
                 // What it refers to may have changed since it was prepared. A statement that was refused has
                 // done nothing, so running it once more, prepared anew, is safe; not a procedure, which may
                 // have committed in between, and not inside a transaction, which has failed with it: the next
                 // one will be well.
-                if let Some(statements) = &mut self.statements {
-                    statements.pop(sql);
-                }
+                self.statements.forget(sql);
                 self.client.clear_type_cache();
-                if !self.in_transaction && !healed && !kind.leaves_traces {
+                if !in_transaction && !healed && !kind.leaves_traces && !may_be_done {
                     healed = true;
                     continue;
                 }
@@ -228,8 +149,19 @@ impl Session {
                 Traits { leaves_traces: true, .. } => Effect::InSteps,
                 _ => Effect::Lasting,
             };
-            return Err(self.judge(error, Mark { written: sent_before, ..mark }, effect));
+            if may_be_done && effect != Effect::None && self.is_of_afterwards(&error) {
+                let text = format!("the result's types could not be looked up: {}", describe(&error));
+                let error = Error::OutcomeUnknown(Interruption::new(mark.at.elapsed(), text));
+                return Err(Failure { error, had_no_effect: false });
+            }
+            return Err(self.judge(error, mark, effect));
         }
+    }
+
+    /// Whether the borrower has begun a transaction with the driver's client, which must not be ended for them:
+    /// of use behind PgBouncer only.
+    fn is_in_own_transaction(&self) -> bool {
+        self.is_dirty && self.statements.are_behind_pgbouncer() && self.wire.status() != Some(b'I')
     }
 
     /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan,
@@ -245,31 +177,17 @@ impl Session {
         }
     }
 
-    /// The statement prepared, and whether that was done just now; `None` without a cache.
-    fn prepare(&mut self, sql: &str) -> Result<(Option<Prepared>, bool), postgres::Error> {
-        let Some(statements) = &mut self.statements else { return Ok((None, false)) };
-        if let Some(prepared) = statements.get(sql) {
-            return Ok((Some(prepared.clone()), false));
-        }
-        let statement = self.client.prepare(sql)?;
-        let kind = Kind::of(sql);
-        let is_volatile = match kind.unknown_calls.as_slice() {
-            [] => false,
-            // Before 11 procedures did not exist, and a failed transaction answers nothing: then it is yes.
-            names => self
-                .client
-                .query_typed(VOLATILE, &[(&names, Type::TEXT_ARRAY)])
-                .map_or(true, |rows| rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(true)),
-        };
-        let kind = Traits::of(&kind.resolved(is_volatile));
-        let prepared = Prepared { statement, kind };
-        statements.put(sql.into(), prepared.clone());
-        Ok((Some(prepared), true))
-    }
-
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let mark = self.begin(limit);
+        // Behind PgBouncer no startup option sets the server's own limit; here it costs no round trip.
+        let with_limit = match self.statement_timeout {
+            Some(limit) if sql == "BEGIN" && self.statements.are_behind_pgbouncer() => {
+                Some(format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis()))
+            }
+            _ => None,
+        };
+        let sql = with_limit.as_deref().unwrap_or(sql);
         self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
     }
 
@@ -286,25 +204,30 @@ impl Session {
     /// Makes the session as new, whatever was done to it; false where that did not work.
     ///
     /// `DISCARD ALL` (PostgreSQL, "SQL Commands") ends temporary tables, settings, roles, locks, cursors,
-    /// channels and prepared statements; it is refused inside a transaction, hence the ROLLBACK.
+    /// channels and prepared statements; it is refused inside a transaction, hence the ROLLBACK. Behind PgBouncer
+    /// it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
-        if self.wire.status() != Some(b'I')
-            && self.command("ROLLBACK", Limit::Until(deadline), Effect::None).is_err()
-        {
-            return false;
+        let mut steps = match self.wire.status() {
+            _ if self.statements.are_behind_pgbouncer() => &["ROLLBACK"][..],
+            Some(b'I') => &["DISCARD ALL"],
+            _ => &["ROLLBACK", "DISCARD ALL"],
+        };
+        while let [step, rest @ ..] = steps {
+            let written = self.wire.written();
+            if self.command(step, Limit::Until(deadline), Effect::None).is_err() {
+                return false;
+            }
+            // A borrower with `&mut Client` can put another client in its place.
+            if self.wire.is_observed() && (self.wire.written() == written || self.wire.status() != Some(b'I'))
+            {
+                return false;
+            }
+            steps = rest;
         }
-        let written = self.wire.written();
-        if self.command("DISCARD ALL", Limit::Until(deadline), Effect::None).is_err() {
-            return false;
+        if !self.statements.are_behind_pgbouncer() {
+            self.statements.forget_all();
+            self.client.clear_type_cache();
         }
-        // A borrower with `&mut Client` can put another client in its place.
-        if self.wire.is_observed() && (self.wire.written() == written || self.wire.status() != Some(b'I')) {
-            return false;
-        }
-        if let Some(statements) = &mut self.statements {
-            statements.clear();
-        }
-        self.client.clear_type_cache();
         self.is_dirty = false;
         true
     }
@@ -391,7 +314,11 @@ impl Session {
 
     /// What cancels the running statement.
     pub(crate) fn cancel(&self) -> Cancel {
-        Cancel { token: self.client.cancel_token(), connector: self.connector.clone() }
+        Cancel {
+            token: self.client.cancel_token(),
+            connector: self.connector.clone(),
+            waits: self.statements.are_behind_pgbouncer(),
+        }
     }
 
     /// Whether an answer was waited for in vain: then the statement may still run on the server.
@@ -406,77 +333,5 @@ impl Session {
             Limit::Until(deadline) => Some(deadline),
         });
         Mark { at: now, written: self.wire.written() }
-    }
-
-    /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
-    fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
-        let after = mark.at.elapsed();
-        let had_no_effect = self.wire.is_observed() && self.wire.written() == mark.written;
-        if let Some(refusal) = error.as_db_error() {
-            let is_fatal = matches!(refusal.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
-            if self.wire.has_ended() || is_fatal {
-                self.condemn(CloseReason::Broken);
-            }
-            self.has_failed = true;
-            if is_fatal {
-                // The server ended the session in place of completing the statement, so it was not done: a
-                // complete reply would have been taken first.
-                let text = format!("the server ended the session: {}", refusal.message());
-                let interruption = Interruption::new(after, text);
-                return match effect {
-                    Effect::InSteps if !had_no_effect => {
-                        Failure { error: Error::OutcomeUnknown(interruption), had_no_effect }
-                    }
-                    _ => Failure {
-                        error: Error::ConnectionLost(interruption),
-                        had_no_effect: had_no_effect || !self.in_transaction,
-                    },
-                };
-            }
-            // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
-            let error = match self.statement_timeout {
-                Some(limit) if refusal.code().code() == "57014" && after >= limit => {
-                    Error::DeadlineExceeded(Interruption::new(after, refusal.message()))
-                }
-                _ => error.into(),
-            };
-            return Failure { error, had_no_effect: false };
-        }
-        if !self.is_connection_failure(&error) {
-            return Failure { error: error.into(), had_no_effect: false };
-        }
-        self.condemn(CloseReason::Broken);
-        let interruption = Interruption::new(after, describe(&error));
-        let error = if had_no_effect {
-            Error::ConnectionLost(interruption)
-        } else if effect != Effect::None {
-            Error::OutcomeUnknown(interruption)
-        } else if self.wire.has_timed_out() {
-            Error::DeadlineExceeded(interruption)
-        } else {
-            Error::ConnectionLost(interruption)
-        };
-        Failure { error, had_no_effect }
-    }
-
-    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so where the wire is observed
-    /// that alone decides.
-    fn is_connection_failure(&self, error: &postgres::Error) -> bool {
-        if self.wire.is_observed() {
-            return self.wire.has_ended() || self.client.is_closed();
-        }
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        error.is_closed()
-            || self.client.is_closed()
-            || cause.is_some_and(|cause| cause.kind() != std::io::ErrorKind::InvalidInput)
-    }
-}
-
-/// The driver's words with the cause it keeps apart.
-pub(crate) fn describe(error: &postgres::Error) -> String {
-    match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(refusal), _) => format!("{} ({})", refusal.message(), refusal.code().code()),
-        (None, Some(cause)) => cause.to_string(),
-        (None, None) => error.to_string(),
     }
 }

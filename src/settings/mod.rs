@@ -20,7 +20,7 @@ mod variables;
 
 pub use database::{DatabaseSettings, SslMode, TargetSessionAttrs};
 pub use http::{ApiToken, HttpSettings};
-pub use pool::{PoolSettings, PrePing, Start};
+pub use pool::{PgBouncerMode, PoolSettings, PrePing, Start};
 pub use reader::{EffectiveValue, Source};
 pub use secret::Secret;
 pub use tier::Tier;

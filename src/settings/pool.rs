@@ -6,11 +6,11 @@ use super::reader::{Reader, Said, one_of};
 use super::tier::Tier;
 use super::variables::{
     DATABASE_MAX_OVERFLOW, DATABASE_POOL_PRE_PING, DATABASE_POOL_RECYCLE, DATABASE_POOL_TIMEOUT,
-    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S,
-    DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S,
-    DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING,
-    DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_START,
-    DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
+    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S,
+    DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS,
+    DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S,
+    DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS,
+    DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
 };
 use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
@@ -51,9 +51,12 @@ pub struct PoolSettings {
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
-    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; 0 keeps none, and each statement
-    /// takes two round trips.
+    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection, or with
+    /// [`PgBouncerMode::Transaction`] the types of their parameters; 0 keeps none, and each statement takes two
+    /// round trips, with PgBouncer five.
     pub statement_cache_size: usize,
+    /// `DB_PGBOUNCER_MODE`: whether a PgBouncer stands before the server, and how it pools.
+    pub pgbouncer_mode: PgBouncerMode,
     /// `DB_POOL_OUTAGE_GRACE_S`: how long an outage is waited out before callers are told *down* at once.
     pub outage_grace: Duration,
     /// `DB_POOL_QUEUE_TARGET_MS`: sheds load by queue delay (controlled delay): once callers have waited longer
@@ -108,6 +111,30 @@ impl PrePing {
             PrePing::On => "on",
             PrePing::Off => "off",
             PrePing::Auto => "auto",
+        }
+    }
+}
+
+/// Whether a PgBouncer stands before the server, and how it pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PgBouncerMode {
+    /// There is none, or it gives each connection a server connection of its own (`pool_mode = session`).
+    Off,
+    /// A server connection for each transaction (`pool_mode = transaction`): nothing lasts from one to the next.
+    /// Statements are sent whole each time instead of being prepared by name, and nothing is asked of the
+    /// session: no startup option, no `DISCARD ALL`.
+    Transaction,
+}
+
+impl PgBouncerMode {
+    /// Every choice.
+    pub const ALL: [PgBouncerMode; 2] = [PgBouncerMode::Off, PgBouncerMode::Transaction];
+
+    /// The name as `DB_PGBOUNCER_MODE` gives it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PgBouncerMode::Off => "off",
+            PgBouncerMode::Transaction => "transaction",
         }
     }
 }
@@ -200,6 +227,7 @@ pub(super) fn read(
         pre_ping: read_pre_ping(reader),
         validate_after: reader.span(&DB_POOL_VALIDATE_AFTER_MS, None),
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
+        pgbouncer_mode: read_pgbouncer_mode(reader),
         outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
         queue_interval: reader.span(&DB_POOL_QUEUE_INTERVAL_MS, None),
     }
@@ -226,4 +254,13 @@ fn read_pre_ping(reader: &mut Reader) -> PrePing {
     reader
         .settle(&DB_POOL_PRE_PING, [said, second], |ping| ping.as_str().to_owned())
         .map_or(PrePing::Auto, |said| said.value)
+}
+
+fn read_pgbouncer_mode(reader: &mut Reader) -> PgBouncerMode {
+    let variable = &DB_PGBOUNCER_MODE;
+    let said = reader
+        .said(variable, |text| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str));
+    reader
+        .settle(variable, [said], |mode| mode.as_str().to_owned())
+        .map_or(PgBouncerMode::Off, |said| said.value)
 }

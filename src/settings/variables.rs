@@ -250,6 +250,8 @@ variables! {
     DB_STATEMENT_TIMEOUT_MS = Same("30000"), STATEMENT_TIMEOUT, "How long a statement may run.";
     DB_STATEMENT_CACHE_SIZE = Same("256"), Allowed::Count { min: 0, max: 10_000 },
         "Prepared statements kept per connection; 0 keeps none: two round trips per statement.";
+    DB_PGBOUNCER_MODE = Same("off"), Allowed::Words(&["off", "transaction"]),
+        "`transaction` where a PgBouncer with `pool_mode = transaction` stands before the server.";
     DATABASE_POOL_SIZE = Unset, CONNECTIONS,
         "Second spelling: with `DATABASE_MAX_OVERFLOW` it makes `DB_POOL_MAX_CONNECTIONS`.";
     DATABASE_MAX_OVERFLOW = Unset, Allowed::Count { min: 0, max: 999 },

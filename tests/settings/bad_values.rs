@@ -34,6 +34,7 @@ fn each_variable_refuses_what_it_cannot_mean() {
         ("DB_POOL_OUTAGE_GRACE_S", &[&seconds, &["-1", "3601"]]),
         ("DB_STATEMENT_TIMEOUT_MS", &[&number, &["2147483648"]]),
         ("DB_STATEMENT_CACHE_SIZE", &[&number, &["10001"]]),
+        ("DB_PGBOUNCER_MODE", &[&["session", "statement", "true", "1"]]),
         ("DATABASE_POOL_SIZE", &[&number, &["0", "1001"]]),
         ("DATABASE_MAX_OVERFLOW", &[&number, &["1000"]]),
         ("DATABASE_POOL_TIMEOUT", &[&seconds, &["0", "3601"]]),

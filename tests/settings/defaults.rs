@@ -41,10 +41,18 @@ fn pool_settings_built_in_code_are_the_dev_tiers() {
     assert_eq!(built.validate_after, Duration::from_millis(500));
     assert_eq!(built.leak_threshold, Some(Duration::from_secs(60)));
     assert_eq!(built.statement_cache_size, 256);
+    assert_eq!(built.pgbouncer_mode, PgBouncerMode::Off);
     assert_eq!(built.outage_grace, Duration::from_secs(2));
     assert_eq!(built.database.sslmode, SslMode::Prefer);
     assert_eq!(built.database.target_session_attrs, TargetSessionAttrs::Any);
     assert_eq!(built.database.application_name, "poolhouse");
+}
+
+#[test]
+fn pgbouncers_mode_is_read() {
+    for (text, mode) in [("transaction", PgBouncerMode::Transaction), ("OFF", PgBouncerMode::Off)] {
+        assert_eq!(accepted(&[("DB_PGBOUNCER_MODE", text)]).pool.pgbouncer_mode, mode);
+    }
 }
 
 #[test]

@@ -11,7 +11,9 @@ mod secrets;
 mod spellings;
 mod tiers;
 
-use poolhouse::settings::{DatabaseSettings, PrePing, Source, SslMode, TargetSessionAttrs, Tier, VARIABLES};
+use poolhouse::settings::{
+    DatabaseSettings, PgBouncerMode, PrePing, Source, SslMode, TargetSessionAttrs, Tier, VARIABLES,
+};
 use poolhouse::{Error, PoolSettings, Problem, Settings};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
