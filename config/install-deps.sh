@@ -3,7 +3,7 @@
 # extension unaccent. Where nothing is missing it does nothing, and needs no network and no rights.
 #
 #   sh config/install-deps.sh         for building and running
-#   sh config/install-deps.sh test    cargo's fmt and clippy as well
+#   sh config/install-deps.sh test    cargo's fmt and clippy, and PgBouncer, as well
 set -eu
 
 fail() {
@@ -38,6 +38,11 @@ has_unaccent() {
     return 1
 }
 
+# Debian keeps it where only root looks.
+has_pgbouncer() {
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || [ -x /usr/local/sbin/pgbouncer ]
+}
+
 if ! command -v cargo >/dev/null; then
     # rustup puts it there, and into PATH only of shells started later.
     [ -x "$HOME/.cargo/bin/cargo" ] && fail "cargo is not in PATH: run  . \"\$HOME/.cargo/env\"  first"
@@ -52,11 +57,13 @@ missing=
 command -v cc >/dev/null || missing="$missing build-essential"
 has_server || missing="$missing postgresql"
 has_unaccent || missing="$missing postgresql-contrib"
+[ "${1:-}" != test ] || has_pgbouncer || missing="$missing pgbouncer"
 [ -n "$missing" ] || exit 0
 
 if [ "$(uname)" = Darwin ]; then
     case $missing in *build-essential*) echo "poolhouse: run  xcode-select --install" >&2 ;; esac
     case $missing in *postgresql*) echo "poolhouse: run  brew install postgresql" >&2 ;; esac
+    case $missing in *pgbouncer*) echo "poolhouse: run  brew install pgbouncer" >&2 ;; esac
     fail "then run this again"
 fi
 command -v apt-get >/dev/null ||

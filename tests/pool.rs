@@ -8,6 +8,7 @@ mod growth;
 mod lifecycle;
 mod numbers;
 mod outcomes;
+mod pgbouncer;
 mod sessions;
 mod statements;
 mod waiting;

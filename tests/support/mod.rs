@@ -3,11 +3,13 @@
 #![allow(dead_code, unused_imports, reason = "each story uses its part of this")]
 
 pub(crate) mod app;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub(crate) use app::App;
+pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use postgres::Database;
 pub(crate) use proxy::Proxy;
 pub(crate) use server::Postgres;

@@ -2,7 +2,7 @@
 
 #[path = "../../src/bin/poolhouse/cluster/mod.rs"]
 #[allow(dead_code, reason = "the binary's code; tests need only part of it")]
-mod cluster;
+pub(super) mod cluster;
 
 use super::postgres::{Database, GUEST, GUEST_PASSWORD, SUPERUSER, connect, create_database, parse};
 use cluster::{Account, Cluster, Programs, Server, Shutdown, Watchdog};
