@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pool::Pool;
-use crate::query::{Execute, Transaction};
+use crate::query::{Execute, Transaction, TransactionOptions};
 use crate::settings::PoolSettings;
 use log::info;
 use postgres::types::ToSql;
@@ -162,4 +162,28 @@ pub fn execute_write(sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
 #[track_caller]
 pub fn transaction<R>(work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
     DatabasePool::get()?.transaction(work)
+}
+
+/// Runs `work` in a transaction on the process's pool and looks into a lost answer to its commit; see
+/// [`Pool::transaction_verified`].
+///
+/// # Errors
+///
+/// As there, and `NotInitialized`.
+#[track_caller]
+pub fn transaction_verified<R>(work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+    DatabasePool::get()?.transaction_verified(work)
+}
+
+/// Runs `work` in a transaction on the process's pool, as `options` say; see [`Pool::transaction_with`].
+///
+/// # Errors
+///
+/// As there, and `NotInitialized`.
+#[track_caller]
+pub fn transaction_with<R>(
+    options: &TransactionOptions,
+    work: impl FnMut(&mut Transaction<'_>) -> Result<R>,
+) -> Result<R> {
+    DatabasePool::get()?.transaction_with(options, work)
 }

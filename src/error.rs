@@ -34,6 +34,8 @@ pub enum Error {
     /// The operation was sent and its answer did not arrive in time. It has been cancelled on the server as
     /// far as the server can be reached.
     DeadlineExceeded(Box<Interruption>),
+    /// Nobody waits for the work any more, as when a request's client has gone; nothing was changed.
+    Cancelled,
     /// The connection broke while the operation ran, and it had no lasting effect.
     ConnectionLost(Box<Interruption>),
     /// The connection broke after a write or a commit was sent and before its answer came: it may or may not
@@ -121,6 +123,7 @@ impl fmt::Display for Error {
                  it would wait for itself; pass the connection on, or raise the maximum; {numbers}"
             ),
             Error::DeadlineExceeded(interruption) => write!(f, "deadline exceeded: {interruption}"),
+            Error::Cancelled => f.write_str("cancelled, nothing was changed: nobody waits for it any more"),
             Error::ConnectionLost(interruption) => {
                 write!(f, "connection lost, nothing was changed: {interruption}")
             }

@@ -60,14 +60,17 @@ mod query;
 pub mod settings;
 pub mod web;
 
-pub use database_pool::{DatabasePool, execute_query, execute_query_one, execute_write, transaction};
+pub use database_pool::{
+    DatabasePool, execute_query, execute_query_one, execute_write, transaction, transaction_verified,
+    transaction_with,
+};
 pub use error::{
     ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, SettingsError,
 };
-pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus};
+pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, with_deadline};
 pub use postgres;
 pub use postgres::types::ToSql;
-pub use query::{Execute, Transaction};
+pub use query::{Execute, Isolation, RetryPolicy, Transaction, TransactionOptions};
 pub use settings::{PoolSettings, Settings};
 
 /// The examples in README.md compile.

@@ -23,10 +23,11 @@ const BACKWARD: [(&str, &str); 1] = [
 
 /// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
 /// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 20] = [
+const POOL: [(&str, &[&str]); 21] = [
     ("address", &[]),
     ("decoy", &[]),
     ("generation", &[]),
+    ("scope", &[]),
     ("sql", &[]),
     ("status", &[]),
     ("sync", &[]),
@@ -57,7 +58,7 @@ const POOL: [(&str, &[&str]); 20] = [
     ),
     // Who lends and who keeps house do the same things to a connection.
     ("keeper", &["gate", "generation", "lending", "session", "status"]),
-    ("lending", &["gate", "generation", "session", "status"]),
+    ("lending", &["gate", "generation", "scope", "session", "status"]),
     ("connection", &["gate", "session"]),
     (
         "mod",
@@ -68,6 +69,7 @@ const POOL: [(&str, &[&str]); 20] = [
             "keeper",
             "lending",
             "manager",
+            "scope",
             "session",
             "status",
             "sync",
@@ -88,6 +90,7 @@ const FENCES: [(&[&str], &[&str]); 9] = [
         &[
             "src/pool/",
             "src/query.rs",
+            "src/query/",
             "src/decode/",
             "src/error.rs",
             "src/settings/database.rs",

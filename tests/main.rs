@@ -15,5 +15,6 @@ mod movies_api;
 mod pool;
 mod proxy;
 mod readme;
+mod requests;
 mod settings;
 mod support;

@@ -3,14 +3,17 @@
 
 mod age;
 mod basics;
+mod deadlines;
 mod failures;
 mod growth;
 mod lifecycle;
 mod numbers;
 mod outcomes;
 mod pgbouncer;
+mod retries;
 mod sessions;
 mod statements;
+mod verified;
 mod waiting;
 
 use crate::support::postgres;

@@ -266,6 +266,7 @@ fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
         ("Down", Error::Down(numbers())),
         ("Authentication", Error::Authentication(numbers())),
         ("Closed", Error::Closed),
+        ("Cancelled", Error::Cancelled),
         ("SelfDeadlock", Error::SelfDeadlock(numbers())),
         ("TransactionAborted", Error::TransactionAborted),
         ("TransactionEnded", Error::TransactionEnded),

@@ -1,8 +1,9 @@
 //! Cancelling a statement that runs on the server.
 //!
-//! The driver hangs up as soon as the request is written. That is enough for PostgreSQL. PgBouncer takes it for a
-//! change of mind, because it has to connect to the server first; so the request's stream stays open until the other
-//! side has hung up, as libpq's does.
+//! The driver hangs up as soon as the request is written. PgBouncer takes that for a change of mind, because it has to
+//! connect to the server first; and of PostgreSQL nobody would know when it has passed the request on, which must not
+//! meet the session's next statement. So the request's stream stays open until the other side has hung up, as libpq's
+//! does.
 
 use super::transport::{Bounded, Connector, ConnectorTo};
 use super::wire::Wire;
@@ -20,16 +21,13 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 pub(crate) struct Cancel {
     pub(crate) token: postgres::CancelToken,
     pub(crate) connector: Connector,
-    /// Whether to wait until the other side hangs up.
-    pub(crate) waits: bool,
 }
 
 impl Cancel {
     /// Asks, within `limit`.
-    pub(crate) fn send(self, limit: Duration) -> Result<(), postgres::Error> {
-        let Cancel { token, connector, waits } = self;
-        let connector = Connector { wire: Arc::new(Wire::new()), limit, ..connector };
-        token.cancel_query(Canceller { connector, waits })
+    pub(crate) fn send(&self, limit: Duration) -> Result<(), postgres::Error> {
+        let connector = Connector { wire: Arc::new(Wire::new()), limit, ..self.connector.clone() };
+        self.token.cancel_query(Canceller { connector })
     }
 }
 
@@ -37,7 +35,6 @@ impl Cancel {
 #[derive(Clone)]
 struct Canceller {
     connector: Connector,
-    waits: bool,
 }
 
 impl MakeTlsConnect<Socket> for Canceller {
@@ -46,14 +43,13 @@ impl MakeTlsConnect<Socket> for Canceller {
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<CancellerTo> {
-        Ok(CancellerTo { to: self.connector.make_tls_connect(host)?, waits: self.waits })
+        Ok(CancellerTo { to: self.connector.make_tls_connect(host)? })
     }
 }
 
 /// A [`Canceller`] that knows where to.
 struct CancellerTo {
     to: ConnectorTo,
-    waits: bool,
 }
 
 impl TlsConnect<Socket> for CancellerTo {
@@ -62,15 +58,16 @@ impl TlsConnect<Socket> for CancellerTo {
     type Future = Pin<Box<dyn Future<Output = io::Result<Request>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        let CancellerTo { to, waits } = self;
-        Box::pin(async move { Ok(Request { stream: to.connect(socket).await?, waits }) })
+        let CancellerTo { to } = self;
+        Box::pin(async move { Ok(Request { stream: to.connect(socket).await?, has_hung_up: false }) })
     }
 }
 
 /// The stream the driver writes the request to.
 struct Request {
     stream: Bounded,
-    waits: bool,
+    /// The other side has.
+    has_hung_up: bool,
 }
 
 impl AsyncRead for Request {
@@ -93,12 +90,12 @@ impl AsyncWrite for Request {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.waits {
+        while !self.has_hung_up {
             // Nothing is ever said: this is the end, or an error which is an end as well.
             let mut byte = [0];
             let mut buf = ReadBuf::new(&mut byte);
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf));
-            self.waits = read.is_ok() && !buf.filled().is_empty();
+            self.has_hung_up = read.is_err() || buf.filled().is_empty();
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }

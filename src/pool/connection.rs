@@ -28,22 +28,26 @@ impl Lease {
     }
 
     pub(crate) fn session(&mut self) -> &mut Session {
+        self.parts().1
+    }
+
+    fn parts(&mut self) -> (&Arc<Shared>, &mut Session) {
         match &mut self.lent {
-            Some((pooled, _)) => pooled,
+            Some((pooled, _)) => (&self.shared, pooled),
             None => unreachable!("bug: a lease is used after it was dropped"),
         }
     }
 
-    /// Runs a query, within the pool's statement timeout.
+    /// Runs a query, within the limits of the pool and of the thread.
     pub(crate) fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
-        let limit = self.shared.statement_limit();
-        self.session().query(sql, params, limit)
+        let (shared, session) = self.parts();
+        shared.query(session, sql, params)
     }
 
-    /// Runs a statement that writes, within the pool's statement timeout.
+    /// Runs a statement that writes, within the same.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
-        let limit = self.shared.statement_limit();
-        self.session().write(sql, params, limit)
+        let (shared, session) = self.parts();
+        shared.write(session, sql, params)
     }
 }
 

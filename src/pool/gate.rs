@@ -42,6 +42,8 @@ pub(crate) struct Limits {
     pub(crate) outage_grace: Duration,
     /// Queue delay above which callers are shed, and how long it must persist; `None` sheds none.
     pub(crate) shedding: Option<(Duration, Duration)>,
+    /// Whether nobody waits any more for what the current thread waits for. It is woken when that becomes so.
+    pub(crate) is_called_off: fn() -> bool,
 }
 
 /// Leave to take one connection from the store; the number names the holder's entry.
@@ -58,6 +60,7 @@ pub(crate) enum Refusal {
     Login,
     Closed,
     SelfDeadlock,
+    CalledOff,
 }
 
 /// Who holds a connection, since when, and where it was acquired.
@@ -272,6 +275,10 @@ impl Gate {
                     };
                     return Err(state.turn_away(refusal, started));
                 }
+            }
+            if (state.limits.is_called_off)() {
+                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                return Err(state.turn_away(Refusal::CalledOff, started));
             }
             if now >= deadline {
                 state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));

@@ -23,7 +23,7 @@ const BACKLOG: usize = 4;
 enum Work {
     Bury(Box<Session>),
     Clean(Pooled, Permit),
-    Cancel(Box<Cancel>, Instant),
+    Cancel(Arc<Cancel>, Instant),
     Look,
     Stop,
 }
@@ -103,9 +103,9 @@ impl KeeperHandle {
     }
 
     /// Asks the server to stop the statement nobody waits for any more.
-    pub(crate) fn cancel(&self, cancel: Cancel) {
+    pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
         if self.backlog.load(Ordering::Relaxed) < BACKLOG {
-            let _ = self.send(Work::Cancel(Box::new(cancel), Instant::now()));
+            let _ = self.send(Work::Cancel(cancel, Instant::now()));
         }
     }
 
@@ -170,7 +170,7 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                 let Some(shared) = weak.upgrade() else { return };
                 match work {
                     Work::Clean(pooled, permit) => shared.clean(pooled, permit, PATIENCE),
-                    Work::Cancel(cancel, asked) => shared.cancel(*cancel, asked),
+                    Work::Cancel(cancel, asked) => shared.cancel(&cancel, asked),
                     _ => next_look = Instant::now(),
                 }
                 // Also while there is always something else to do.
@@ -199,7 +199,7 @@ impl Shared {
         self.give_back_clean(pooled, permit);
     }
 
-    fn cancel(&self, cancel: Cancel, asked: Instant) {
+    fn cancel(&self, cancel: &Cancel, asked: Instant) {
         // What is older than this has met the server's own statement_timeout, or never will.
         if asked.elapsed() > 4 * PATIENCE || self.gate.is_closed() {
             return;

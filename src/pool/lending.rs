@@ -2,14 +2,17 @@
 
 use super::gate::{Holder, Permit};
 use super::generation::Standing;
-use super::session::{Limit, Verdict};
+use super::scope;
+use super::session::{Failure, Limit, Params, Session, Verdict};
 use super::status::CloseReason;
-use super::{Lease, Pooled, Shared, refused};
+use super::{Lease, Pooled, Shared, add, refused};
 use crate::error::{Error, Result};
 use crate::settings::PrePing;
 use log::warn;
+use postgres::Row;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long a check before lending may take.
@@ -29,6 +32,10 @@ impl Shared {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Lease> {
+        if scope::is_stopped() {
+            return Err(Error::Cancelled);
+        }
+        let deadline = scope::deadline().map_or(deadline, |at| at.min(deadline));
         let mut permit = self
             .gate
             .acquire(started, deadline, at)
@@ -122,11 +129,20 @@ impl Shared {
         {
             self.gate.detach(&permit);
             if let Some((pooled, permit)) = self.keeper.clean(pooled, permit) {
+                if pooled.is_cancelled() {
+                    // The request waits in the keeper's queue, and must not meet the next borrower.
+                    return self.give_back_condemned(pooled, permit);
+                }
                 // So much is being cleaned that the keeper lags behind: the borrower pays for itself.
                 self.clean(pooled, permit, CHECK_LIMIT);
             }
             return;
         }
+        self.give_back_clean(pooled, permit);
+    }
+
+    fn give_back_condemned(&self, mut pooled: Pooled, permit: Permit) {
+        pooled.condemn(CloseReason::Dirty);
         self.give_back_clean(pooled, permit);
     }
 
@@ -170,11 +186,92 @@ impl Shared {
 
     /// How long a statement may take to be answered.
     pub(crate) fn statement_limit(&self) -> Limit {
-        Limit::Within(self.settings.statement_timeout.map(|limit| limit.saturating_add(ANSWER_GRACE)))
+        let within = self.settings.statement_timeout.map(|limit| limit.saturating_add(ANSWER_GRACE));
+        match (scope::answer_deadline(), within) {
+            (None, _) => Limit::Within(within),
+            (Some(deadline), None) => Limit::Until(deadline),
+            (Some(deadline), Some(within)) => Limit::Until(deadline.min(add(Instant::now(), within))),
+        }
+    }
+
+    pub(crate) fn query(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let limit = self.statement_limit();
+        self.unless_called_off(session, |session| session.query(sql, params, limit))
+    }
+
+    pub(crate) fn write(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<u64, Failure> {
+        let limit = self.statement_limit();
+        self.unless_called_off(session, |session| session.write(sql, params, limit))
+    }
+
+    /// Runs a statement so that whoever may call this thread's work off can end it.
+    fn unless_called_off<R>(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        statement: impl FnOnce(&mut Session) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let Some(stop) = scope::stop() else { return statement(session) };
+        let (keeper, cancel) = (self.keeper.clone(), session.cancel());
+        let Some(in_flight) = stop.enter(Box::new(move || keeper.cancel(cancel))) else {
+            return Err(Failure::of_caller(Error::Cancelled));
+        };
+        let outcome = statement(session);
+        if !in_flight.end() {
+            return outcome;
+        }
+        session.note_cancelled();
+        outcome.map_err(|failure| match failure.error.sqlstate() {
+            // Refused, so without effect.
+            Some("57014") => Failure::of_caller(Error::Cancelled),
+            _ => failure,
+        })
+    }
+
+    /// Whether this thread's work has been called off.
+    pub(crate) fn is_called_off(&self) -> bool {
+        scope::is_stopped()
+    }
+
+    /// Waits between two attempts; false where the deadline comes first or the work has been called off.
+    pub(crate) fn pause(&self, pause: Duration) -> bool {
+        let ends = Instant::now() + pause;
+        if scope::deadline().is_some_and(|deadline| deadline <= ends) {
+            return false;
+        }
+        while !scope::is_stopped() {
+            let left = ends.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            // Woken when the work is called off.
+            std::thread::park_timeout(left);
+        }
+        false
+    }
+
+    /// How many connections there may be, how many callers may wait, and for how long.
+    pub(crate) fn bounds(&self) -> (u32, u32, Duration) {
+        let settings = &self.settings;
+        (self.max_connections.load(Ordering::Relaxed), settings.max_waiting, settings.acquire_timeout)
     }
 
     pub(crate) fn acquire_timeout(&self) -> Duration {
         self.settings.acquire_timeout
+    }
+
+    /// Whether a read that was lost in flight is run again.
+    pub(crate) fn repeats_reads(&self) -> bool {
+        self.settings.retry_reads
     }
 }
 

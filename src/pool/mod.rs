@@ -11,6 +11,7 @@ mod keeper;
 mod lending;
 mod line;
 mod manager;
+mod scope;
 mod session;
 mod sql;
 mod statements;
@@ -22,6 +23,8 @@ mod wire;
 
 pub use connection::Connection;
 pub(crate) use connection::Lease;
+pub(crate) use scope::Stop;
+pub use scope::with_deadline;
 pub(crate) use session::{Effect, Failure, Limit, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
@@ -36,6 +39,7 @@ use crate::settings::{PoolSettings, Start};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 use std::panic::Location;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -60,6 +64,8 @@ pub(crate) struct Shared {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
     settings: PoolSettings,
+    /// As last resized.
+    max_connections: AtomicU32,
     keeper: KeeperHandle,
     /// Emptied by `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
@@ -94,6 +100,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
+            is_called_off: scope::is_stopped,
         }));
         let generations = Arc::new(Generations::default());
         let keeper = Keeper::new();
@@ -118,6 +125,7 @@ impl Pool {
             gate,
             generations,
             settings: settings.clone(),
+            max_connections: AtomicU32::new(settings.max_connections),
             keeper: keeper.handle(),
             store: RwLock::new(Some(store)),
         });
@@ -210,6 +218,7 @@ impl Pool {
         if !self.shared.gate.resize(min, max) {
             return Err(Error::Closed);
         }
+        self.shared.max_connections.store(max, Ordering::Relaxed);
         self.shared.keeper.look();
         Ok(())
     }
@@ -290,6 +299,7 @@ fn refused(refusal: Refusal, numbers: Box<PoolNumbers>) -> Error {
         Refusal::Down => Error::Down(numbers),
         Refusal::Login => Error::Authentication(numbers),
         Refusal::Closed => Error::Closed,
+        Refusal::CalledOff => Error::Cancelled,
         Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
     }
 }

@@ -11,7 +11,7 @@ use super::status::CloseReason;
 use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::{Error, Interruption, Result};
-use postgres::{Client, Row};
+use postgres::{Client, Row, SimpleQueryMessage};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ pub(crate) struct Session {
     wire: Arc<Wire>,
     /// Where the server is, and how it is reached: for cancelling.
     connector: Connector,
+    cancel: Option<Arc<Cancel>>,
+    /// Since it was last reset.
+    is_cancelled: bool,
     statements: Statements,
     /// When it has to be closed for its age.
     pub(crate) retire_at: Option<Instant>,
@@ -31,8 +34,6 @@ pub(crate) struct Session {
     /// Something was done that the next borrower might see.
     is_dirty: bool,
     statement_timeout: Option<Duration>,
-    /// A statement has failed since BEGIN; for connections whose status cannot be observed.
-    has_failed: bool,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
 }
@@ -76,6 +77,8 @@ impl Session {
             client,
             wire: connector.wire.clone(),
             connector,
+            cancel: None,
+            is_cancelled: false,
             statements,
             retire_at,
             last_used: Instant::now(),
@@ -83,7 +86,6 @@ impl Session {
             close_reason: None,
             is_dirty: false,
             statement_timeout,
-            has_failed: false,
             in_transaction: false,
         }
     }
@@ -107,9 +109,16 @@ impl Session {
         operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
         asks_afterwards: fn(&Prepared) -> bool,
     ) -> Result<R, Failure> {
+        if let Limit::Until(deadline) = limit
+            && deadline <= Instant::now()
+        {
+            let text = "the deadline had passed before the statement was sent";
+            let error = Error::DeadlineExceeded(Interruption::new(Duration::ZERO, text));
+            return Err(Failure::of_caller(error));
+        }
         if self.in_transaction && self.wire.status() == Some(b'I') {
             // Whatever follows would commit by itself.
-            return Err(Failure { error: Error::TransactionEnded, had_no_effect: false });
+            return Err(Failure::of_caller(Error::TransactionEnded));
         }
         let mut healed = false;
         loop {
@@ -121,7 +130,7 @@ impl Session {
             };
             let kind = prepared.traits;
             if self.in_transaction && kind.controls_transaction {
-                return Err(Failure { error: Error::TransactionEnded, had_no_effect: false });
+                return Err(Failure::of_caller(Error::TransactionEnded));
             }
             // Behind PgBouncer a trace is out of reach by the time it could be removed.
             self.is_dirty |= kind.leaves_traces && !self.statements.are_behind_pgbouncer();
@@ -152,7 +161,7 @@ impl Session {
             if may_be_done && effect != Effect::None && self.is_of_afterwards(&error) {
                 let text = format!("the result's types could not be looked up: {}", describe(&error));
                 let error = Error::OutcomeUnknown(Interruption::new(mark.at.elapsed(), text));
-                return Err(Failure { error, had_no_effect: false });
+                return Err(Failure::of_caller(error));
             }
             return Err(self.judge(error, mark, effect));
         }
@@ -173,22 +182,42 @@ impl Session {
                 let code = refusal.code().code();
                 matches!(code, "0A000" | "26000" | "XX000") || code.starts_with("42")
             }
-            None => !self.is_connection_failure(error),
+            None => !self.is_connection_failure(),
         }
     }
 
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let mark = self.begin(limit);
-        // Behind PgBouncer no startup option sets the server's own limit; here it costs no round trip.
-        let with_limit = match self.statement_timeout {
-            Some(limit) if sql == "BEGIN" && self.statements.are_behind_pgbouncer() => {
-                Some(format!("BEGIN; SET LOCAL statement_timeout = {}", limit.as_millis()))
-            }
-            _ => None,
-        };
-        let sql = with_limit.as_deref().unwrap_or(sql);
         self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
+    }
+
+    /// Begins a transaction with `begin`, and returns the row of `query` if there is one: all in one round trip.
+    pub(crate) fn begin_transaction(
+        &mut self,
+        begin: &str,
+        query: &str,
+        limit: Limit,
+    ) -> Result<Vec<Option<String>>, Failure> {
+        // Behind PgBouncer no startup option sets the server's own limit.
+        let with_limit = match self.statement_timeout {
+            Some(limit) if self.statements.are_behind_pgbouncer() => {
+                format!("; SET LOCAL statement_timeout = {}", limit.as_millis())
+            }
+            _ => String::new(),
+        };
+        let mark = self.begin(limit);
+        let messages = self
+            .client
+            .simple_query(&format!("{begin}{with_limit}; {query}"))
+            .map_err(|error| self.judge(error, mark, Effect::None))?;
+        let row = messages.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Ok(row.map_or_else(Vec::new, |row| {
+            (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect()
+        }))
     }
 
     /// One round trip that tells whether the server is there.
@@ -218,8 +247,7 @@ impl Session {
                 return false;
             }
             // A borrower with `&mut Client` can put another client in its place.
-            if self.wire.is_observed() && (self.wire.written() == written || self.wire.status() != Some(b'I'))
-            {
+            if self.wire.written() == written || self.wire.status() != Some(b'I') {
                 return false;
             }
             steps = rest;
@@ -228,7 +256,7 @@ impl Session {
             self.statements.forget_all();
             self.client.clear_type_cache();
         }
-        self.is_dirty = false;
+        (self.is_dirty, self.is_cancelled) = (false, false);
         true
     }
 
@@ -255,22 +283,16 @@ impl Session {
     ///
     /// `TransactionAborted`, `TransactionEnded`, or what the asking met.
     pub(crate) fn check_transaction(&mut self, limit: Limit) -> Result<(), Failure> {
-        if self.wire.is_observed() && self.wire.status().is_none() {
+        if self.wire.status().is_none() {
             // Something was begun and not ended, as a COPY without `finish`.
             self.command("", limit, Effect::None)?;
         }
         let error = match self.wire.status() {
             Some(b'T') => return Ok(()),
-            None if !self.wire.is_observed() && !self.has_failed => return Ok(()),
             Some(b'I') => Error::TransactionEnded,
             _ => Error::TransactionAborted,
         };
-        Err(Failure { error, had_no_effect: false })
-    }
-
-    /// A rollback succeeded: whatever failed before is undone.
-    pub(crate) fn forget_failure(&mut self) {
-        self.has_failed = false;
+        Err(Failure::of_caller(error))
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -306,19 +328,29 @@ impl Session {
         match self.wire.status() {
             Some(b'I') if !self.is_dirty => Verdict::Keep,
             // A reply is outstanding: its rest would be the next borrower's.
-            None if self.wire.is_observed() => Verdict::Close(CloseReason::Dirty),
-            None if !self.is_dirty => Verdict::Keep,
+            None => Verdict::Close(CloseReason::Dirty),
             _ => Verdict::Reset,
         }
     }
 
     /// What cancels the running statement.
-    pub(crate) fn cancel(&self) -> Cancel {
-        Cancel {
-            token: self.client.cancel_token(),
-            connector: self.connector.clone(),
-            waits: self.statements.are_behind_pgbouncer(),
-        }
+    pub(crate) fn cancel(&mut self) -> Arc<Cancel> {
+        let (client, connector) = (&self.client, &self.connector);
+        self.cancel
+            .get_or_insert_with(|| {
+                Arc::new(Cancel { token: client.cancel_token(), connector: connector.clone() })
+            })
+            .clone()
+    }
+
+    /// A cancel request is on its way: whatever it meets must be the reset that this asks for.
+    pub(crate) fn note_cancelled(&mut self) {
+        self.is_dirty = true;
+        self.is_cancelled = true;
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_cancelled
     }
 
     /// Whether an answer was waited for in vain: then the statement may still run on the server.

@@ -73,10 +73,6 @@ impl Wire {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
-    pub(crate) fn is_observed(&self) -> bool {
-        true
-    }
-
     /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
     pub(crate) fn restart(&self, limit: Duration) {
         self.set_deadline(Some(Instant::now() + limit));

@@ -3,7 +3,9 @@
 use super::reader::{Reader, Source};
 use super::secret::{MASK, OWN_SECRET, is_placeholder};
 use super::tier::Tier;
-use super::variables::{API_TOKENS, HTTP_BIND, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS};
+use super::variables::{
+    API_TOKENS, HTTP_BIND, HTTP_REQUEST_TIMEOUT_MS, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS,
+};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +20,8 @@ pub struct HttpSettings {
     pub workers: usize,
     /// `HTTP_SHUTDOWN_TIMEOUT_S`: how long requests in flight may take to finish once the service is asked to end.
     pub shutdown_timeout: Duration,
+    /// `HTTP_REQUEST_TIMEOUT_MS`: how long a request may take with the database; `None` leaves it to the pool's limits.
+    pub request_timeout: Option<Duration>,
     /// `API_TOKENS`: the bearer tokens accepted, by name. Empty in the dev tier only; then no call that needs
     /// a token is answered.
     pub tokens: Vec<ApiToken>,
@@ -62,7 +66,8 @@ pub(super) fn read(reader: &mut Reader) -> HttpSettings {
         }
     };
     let shutdown_timeout = reader.span(&HTTP_SHUTDOWN_TIMEOUT_S, None);
-    HttpSettings { bind, workers, shutdown_timeout, tokens: read_tokens(reader) }
+    let request_timeout = Some(reader.span(&HTTP_REQUEST_TIMEOUT_MS, None)).filter(|span| !span.is_zero());
+    HttpSettings { bind, workers, shutdown_timeout, request_timeout, tokens: read_tokens(reader) }
 }
 
 /// Problems name a token by its place in the list: in a mistyped list its "name" may be a piece of a secret.

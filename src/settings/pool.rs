@@ -10,7 +10,7 @@ use super::variables::{
     DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS,
     DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S,
     DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS,
-    DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
+    DB_RETRY_READS, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
 };
 use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
@@ -57,6 +57,9 @@ pub struct PoolSettings {
     pub statement_cache_size: usize,
     /// `DB_PGBOUNCER_MODE`: whether a PgBouncer stands before the server, and how it pools.
     pub pgbouncer_mode: PgBouncerMode,
+    /// `DB_RETRY_READS`: whether a query that can only read, outside a transaction, is run again on another
+    /// connection where its own breaks on the way.
+    pub retry_reads: bool,
     /// `DB_POOL_OUTAGE_GRACE_S`: how long an outage is waited out before callers are told *down* at once.
     pub outage_grace: Duration,
     /// `DB_POOL_QUEUE_TARGET_MS`: sheds load by queue delay (controlled delay): once callers have waited longer
@@ -228,6 +231,7 @@ pub(super) fn read(
         validate_after: reader.span(&DB_POOL_VALIDATE_AFTER_MS, None),
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
         pgbouncer_mode: read_pgbouncer_mode(reader),
+        retry_reads: read_retry_reads(reader),
         outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
         queue_interval: reader.span(&DB_POOL_QUEUE_INTERVAL_MS, None),
     }
@@ -240,6 +244,13 @@ fn read_start(reader: &mut Reader) -> Start {
         Some(said) => said.value,
         None => parse(reader.preset(&DB_START)).unwrap_or(Start::Fail),
     }
+}
+
+fn read_retry_reads(reader: &mut Reader) -> bool {
+    let said =
+        reader.said(&DB_RETRY_READS, |text| DB_RETRY_READS.allowed.word(text).map(|word| word == "on"));
+    let show = |is_on: &bool| if *is_on { "on".to_owned() } else { "off".to_owned() };
+    reader.settle(&DB_RETRY_READS, [said], show).is_none_or(|said| said.value)
 }
 
 fn read_pre_ping(reader: &mut Reader) -> PrePing {

@@ -252,6 +252,8 @@ variables! {
         "Prepared statements kept per connection; 0 keeps none: two round trips per statement.";
     DB_PGBOUNCER_MODE = Same("off"), Allowed::Words(&["off", "transaction"]),
         "`transaction` where a PgBouncer with `pool_mode = transaction` stands before the server.";
+    DB_RETRY_READS = Same("on"), Allowed::Words(&["on", "off"]),
+        "Whether a query that can only read is run again where its connection breaks on the way.";
     DATABASE_POOL_SIZE = Unset, CONNECTIONS,
         "Second spelling: with `DATABASE_MAX_OVERFLOW` it makes `DB_POOL_MAX_CONNECTIONS`.";
     DATABASE_MAX_OVERFLOW = Unset, Allowed::Count { min: 0, max: 999 },
@@ -267,6 +269,8 @@ variables! {
     HTTP_WORKERS = Computed("the machine's parallelism"), Allowed::Count { min: 1, max: 256 }, "Worker threads.";
     HTTP_SHUTDOWN_TIMEOUT_S = Same("30"), seconds(Duration::ZERO, HOUR, None),
         "How long requests in flight may take to finish once the service is asked to end.";
+    HTTP_REQUEST_TIMEOUT_MS = Same("30000"), milliseconds(MS, HOUR, NEVER),
+        "How long a request may take with the database; a client may ask for less by `X-Request-Timeout-Ms`.";
     API_TOKENS = Unset,
         Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
             16 characters in preprod, 32 in production"),

@@ -1,28 +1,47 @@
 //! The one bridge from async handlers to blocking code.
 
 use super::ApiError;
-use actix_web::rt::task::{JoinHandle, spawn_blocking};
+use super::request_deadline;
+use super::threads::{Accepted, Job, Load, Threads};
+use crate::database_pool::DatabasePool;
+use crate::pool::{Stop, with_deadline};
+use actix_web::rt::time::sleep_until;
 use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-/// Runs blocking code (a query, a transaction) on the worker's blocking threads and waits for it without
-/// blocking the worker.
+/// Runs blocking code (a query, a transaction) on a thread of its own kind and waits for it without blocking the
+/// worker.
 ///
 /// Give it everything the request needs from the database in one closure: each call is one hop to another
 /// thread and back. `work` may return any error that turns into an [`ApiError`], first of all
 /// [`poolhouse::Error`](crate::Error).
 ///
+/// There are as many such threads as the pool of [`DatabasePool`] may have connections, so that a thread that is
+/// free finds a connection; for another pool say so with [`limit_blocking`]. They are made when they are needed and
+/// kept. A slow query takes one thread and one connection from the others, and no more. Work without a free thread
+/// waits in one queue in order of arrival, as many and as long as callers of the pool may wait; then it is refused.
+///
+/// A call whose request is dropped, because its client has gone or the service ends, is called off: if `work` has
+/// not started it never does; otherwise the statement in flight is cancelled on the server, and the next one fails
+/// with [`Cancelled`](crate::Error::Cancelled). The same happens at the request's deadline, where
+/// [`RequestDeadline`](super::RequestDeadline) sets one.
+///
 /// # Blocking
 ///
-/// Not the caller. `work` runs as soon as one of the worker's blocking threads is free
-/// (`HttpServer::worker_max_blocking_threads`), and then for as long as it takes: inside, the pool's own
-/// deadlines hold. A call whose request is dropped before `work` has started never starts it; once started,
-/// `work` runs to its end.
+/// Not the caller. Inside `work` the pool's own deadlines hold, and the request's.
 ///
 /// # Errors
 ///
 /// - whatever `work` returns, as an [`ApiError`];
-/// - 500 `internal`, and a line in the log, where `work` panicked;
-/// - 503 `closed` where the worker is stopping.
+/// - 503 `saturated` where too many wait already, and 503 `exhausted` where no thread was free for the pool's acquire
+///   timeout;
+/// - 504 `deadline_exceeded` at the request's deadline;
+/// - 500 `internal`, and a line in the log, where `work` panicked.
 ///
 /// # Examples
 ///
@@ -43,25 +62,215 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
-    let mut job = Job(spawn_blocking(work));
-    match (&mut job.0).await {
-        Ok(outcome) => outcome.map_err(Into::into),
-        Err(failure) if failure.is_panic() => {
-            let panic = failure.into_panic();
-            Err(ApiError::internal(format!("blocking code panicked: {}", panic_message(&*panic))))
+    let deadline = request_deadline::current();
+    let limits = limits();
+    let call = Arc::new(Call {
+        stop: Arc::default(),
+        deadline,
+        state: Mutex::new(CallState { work: Some(work), outcome: None, waker: None }),
+    });
+    let accepted = THREADS.submit(call.clone(), limits.threads, limits.waiting);
+    if accepted == Accepted::Refused {
+        return Err(ApiError::saturated());
+    }
+    let mut answer = Answer(call);
+    if accepted == Accepted::Queued {
+        let queued_until = Instant::now() + limits.wait;
+        let until = deadline.map_or(queued_until, |deadline| deadline.min(queued_until));
+        if let Some(outcome) = before(until, &mut answer).await {
+            return outcome;
         }
+        if THREADS.withdraw(&answer.job()) {
+            let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            return Err(if is_late { ApiError::deadline_exceeded() } else { ApiError::exhausted() });
+        }
+    }
+    let Some(deadline) = deadline else { return answer.await };
+    if let Some(outcome) = before(deadline, &mut answer).await {
+        return outcome;
+    }
+    // What it was doing is cancelled, and its own answer says what became of it.
+    answer.0.stop.stop();
+    match before(Instant::now() + LAST_WORDS, &mut answer).await {
+        Some(outcome) => outcome,
+        None => Err(ApiError::deadline_exceeded_blindly()),
+    }
+}
+
+/// How long a call that was cancelled at its deadline may take to say what became of it: a little longer than the
+/// pool waits for the server then.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+static THREADS: Threads = Threads::new();
+
+/// What the threads of [`blocking`] do right now.
+pub(super) fn load() -> Load {
+    THREADS.load()
+}
+
+/// How many threads [`blocking`] uses, and how its queue is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockingLimits {
+    /// The most threads; 0 counts as 1. Sensible is the number of connections: more would only wait for one.
+    pub threads: usize,
+    /// How many calls may wait for a thread; the next one is refused at once.
+    pub waiting: usize,
+    /// How long a call may wait for a thread.
+    pub wait: Duration,
+}
+
+static LIMITS: RwLock<Option<BlockingLimits>> = RwLock::new(None);
+
+/// Sets the limits of [`blocking`] for the whole process, in place of those of [`DatabasePool`]'s settings. Threads
+/// that exist already are kept.
+pub fn limit_blocking(limits: BlockingLimits) {
+    *LIMITS.write().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+}
+
+fn limits() -> BlockingLimits {
+    if let Some(limits) = *LIMITS.read().unwrap_or_else(PoisonError::into_inner) {
+        return limits;
+    }
+    match DatabasePool::get() {
+        Ok(pool) => {
+            let (threads, waiting, wait) = pool.shared().bounds();
+            BlockingLimits { threads: threads as usize, waiting: waiting as usize, wait }
+        }
+        // A pool of somebody's own, who has not said how large it is.
+        Err(_) => BlockingLimits { threads: 10, waiting: 1000, wait: Duration::from_secs(5) },
+    }
+}
+
+/// Runs a check that must not stand behind requests: on a thread that is not one of theirs.
+pub(super) async fn blocking_apart<F, R, E>(work: F) -> Result<R, ApiError>
+where
+    F: FnOnce() -> Result<R, E> + Send + 'static,
+    R: Send + 'static,
+    E: Into<ApiError> + Send + 'static,
+{
+    match actix_web::rt::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(failure) if failure.is_panic() => Err(panicked(&*failure.into_panic())),
         Err(_) => Err(ApiError::stopping()),
     }
 }
 
-/// Work on its way to a thread. Dropped before it has started, it never starts: a request nobody waits for
-/// takes no connection.
-struct Job<R>(JoinHandle<R>);
+/// What `answer` is, if it comes before `deadline`.
+async fn before<A: Future + Unpin>(deadline: Instant, answer: &mut A) -> Option<A::Output> {
+    let mut timer = pin!(sleep_until(deadline.into()));
+    std::future::poll_fn(|cx| match Pin::new(&mut *answer).poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
 
-impl<R> Drop for Job<R> {
-    fn drop(&mut self) {
-        self.0.abort();
+/// Work on its way to a thread and back.
+struct Call<F, R, E> {
+    stop: Arc<Stop>,
+    deadline: Option<Instant>,
+    state: Mutex<CallState<F, R, E>>,
+}
+
+struct CallState<F, R, E> {
+    work: Option<F>,
+    outcome: Option<std::thread::Result<Result<R, E>>>,
+    waker: Option<Waker>,
+}
+
+impl<F, R, E> Call<F, R, E> {
+    fn state(&self) -> MutexGuard<'_, CallState<F, R, E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl<F, R, E> Job for Call<F, R, E>
+where
+    F: FnOnce() -> Result<R, E> + Send,
+    R: Send,
+    E: Send,
+{
+    fn run(&self) {
+        // Whoever took it back was a moment too late to take it out of the queue.
+        let Some(work) = self.state().work.take() else { return };
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            self.stop.run(|| match self.deadline {
+                None => work(),
+                Some(deadline) => with_deadline(deadline, work),
+            })
+        }));
+        let mut state = self.state();
+        state.outcome = Some(outcome);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The answer of a call; dropped before it came, it calls the work off.
+struct Answer<F, R, E>(Arc<Call<F, R, E>>)
+where
+    F: FnOnce() -> Result<R, E> + Send + 'static,
+    R: Send + 'static,
+    E: Send + 'static;
+
+impl<F, R, E> Answer<F, R, E>
+where
+    F: FnOnce() -> Result<R, E> + Send + 'static,
+    R: Send + 'static,
+    E: Send + 'static,
+{
+    fn job(&self) -> Arc<dyn Job> {
+        self.0.clone()
+    }
+}
+
+impl<F, R, E> Future for Answer<F, R, E>
+where
+    F: FnOnce() -> Result<R, E> + Send + 'static,
+    R: Send + 'static,
+    E: Into<ApiError> + Send + 'static,
+{
+    type Output = Result<R, ApiError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.state();
+        match state.outcome.take() {
+            Some(Ok(outcome)) => Poll::Ready(outcome.map_err(Into::into)),
+            Some(Err(panic)) => Poll::Ready(Err(panicked(&*panic))),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<F, R, E> Drop for Answer<F, R, E>
+where
+    F: FnOnce() -> Result<R, E> + Send + 'static,
+    R: Send + 'static,
+    E: Send + 'static,
+{
+    fn drop(&mut self) {
+        // Usually it has run to its end, and is held by nobody else any more.
+        if Arc::strong_count(&self.0) == 1 {
+            return;
+        }
+        let job = self.job();
+        let is_begun = self.0.state().work.take().is_none();
+        if is_begun {
+            self.0.stop.stop();
+        } else {
+            THREADS.withdraw(&job);
+        }
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> ApiError {
+    ApiError::internal(format!("blocking code panicked: {}", panic_message(panic)))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
@@ -96,36 +305,55 @@ mod tests {
         assert_eq!(blocking(|| Ok::<_, Error>(1)).await.unwrap(), 1);
     }
 
-    #[test]
-    fn a_request_dropped_in_the_queue_never_runs_its_work() {
-        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
-        let (release, held) = mpsc::channel::<()>();
+    /// Polled once, so that it is on its way.
+    async fn begun<A: Future>(call: A) -> Pin<Box<A>> {
+        let mut call = Box::pin(call);
+        assert!(std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+        call
+    }
+
+    // One test, because threads and limits are the process's.
+    #[actix_web::test]
+    async fn work_nobody_waits_for_is_called_off_and_the_queue_has_an_end() {
+        limit_blocking(BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_millis(50) });
+        // Other tests' threads would make room.
+        let mut others = Vec::new();
+        let (holder, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
         let (ran, runs) = mpsc::channel::<&str>();
-        runtime.block_on(async {
-            let first = ran.clone();
-            let occupied = spawn_blocking(move || {
-                held.recv().unwrap();
-                first.send("first").unwrap();
-            });
-            let second = ran.clone();
-            let mut dropped = Box::pin(blocking(move || {
-                second.send("second").unwrap();
+        let hold = || {
+            let held = held.clone();
+            move || {
+                let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 Ok::<_, Error>(())
-            }));
-            // One poll puts it into the queue behind the occupied thread; then its client goes away.
-            let polled =
-                std::future::poll_fn(|cx| std::task::Poll::Ready(dropped.as_mut().poll(cx).is_pending()));
-            assert!(polled.await);
-            drop(dropped);
-            release.send(()).unwrap();
-            occupied.await.unwrap();
-            blocking(move || {
-                ran.send("third").unwrap();
-                Ok::<_, Error>(())
-            })
-            .await
-            .unwrap();
-        });
-        assert_eq!(runs.iter().collect::<Vec<_>>(), ["first", "third"]);
+            }
+        };
+        for _ in 0..THREADS.load().threads.max(1) {
+            others.push(begun(blocking(hold())).await);
+        }
+        let second = ran.clone();
+        let dropped = begun(blocking(move || {
+            second.send("second").unwrap();
+            Ok::<_, Error>(())
+        }))
+        .await;
+        let error = blocking(|| Ok::<_, Error>(())).await.unwrap_err();
+        assert_eq!((error.status().as_u16(), error.code()), (503, "saturated"));
+        drop(dropped);
+        let error = blocking(|| Ok::<_, Error>(())).await.unwrap_err();
+        assert_eq!((error.status().as_u16(), error.code()), (503, "exhausted"), "waited in vain");
+
+        drop(holder);
+        for other in others {
+            other.await.unwrap();
+        }
+        blocking(move || {
+            ran.send("third").unwrap();
+            Ok::<_, Error>(())
+        })
+        .await
+        .unwrap();
+        assert_eq!(runs.iter().collect::<Vec<_>>(), ["third"]);
+        *LIMITS.write().unwrap() = None;
     }
 }

@@ -8,7 +8,7 @@
 //! | exhausted, saturated | 503 | `exhausted`, `saturated` | 1 s |
 //! | down, closed | 503 | `down`, `closed` | 5 s |
 //! | connection lost; a transient SQLSTATE (serialization, deadlock, lock, resources, restart) | 503 | `try_again` | 1 s |
-//! | deadline exceeded, statement timeout (57014) | 504 | `deadline_exceeded` | – |
+//! | deadline exceeded, cancelled, statement timeout (57014) | 504 | `deadline_exceeded` | – |
 //! | outcome unknown | 500 | `outcome_unknown` | – |
 //! | unique, foreign key or exclusion violation | 409 | `conflict` | – |
 //! | check or not-null violation, a value the server cannot take | 422 | `invalid` | – |
@@ -131,8 +131,22 @@ impl ApiError {
         ApiError::unavailable("try_again", message, "1")
     }
 
-    fn deadline_exceeded() -> ApiError {
-        let message = "the database did not answer in time";
+    pub(super) fn exhausted() -> ApiError {
+        ApiError::unavailable("exhausted", "every database connection is in use", "1")
+    }
+
+    pub(super) fn saturated() -> ApiError {
+        ApiError::unavailable("saturated", "too many requests wait for the database already", "1")
+    }
+
+    pub(super) fn deadline_exceeded() -> ApiError {
+        let message = "the database did not answer in time; nothing was changed";
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
+    }
+
+    /// Where nobody can tell what it did.
+    pub(super) fn deadline_exceeded_blindly() -> ApiError {
+        let message = "no answer in time: a change may or may not have been made; look before trying again";
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
     }
 
@@ -145,18 +159,15 @@ impl ApiError {
 impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
         let answer = match &error {
-            Error::Exhausted(_) => {
-                ApiError::unavailable("exhausted", "every database connection is in use", "1")
-            }
-            Error::Saturated(_) => {
-                ApiError::unavailable("saturated", "too many requests wait for the database already", "1")
-            }
+            Error::Exhausted(_) => ApiError::exhausted(),
+            Error::Saturated(_) => ApiError::saturated(),
             Error::Down(_) => ApiError::unavailable("down", "the database cannot be reached", "5"),
             Error::Authentication(_) => {
                 ApiError::unavailable("login_refused", "the database refuses this service's login", "5")
             }
             Error::Closed => ApiError::stopping(),
-            Error::DeadlineExceeded(_) => ApiError::deadline_exceeded(),
+            // Told only where the deadline was the reason: otherwise nobody is left to tell.
+            Error::DeadlineExceeded(_) | Error::Cancelled => ApiError::deadline_exceeded(),
             Error::ConnectionLost(_) => ApiError::try_again(),
             Error::OutcomeUnknown(_) => ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,6 +1,8 @@
 //! The health routes, for anyone's app.
 
-use super::{ApiError, BearerAuth, blocking, method_not_allowed, read};
+use super::blocking::{self, blocking_apart};
+use super::threads::Load;
+use super::{ApiError, BearerAuth, method_not_allowed, read};
 use crate::database_pool::DatabasePool;
 use crate::error::{Error, Result};
 use crate::health::{HealthReport, HealthStatus};
@@ -106,7 +108,14 @@ async fn pool_health(pool: Data<WatchedPool>) -> HttpResponse {
         HealthStatus::Error => StatusCode::SERVICE_UNAVAILABLE,
         HealthStatus::Healthy | HealthStatus::Warning => StatusCode::OK,
     };
-    HttpResponse::build(status).json(report)
+    HttpResponse::build(status).json(PoolHealth { report, request_threads: blocking::load() })
+}
+
+#[derive(Serialize)]
+struct PoolHealth {
+    #[serde(flatten)]
+    report: HealthReport,
+    request_threads: Load,
 }
 
 #[derive(Serialize)]
@@ -123,7 +132,7 @@ struct TestRow {
 }
 
 async fn try_pool(pool: Data<WatchedPool>) -> Result<HttpResponse, ApiError> {
-    let test_result = blocking(move || {
+    let test_result = blocking_apart(move || {
         // Quoted: unquoted, current_time is a keyword.
         let row = pool.get()?.execute_query_one(r#"SELECT 1 AS test, now() AS "current_time""#, &[])?;
         row.ok_or_else(|| Error::application("SELECT without FROM returned no row"))

@@ -35,10 +35,13 @@ mod blocking;
 mod error;
 mod health_routes;
 mod input;
+mod request_deadline;
 mod seldom;
+mod threads;
 
 pub use auth::{BearerAuth, BearerAuthService, TokenName};
-pub use blocking::blocking;
+pub use blocking::{BlockingLimits, blocking, limit_blocking};
 pub use error::ApiError;
 pub use health_routes::{WatchedPool, health_routes};
 pub use input::{MAX_BODY, json_errors, method_not_allowed, read};
+pub use request_deadline::{RequestDeadline, RequestDeadlineService};

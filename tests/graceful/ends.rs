@@ -1,7 +1,6 @@
 //! Signals to a service that runs.
 
 use super::*;
-use socket2::SockRef;
 use std::process::Stdio;
 
 #[test]
@@ -63,29 +62,6 @@ fn nobody_in_flight_costs_no_time_even_without_any_to_give() {
     let (status, log, _) = app.stop();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
-}
-
-#[test]
-fn a_statement_whose_caller_has_left_has_its_time_too() {
-    let app = App::start();
-    let mut hold = Hold::on(&app);
-    let gone = ask(&app);
-    hold.until_met();
-    // Reset, because one that has only said that it sends no more may still want its answer.
-    SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(gone);
-    send(&app, Signal::SIGTERM);
-    until_logged(&app, "Application shutting down");
-    let start = Instant::now();
-    // Longer than it would stay for nothing: a second for its connections, and one for the pool.
-    while start.elapsed() < Duration::from_millis(2300) {
-        assert!(!app.log().contains("Closed database connection pool"), "{}", app.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    hold.end();
-    let (status, log, _) = app.ended(SOON);
-    assert_eq!(status.code(), Some(0), "{log}");
-    assert!(!log.contains("still"), "{log}");
 }
 
 #[test]

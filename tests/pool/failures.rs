@@ -111,20 +111,24 @@ fn an_evicted_statement_does_not_hide_a_frozen_server() {
     let server = Postgres::start();
     let mut settings = server.pool_settings();
     (settings.min_connections, settings.max_connections, settings.statement_cache_size) = (1, 1, 1);
-    settings.statement_timeout = Some(300 * MS);
+    settings.statement_timeout = Some(Duration::from_secs(1));
     let pool = Pool::open(&settings).unwrap();
     let connection = pool.get_connection().unwrap();
     for sql in ["SELECT 1", "SELECT 2"] {
         connection.execute_query_one::<i32>(sql, &[]).unwrap();
     }
     let freezer = thread::spawn(move || {
-        thread::sleep(100 * MS);
+        let mut admin = server.client();
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'";
+        eventually("it runs", Duration::from_secs(5), || {
+            admin.query_one(running, &[]).unwrap().get::<_, i64>(0) == 1
+        });
         server.freeze();
         server
     });
     let started = Instant::now();
-    let error = connection.execute_query::<()>("SELECT pg_sleep(0.2)", &[]).unwrap_err();
-    assert!(started.elapsed() < 300 * MS + 450 * MS, "{:?}: {error}", started.elapsed());
+    let error = connection.execute_query::<()>("SELECT pg_sleep(60)", &[]).unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(1000 + 450), "{:?}: {error}", started.elapsed());
     freezer.join().unwrap().thaw();
 }
 

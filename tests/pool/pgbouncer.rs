@@ -30,6 +30,11 @@ impl Stage {
         let options = [("default_pool_size", servers.to_string())];
         let options: Vec<_> = options.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let bouncer = PgBouncer::before(&database.settings(), &options);
+        // PgBouncer makes server connections only as it needs them.
+        let mut clients: Vec<_> = (0..servers).map(|_| postgres::connect(&bouncer.settings())).collect();
+        for sql in ["BEGIN", "ROLLBACK"] {
+            clients.iter_mut().for_each(|client| client.batch_execute(sql).unwrap());
+        }
         let mut settings = bouncer.pool_settings();
         (settings.min_connections, settings.max_connections) = (connections.min(2), connections);
         change(&mut settings);

@@ -9,8 +9,8 @@ use actix_web::dev::{Server, Service};
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
 use actix_web::{App, HttpServer};
-use poolhouse::web::{BearerAuth, health_routes, json_errors};
-use poolhouse::{DatabasePool, PoolSettings, Settings};
+use poolhouse::web::{BearerAuth, RequestDeadline, health_routes, json_errors};
+use poolhouse::{DatabasePool, Settings};
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,8 +23,8 @@ use std::time::Duration;
 /// How often the service looks whether it can go on.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// The most blocking threads of a worker.
-const MAX_THREADS: u32 = 1024;
+/// How many health tests a worker runs at once.
+const HEALTH_THREADS: usize = 4;
 
 /// A server that listens already; it answers from [`run_until_stopped`](Application::run_until_stopped) on.
 pub(crate) struct Application {
@@ -46,9 +46,11 @@ impl Application {
         let auth = BearerAuth::new(settings.http.tokens.iter().cloned());
         let in_flight = Arc::new(AtomicUsize::new(0));
         let counter = in_flight.clone();
+        let deadline = RequestDeadline::new(settings.http.request_timeout);
         let app = move || {
             let counter = counter.clone();
             App::new()
+                .wrap(deadline)
                 .wrap_fn(move |request, service| {
                     let counted = Counted::new(counter.clone());
                     let answer = service.call(request);
@@ -65,7 +67,10 @@ impl Application {
         let (bind, patience) = (settings.http.bind, settings.http.shutdown_timeout);
         let server = HttpServer::new(app)
             .workers(settings.http.workers)
-            .worker_max_blocking_threads(blocking_threads(&settings.pool))
+            // For the health test alone: requests have threads of their own.
+            .worker_max_blocking_threads(HEALTH_THREADS)
+            // A client that hangs up is gone; otherwise its request would go on for nobody.
+            .h1_allow_half_closed(false)
             // Ours ends first, and to the moment.
             .shutdown_timeout(patience.as_secs() + 2)
             .disable_signals()
@@ -188,12 +193,6 @@ impl Drop for Counted {
 /// [`Application::build`]'s.
 pub(crate) fn try_address(bind: SocketAddr) -> io::Result<()> {
     TcpListener::bind(bind).map(drop).map_err(|error| explain(bind, &error))
-}
-
-/// Every caller whom the pool lets wait needs a thread to wait in. With fewer, a second queue would form in
-/// front of the pool, without a bound and without a deadline; threads are made only when they are needed.
-fn blocking_threads(pool: &PoolSettings) -> usize {
-    pool.max_connections.saturating_add(pool.max_waiting).clamp(1, MAX_THREADS) as usize
 }
 
 fn explain(bind: SocketAddr, error: &io::Error) -> io::Error {

@@ -151,7 +151,7 @@ impl State {
             Refusal::TimedOut | Refusal::SelfDeadlock => self.counts.timed_out += 1,
             Refusal::Saturated => self.counts.rejected += 1,
             Refusal::Down | Refusal::Login => self.counts.refused_down += 1,
-            Refusal::Closed => {}
+            Refusal::Closed | Refusal::CalledOff => {}
         }
         (refusal, Box::new(self.numbers(now().saturating_duration_since(started))))
     }

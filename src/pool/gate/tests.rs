@@ -11,7 +11,14 @@ mod interleavings;
 use super::*;
 
 fn limits(min: u32, max: u32) -> Limits {
-    Limits { min, max, max_waiting: 100, outage_grace: Duration::from_secs(2), shedding: None }
+    Limits {
+        min,
+        max,
+        max_waiting: 100,
+        outage_grace: Duration::from_secs(2),
+        shedding: None,
+        is_called_off: || false,
+    }
 }
 
 /// A gate whose minimum is connected; `took` is what it has learnt of connecting.

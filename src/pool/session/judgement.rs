@@ -14,6 +14,15 @@ pub(crate) struct Failure {
     /// The connection is to blame, and the operation certainly had no effect: not a byte of it was sent, or the
     /// server ended the session in its place.
     pub(crate) had_no_effect: bool,
+    /// The connection is to blame, and the operation can only have read.
+    pub(crate) was_read: bool,
+}
+
+impl Failure {
+    /// Not the connection's fault.
+    pub(crate) fn of_caller(error: Error) -> Failure {
+        Failure { error, had_no_effect: false, was_read: false }
+    }
 }
 
 impl From<Failure> for Error {
@@ -83,7 +92,6 @@ impl Session {
             if self.wire.has_ended() || end.is_some() {
                 self.condemn(CloseReason::Broken);
             }
-            self.has_failed = true;
             match end {
                 None => {
                     // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
@@ -93,21 +101,25 @@ impl Session {
                         }
                         _ => error.into(),
                     };
-                    return Failure { error, had_no_effect: false };
+                    return Failure::of_caller(error);
                 }
                 Some(End::Instead | End::Before) => {
                     let text = format!("the server ended the session: {}", refusal.message());
                     let interruption = Interruption::new(after, text);
                     if effect == Effect::InSteps && end == Some(End::Instead) && !was_not_sent {
-                        return Failure { error: Error::OutcomeUnknown(interruption), had_no_effect: false };
+                        return Failure::of_caller(Error::OutcomeUnknown(interruption));
                     }
                     let had_no_effect = was_not_sent || !self.in_transaction;
-                    return Failure { error: Error::ConnectionLost(interruption), had_no_effect };
+                    return Failure {
+                        error: Error::ConnectionLost(interruption),
+                        had_no_effect,
+                        was_read: false,
+                    };
                 }
                 Some(End::Meanwhile) => {}
             }
-        } else if !self.is_connection_failure(&error) {
-            return Failure { error: error.into(), had_no_effect: false };
+        } else if !self.is_connection_failure() {
+            return Failure::of_caller(error.into());
         }
         self.condemn(CloseReason::Broken);
         let interruption = Interruption::new(after, describe(&error));
@@ -120,7 +132,9 @@ impl Session {
         } else {
             Error::ConnectionLost(interruption)
         };
-        Failure { error, had_no_effect: was_not_sent }
+        let was_read =
+            effect == Effect::None && !self.in_transaction && matches!(error, Error::ConnectionLost(_));
+        Failure { error, had_no_effect: was_not_sent, was_read }
     }
 
     /// The same where the statement was not even prepared, which changes nothing whatever it would have done.
@@ -134,7 +148,7 @@ impl Session {
     }
 
     pub(super) fn sent_nothing_since(&self, mark: Mark) -> bool {
-        self.wire.is_observed() && self.wire.written() == mark.written
+        self.wire.written() == mark.written
     }
 
     /// Whether the error can come from the driver's own look at the result's types, after the statement: what it
@@ -142,20 +156,13 @@ impl Session {
     pub(super) fn is_of_afterwards(&self, error: &postgres::Error) -> bool {
         match error.as_db_error() {
             Some(refusal) => matches!(refusal.code().code(), "26000" | "42P05"),
-            None => !self.is_connection_failure(error),
+            None => !self.is_connection_failure(),
         }
     }
 
-    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so where the wire is observed
-    /// that alone decides.
-    pub(super) fn is_connection_failure(&self, error: &postgres::Error) -> bool {
-        if self.wire.is_observed() {
-            return self.wire.has_ended() || self.client.is_closed();
-        }
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        error.is_closed()
-            || self.client.is_closed()
-            || cause.is_some_and(|cause| cause.kind() != std::io::ErrorKind::InvalidInput)
+    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so the wire alone decides.
+    pub(super) fn is_connection_failure(&self) -> bool {
+        self.wire.has_ended() || self.client.is_closed()
     }
 }
 

@@ -97,7 +97,7 @@ fn the_shipped_configuration_takes_scram_logins_and_limits_statements() {
         let started = Instant::now();
         let error = Pool::open(&settings).unwrap_err();
         assert!(matches!(error, Error::Authentication(_)), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(started.elapsed() < settings.connect_timeout, "{:?}", started.elapsed());
     }
 }
 

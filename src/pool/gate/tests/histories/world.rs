@@ -134,7 +134,7 @@ impl World {
             Refusal::TimedOut | Refusal::SelfDeadlock => self.tally.timed_out += 1,
             Refusal::Saturated => self.tally.rejected += 1,
             Refusal::Down | Refusal::Login => self.tally.refused_down += 1,
-            Refusal::Closed => {}
+            Refusal::Closed | Refusal::CalledOff => {}
         }
     }
 

@@ -1,0 +1,175 @@
+//! A deadline for each request: a setting, which the client may shorten.
+
+use super::ApiError;
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
+use actix_web::http::header::HeaderMap;
+use std::cell::Cell;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// The header by which a client says how long it will wait.
+const HEADER: &str = "X-Request-Timeout-Ms";
+
+/// The longest time the header may give, an hour: more is a mistake.
+const MOST_MS: u64 = 3_600_000;
+
+/// Middleware that gives each request a deadline, for everything that [`blocking`](super::blocking) does for it:
+/// waiting for a thread and a connection, and each statement. At the deadline what is under way is cancelled on
+/// the server, and the answer is 504 `deadline_exceeded`.
+///
+/// A client that waits less long says so: `X-Request-Timeout-Ms: 250`, a whole number of milliseconds from 1 to
+/// 3600000. It can shorten the deadline, not lengthen it; anything else in the header is answered with 422.
+///
+/// # Examples
+///
+/// ```
+/// use actix_web::App;
+/// use poolhouse::web::RequestDeadline;
+/// use std::time::Duration;
+///
+/// let app = App::new().wrap(RequestDeadline::new(Some(Duration::from_secs(30))));
+/// # let _ = app;
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct RequestDeadline {
+    timeout: Option<Duration>,
+}
+
+impl RequestDeadline {
+    /// Gives each request `timeout`; `None` leaves it to the client, and to the pool's own limits.
+    pub fn new(timeout: Option<Duration>) -> RequestDeadline {
+        RequestDeadline { timeout }
+    }
+
+    fn of(self, headers: &HeaderMap) -> Result<Option<Instant>, ApiError> {
+        let asked = headers.get(HEADER).map(|value| {
+            let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            digits.and_then(|text| text.parse().ok()).filter(|ms| (1..=MOST_MS).contains(ms))
+        });
+        let asked = match asked {
+            Some(None) => {
+                let message = format!("{HEADER}: must be a whole number from 1 to {MOST_MS}");
+                return Err(ApiError::invalid(message));
+            }
+            asked => asked.flatten().map(Duration::from_millis),
+        };
+        Ok(self.timeout.into_iter().chain(asked).min().map(|timeout| Instant::now() + timeout))
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The deadline of the request whose handler is being polled on this thread.
+pub(super) fn current() -> Option<Instant> {
+    CURRENT.get()
+}
+
+fn within<R>(deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Instant>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0);
+        }
+    }
+    let _restore = Restore(CURRENT.replace(deadline));
+    f()
+}
+
+impl<S, B> Transform<S, ServiceRequest> for RequestDeadline
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+    S::Future: 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = actix_web::Error;
+    type Transform = RequestDeadlineService<S>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, Self::InitError>>;
+
+    fn new_transform(&self, inner: S) -> Self::Future {
+        ready(Ok(RequestDeadlineService { inner, deadline: *self }))
+    }
+}
+
+/// A service behind [`RequestDeadline`].
+pub struct RequestDeadlineService<S> {
+    inner: S,
+    deadline: RequestDeadline,
+}
+
+impl<S, B> Service<ServiceRequest> for RequestDeadlineService<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+    S::Future: 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    forward_ready!(inner);
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        match self.deadline.of(request.headers()) {
+            Ok(deadline) => {
+                let handling =
+                    Within { deadline, future: Box::pin(within(deadline, || self.inner.call(request))) };
+                Box::pin(async move { handling.await.map(ServiceResponse::map_into_left_body) })
+            }
+            Err(error) => {
+                let answer = request.error_response(error).map_into_right_body();
+                Box::pin(ready(Ok(answer)))
+            }
+        }
+    }
+}
+
+/// Sets the deadline whenever the handler is polled: the requests of a worker take turns on its thread.
+struct Within<F> {
+    deadline: Option<Instant>,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        within(self.deadline, || self.future.as_mut().poll(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    fn asked(setting: Option<u64>, header: &str) -> Option<Result<Duration, u16>> {
+        let mut headers = HeaderMap::new();
+        headers
+            .insert(HeaderName::from_static("x-request-timeout-ms"), HeaderValue::from_str(header).unwrap());
+        let start = Instant::now();
+        let deadline = RequestDeadline::new(setting.map(Duration::from_millis)).of(&headers);
+        deadline.map_err(|error| error.status().as_u16()).map(|at| at.map(|at| at - start)).transpose()
+    }
+
+    #[test]
+    fn the_shorter_of_setting_and_header_holds_and_nonsense_is_refused() {
+        let close = |found: Option<Result<Duration, u16>>, ms: u64| {
+            let found = found.unwrap().unwrap().as_millis() as u64;
+            assert!((ms..ms + 100).contains(&found), "{found} for {ms}");
+        };
+        close(asked(Some(5000), "1000"), 1000);
+        close(asked(Some(1000), "5000"), 1000);
+        close(asked(None, "5000"), 5000);
+        for bad in ["", "0", "-1", "1.5", "1e3", "soon", "3600001", "+5", "99999999999999999999"] {
+            assert_eq!(asked(Some(1000), bad), Some(Err(422)), "{bad}");
+        }
+        assert!(RequestDeadline::new(None).of(&HeaderMap::new()).unwrap().is_none());
+    }
+}

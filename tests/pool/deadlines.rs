@@ -1,0 +1,62 @@
+//! A deadline of the caller's own, for everything it does with the pool.
+
+use super::*;
+use poolhouse::{Error, Execute, with_deadline};
+use std::time::Instant;
+
+#[test]
+fn a_statement_ends_at_the_callers_deadline_and_on_the_server() {
+    let pool = pool(1, 2, |_| ());
+    let started = Instant::now();
+    let error = with_deadline(started + 150 * MS, || {
+        pool.execute_query::<()>("SELECT pg_sleep(60)", &[]).unwrap_err()
+    });
+    // Sleeping is volatile: for all the pool knows, it may have written.
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert!(started.elapsed() < (150 + 250) * MS, "{:?}", started.elapsed());
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%sleep(60)%'
+                   AND pid <> pg_backend_pid() AND datname = current_database()";
+    crate::support::eventually("it is cancelled", Duration::from_secs(5), || {
+        pool.execute_query_one::<i64>(running, &[]).unwrap() == Some(0)
+    });
+}
+
+#[test]
+fn waiting_for_a_connection_ends_at_the_callers_deadline() {
+    let pool = pool(1, 1, |_| ());
+    let held = pool.get_connection().unwrap();
+    let waiting = pool.clone();
+    let (error, waited) = elsewhere(move || {
+        let started = Instant::now();
+        let error = with_deadline(started + 100 * MS, || waiting.get_connection().unwrap_err());
+        (error, started.elapsed())
+    });
+    assert!(matches!(error, Error::Exhausted(_)), "{error}");
+    assert!(waited >= 100 * MS && waited < 150 * MS, "{waited:?}");
+    drop(held);
+}
+
+/// Nothing is sent that nobody will wait for, and the connection is spared.
+#[test]
+fn what_begins_after_the_deadline_is_not_sent() {
+    let pool = pool(1, 1, |_| ());
+    let result = pool
+        .transaction(|tx| with_deadline(Instant::now(), || tx.execute_write("CREATE TABLE t (a int)", &[])));
+    assert!(matches!(result, Err(Error::DeadlineExceeded(_))), "{result:?}");
+    assert_eq!(pool.status().closed.total(), 0);
+}
+
+/// The transaction is undone, although the time for everything else is over.
+#[test]
+fn a_transaction_that_meets_its_deadline_is_undone() {
+    let pool = pool(1, 1, |_| ());
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    let error = with_deadline(Instant::now() + 100 * MS, || {
+        pool.transaction(|tx| {
+            tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
+            tx.execute_query::<()>("SELECT pg_sleep(60)", &[])
+        })
+    });
+    assert!(matches!(error, Err(Error::DeadlineExceeded(_))), "{error:?}");
+    assert_eq!(pool.execute_query_one::<i64>("SELECT count(*) FROM t", &[]).unwrap(), Some(0));
+}

@@ -1,0 +1,141 @@
+//! What is run again, and what is not.
+
+use super::*;
+use crate::support::Proxy;
+use poolhouse::{Error, Execute, Isolation, RetryPolicy, TransactionOptions};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Instant;
+
+fn options(retry: RetryPolicy) -> TransactionOptions {
+    TransactionOptions { isolation: Some(Isolation::Serializable), retry, ..TransactionOptions::default() }
+}
+
+/// Sums, reads, and only reads; and runs for a while.
+const LONG_READ: &str = "SELECT sum(a::bigint * a) FROM generate_series(1, 2000000) AS a";
+
+#[test]
+fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
+    let database = postgres::fresh_database();
+    for retry_reads in [true, false] {
+        let proxy = Proxy::to(&database.settings());
+        let mut settings = PoolSettings::new(proxy.settings());
+        settings.retry_reads = retry_reads;
+        let pool = Pool::open(&settings).unwrap();
+        let mut admin = database.client();
+        thread::scope(|scope| {
+            let reading = scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[]));
+            let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1";
+            crate::support::eventually("it runs", Duration::from_secs(5), || {
+                admin.query_one(running, &[&LONG_READ]).unwrap().get::<_, i64>(0) == 1
+            });
+            proxy.cut();
+            match reading.join().unwrap() {
+                Ok(sum) => assert!(retry_reads && sum.is_some(), "{sum:?}"),
+                Err(error) => assert!(!retry_reads && matches!(error, Error::ConnectionLost(_)), "{error}"),
+            }
+        });
+        assert_eq!(pool.status().closed.broken, 1);
+    }
+}
+
+/// Each reads what the other writes: one of two has to be undone.
+#[test]
+fn a_transaction_that_lost_against_another_is_run_again_from_the_start() {
+    let pool = pool(2, 8, |_| ());
+    pool.execute_write("CREATE TABLE counter AS SELECT 0 AS value", &[]).unwrap();
+    let runs = AtomicU32::new(0);
+    let increment = |options: &TransactionOptions| {
+        pool.transaction_with(options, |tx| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            let value: Option<i32> = tx.execute_query_one("SELECT value FROM counter", &[])?;
+            tx.execute_write("UPDATE counter SET value = $1", &[&(value.unwrap_or(0) + 1)])
+        })
+    };
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    increment(&options(RetryPolicy::times(100))).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(pool.execute_query_one::<i32>("SELECT value FROM counter", &[]).unwrap(), Some(40));
+    assert!(runs.load(Ordering::Relaxed) > 40, "nobody ever lost: the story shows nothing");
+}
+
+#[test]
+fn a_deadlock_is_told_and_resolved_by_another_attempt() {
+    let pool = pool(2, 4, |_| ());
+    pool.execute_write("CREATE TABLE a AS SELECT generate_series(1, 2) AS id, 0 AS value", &[]).unwrap();
+    let update = "UPDATE a SET value = value + 1 WHERE id = $1";
+    for (retry, failures) in [(RetryPolicy::default(), 1), (RetryPolicy::times(5), 0)] {
+        let both_hold_one = Barrier::new(2);
+        let options = TransactionOptions { retry, ..TransactionOptions::default() };
+        let failed: u32 = thread::scope(|scope| {
+            let threads = [(1, 2), (2, 1)].map(|(first, second)| {
+                let (pool, both_hold_one, options) = (&pool, &both_hold_one, &options);
+                scope.spawn(move || {
+                    let mut is_first = true;
+                    pool.transaction_with(options, |tx| {
+                        tx.execute_write(update, &[&first])?;
+                        if std::mem::take(&mut is_first) {
+                            both_hold_one.wait();
+                        }
+                        tx.execute_write(update, &[&second])
+                    })
+                })
+            });
+            threads
+                .into_iter()
+                .map(|thread| match thread.join().unwrap() {
+                    Ok(_) => 0,
+                    Err(error) => {
+                        assert_eq!(error.sqlstate(), Some("40P01"), "{error}");
+                        assert!(error.is_transient());
+                        1
+                    }
+                })
+                .sum()
+        });
+        assert_eq!(failed, failures);
+    }
+}
+
+#[test]
+fn attempts_end_with_the_policy_and_with_the_time() {
+    let pool = pool(1, 1, |_| ());
+    let runs = AtomicU32::new(0);
+    let lose = |options: &TransactionOptions| {
+        runs.store(0, Ordering::Relaxed);
+        let sql = "DO $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$";
+        let error = pool.transaction_with(options, |tx| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            tx.execute_write(sql, &[])
+        });
+        assert_eq!(error.unwrap_err().sqlstate(), Some("40001"));
+        runs.load(Ordering::Relaxed)
+    };
+    assert_eq!(lose(&options(RetryPolicy::times(3))), 3);
+    let timeout = Some(100 * MS);
+    let started = Instant::now();
+    let runs = lose(&TransactionOptions { timeout, ..options(RetryPolicy::times(1_000_000)) });
+    assert!(runs > 2 && started.elapsed() < 200 * MS, "{runs} runs in {:?}", started.elapsed());
+}
+
+#[test]
+fn other_failures_are_the_callers() {
+    let pool = pool(1, 1, |_| ());
+    let runs = AtomicU32::new(0);
+    let error = pool.transaction_with(&options(RetryPolicy::times(9)), |tx| {
+        runs.fetch_add(1, Ordering::Relaxed);
+        tx.execute_write("SELECT 1 / 0", &[])
+    });
+    assert_eq!(error.unwrap_err().sqlstate(), Some("22012"));
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+    let read_only = TransactionOptions { is_read_only: true, ..TransactionOptions::default() };
+    let error = pool.transaction_with(&read_only, |tx| tx.execute_write("CREATE TABLE t (a int)", &[]));
+    assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));
+}

@@ -1,0 +1,172 @@
+//! A commit whose answer is lost is looked into, and told as it is.
+
+use super::*;
+use crate::support::{Postgres, Proxy, eventually};
+use poolhouse::{Error, Execute, Transaction, TransactionOptions};
+use std::thread;
+use std::time::Instant;
+
+/// A pool of one through a proxy, with statements that are given up soon, on a server with a table.
+fn pool_behind(proxy: &Proxy) -> Pool {
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    settings.statement_timeout = Some(200 * MS);
+    settings.outage_grace = Duration::ZERO;
+    let pool = Pool::open(&settings).unwrap();
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    pool
+}
+
+fn insert(tx: &mut Transaction<'_>) -> poolhouse::Result<u64> {
+    tx.execute_write("INSERT INTO t VALUES (1)", &[])
+}
+
+fn rows(client: &mut poolhouse::postgres::Client) -> i64 {
+    client.query_one("SELECT count(*) FROM t", &[]).unwrap().get(0)
+}
+
+#[test]
+fn a_commit_that_was_done_and_not_answered_is_told_as_done() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let pool = pool_behind(&proxy);
+    let mut direct = database.client();
+    thread::scope(|scope| {
+        let lost = |verified: bool| {
+            let work = |tx: &mut Transaction<'_>| {
+                insert(tx)?;
+                // From here on the server hears everything, and nobody hears the server.
+                proxy.stall_replies_after(0);
+                Ok("the closure's value")
+            };
+            if verified { pool.transaction_verified(work) } else { pool.transaction(work) }
+        };
+        // Without asking, nobody knows.
+        let error = lost(false).unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+        proxy.pass();
+        eventually("a query succeeds again", Duration::from_secs(5), || rows_of(&pool) == Some(1));
+
+        let asking = scope.spawn(move || lost(true));
+        eventually("it is committed", Duration::from_secs(5), || rows(&mut direct) == 2);
+        proxy.pass();
+        assert_eq!(asking.join().unwrap().unwrap(), "the closure's value");
+    });
+    assert_eq!(rows_of(&pool), Some(2));
+}
+
+fn rows_of(pool: &Pool) -> Option<i64> {
+    pool.execute_query_one("SELECT count(*) FROM t", &[]).ok().flatten()
+}
+
+#[test]
+fn a_commit_that_never_arrived_is_told_as_not_done() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let pool = pool_behind(&proxy);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            pool.transaction_verified(|tx| {
+                insert(tx)?;
+                proxy.swallow();
+                Ok(())
+            })
+        });
+        eventually("the commit is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        proxy.pass();
+        // The server still holds the transaction open: its end of the connection has not heard of any trouble.
+        proxy.cut();
+        let error = asking.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::ConnectionLost(_)), "{error}");
+    });
+    eventually("a query succeeds again", Duration::from_secs(5), || rows_of(&pool) == Some(0));
+}
+
+/// After a crash the server gives out again the ids that left no trace. Somebody else's commit is not ours.
+#[test]
+fn an_id_given_out_twice_is_not_taken_for_ours() {
+    let server = Postgres::start_with(&[("autovacuum", "off")]);
+    let proxy = Proxy::to(&server.database_settings());
+    let pool = pool_behind(&proxy);
+    let mut id = 0;
+    thread::scope(|scope| {
+        let id = &mut id;
+        let (pool, proxy) = (&pool, &proxy);
+        let asking = scope.spawn(move || {
+            pool.transaction_verified(|tx| {
+                *id = tx.execute_query_one::<i64>("SELECT txid_current()", &[])?.unwrap();
+                proxy.swallow();
+                Ok(())
+            })
+        });
+        eventually("the commit is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        server.kill();
+        server.start_again();
+        let mut other = server.client();
+        other.batch_execute("INSERT INTO t VALUES (2)").unwrap();
+        proxy.pass();
+        let error = asking.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::ConnectionLost(_)), "{error}");
+    });
+    let status = server.client().query_one("SELECT txid_status($1)", &[&id]).unwrap();
+    assert_eq!(status.get::<_, Option<&str>>(0), Some("committed"), "the id was not given out again");
+}
+
+#[test]
+fn a_commit_before_a_crash_is_told_as_done_after_it() {
+    let server = Postgres::start();
+    let proxy = Proxy::to(&server.database_settings());
+    let pool = pool_behind(&proxy);
+    let mut direct = server.client();
+    thread::scope(|scope| {
+        let (pool, proxy) = (&pool, &proxy);
+        let asking = scope.spawn(move || {
+            pool.transaction_verified(|tx| {
+                insert(tx)?;
+                proxy.stall_replies_after(0);
+                Ok(())
+            })
+        });
+        eventually("it is committed", Duration::from_secs(5), || rows(&mut direct) == 1);
+        server.kill();
+        server.start_again();
+        proxy.pass();
+        asking.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_stays_away_leaves_it_unknown_within_the_time() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let pool = pool_behind(&proxy);
+    let options = TransactionOptions { verify_within: Some(500 * MS), ..TransactionOptions::default() };
+    let started = Instant::now();
+    let error = pool
+        .transaction_with(&options, |tx| {
+            insert(tx)?;
+            proxy.stall();
+            Ok(())
+        })
+        .unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    // The commit's own 0.4 s come first.
+    assert!(started.elapsed() < Duration::from_millis(400 + 500 + 300), "{:?}", started.elapsed());
+}
+
+/// It comes with BEGIN.
+#[test]
+fn asking_later_costs_no_round_trip_now() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let pool = pool_behind(&proxy);
+    let trips_of = |run: &dyn Fn()| {
+        run();
+        let before = proxy.round_trips();
+        run();
+        proxy.round_trips() - before
+    };
+    let plain = trips_of(&|| assert_eq!(pool.transaction(insert).unwrap(), 1));
+    let verified = trips_of(&|| assert_eq!(pool.transaction_verified(insert).unwrap(), 1));
+    assert_eq!((plain, verified), (3, 3));
+}

@@ -1,0 +1,126 @@
+//! A request is bounded as a whole, and what nobody waits for any more does not go on.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test by panicking, as the test itself would"
+)]
+
+use crate::support::{App, Postgres, eventually};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Sends a GET with one more header line and leaves the connection to the caller.
+fn begin(app: &App, path: &str, header: &str) -> TcpStream {
+    let address = app.base_url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{header}\r\n\r\n")
+        .unwrap();
+    stream
+}
+
+/// The status, and all of the answer.
+fn end(mut stream: TcpStream) -> (u16, String) {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let status = text.get(9..12).and_then(|code| code.parse().ok());
+    (status.unwrap_or_else(|| panic!("{text:?}")), text)
+}
+
+/// A client that holds the table so that nobody can read it.
+fn holding_the_movies(app: &App) -> poolhouse::postgres::Client {
+    let mut client = app.database().client();
+    client.batch_execute("BEGIN; LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
+    client
+}
+
+fn stuck(client: &mut poolhouse::postgres::Client) -> i64 {
+    let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'movies'::regclass";
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+#[test]
+fn a_request_ends_at_the_clients_deadline_and_so_does_its_query() {
+    let app = App::start();
+    let mut holder = holding_the_movies(&app);
+    let started = Instant::now();
+    let (status, text) = end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: 200"));
+    assert_eq!(status, 504, "{text}");
+    assert!(text.contains("deadline_exceeded") && text.contains("nothing was changed"), "{text}");
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(600), "{took:?}");
+    eventually("its query is gone", SOON, || stuck(&mut holder) == 0);
+    // The connection is as good as before.
+    holder.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: 5000")).0, 200);
+    assert!(!app.log().contains("Cannot connect"), "{}", app.log());
+    assert_eq!(end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: soon")).0, 422);
+}
+
+#[test]
+fn a_request_whose_client_has_gone_frees_its_place() {
+    let app = App::start_with(&[("DB_POOL_MIN_CONNECTIONS", "1"), ("DB_POOL_MAX_CONNECTIONS", "1")]);
+    let mut holder = holding_the_movies(&app);
+    let in_flight = begin(&app, "/api/movies/1", "X-Nothing: 1");
+    eventually("its query waits", SOON, || stuck(&mut holder) == 1);
+    let queued = begin(&app, "/api/movies/1", "X-Nothing: 1");
+    drop((in_flight, queued));
+    eventually("its query is gone", SOON, || stuck(&mut holder) == 0);
+    // The one connection there is, with the table still held.
+    let mut status = 0;
+    eventually("another gets the connection", SOON, || {
+        let answer = crate::http::get_as_known(&app, "/api/health/db/test");
+        status = answer.status;
+        status == 200
+    });
+}
+
+/// Bounded, counted, shed.
+#[test]
+fn a_frozen_server_does_not_pile_up_threads() {
+    let server = Postgres::start();
+    let database = server.fresh_database().with_schema();
+    let app = App::launch(
+        tempfile::tempdir().unwrap(),
+        &[
+            ("DATABASE_URL", database.url().as_str()),
+            ("DB_POOL_MAX_CONNECTIONS", "4"),
+            ("DB_POOL_MAX_WAITING", "8"),
+            ("HTTP_REQUEST_TIMEOUT_MS", "1000"),
+        ],
+    );
+    let threads = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", app.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap();
+        line.trim().parse::<usize>().unwrap()
+    };
+    assert_eq!(end(begin(&app, "/api/movies", "X-Nothing: 1")).0, 200);
+    let before = threads();
+    server.freeze();
+    let started = Instant::now();
+    let requests: Vec<_> = (0..60).map(|_| begin(&app, "/api/movies", "X-Nothing: 1")).collect();
+    let answers: Vec<_> = requests.into_iter().map(end).collect();
+    let took = started.elapsed();
+    let most = threads();
+    for (status, text) in &answers {
+        assert!(matches!(status, 503 | 504), "{text}");
+        assert!(*status == 504 || text.contains("retry-after: "), "{text}");
+    }
+    let shed = answers.iter().filter(|(_, text)| text.contains("saturated")).count();
+    assert!(shed >= 60 - 4 - 8, "{shed} of 60 were shed");
+    assert!(took < Duration::from_millis(1000 + 1000), "{took:?}");
+    assert!(most <= before + 4, "{before} threads became {most}");
+    let health = crate::http::get_as_known(&app, "/api/health/db").json();
+    assert!(health["request_threads"]["refused"].as_u64().unwrap() >= shed as u64, "{health}");
+
+    server.thaw();
+    let thawed = Instant::now();
+    while end(begin(&app, "/api/movies", "X-Nothing: 1")).0 != 200 {
+        assert!(thawed.elapsed() < SOON, "it does not come back");
+        thread::yield_now();
+    }
+}
