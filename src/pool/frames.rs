@@ -103,6 +103,16 @@ impl Frames {
     }
 }
 
+/// What an ErrorResponse says, where `bytes` begin with a complete one (PostgreSQL, "Error and Notice Message
+/// Fields": `M` is the message).
+pub(crate) fn message_of(bytes: &[u8]) -> Option<String> {
+    let [b'E', a, b, c, d, rest @ ..] = bytes else { return None };
+    let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
+    let fields = rest.get(..length)?;
+    let message = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"M"))?;
+    Some(String::from_utf8_lossy(message).into_owned())
+}
+
 /// Follows the client's messages for those that have a reply of their own: Sync (`S`) and Query (`Q`). The driver
 /// sends several at once, as when it closes a statement on the way.
 #[derive(Debug, Default)]
@@ -181,6 +191,17 @@ mod tests {
         wire.add_written(copy.len());
         frames.observe(&message(b'Z', b"T"), &wire);
         assert_eq!(wire.status(), Some(b'T'), "the first Sync of a COPY has no reply");
+    }
+
+    #[test]
+    fn the_words_of_an_error_are_read_only_where_it_is_whole() {
+        let error = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mgoing down\0\0");
+        assert_eq!(message_of(&error).as_deref(), Some("going down"));
+        for cut in 0..error.len() {
+            assert_eq!(message_of(&error[..cut]), None, "{cut}");
+        }
+        assert_eq!(message_of(&message(b'N', b"SWARNING\0Mno error\0\0")), None);
+        assert_eq!(message_of(&[b'E', 0, 0, 0, 0]), None, "no length is that short");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use super::address::{Address, Endpoint};
 use super::decoy;
-use super::frames::{Frames, Requests};
+use super::frames::{self, Frames, Requests};
 use super::line::{Line, timed_out};
 use super::tls::{self, TlsPlan};
 use super::wire::Wire;
@@ -266,6 +266,9 @@ impl AsyncRead for Bounded {
                 }
                 Poll::Ready(end) => {
                     this.wire.fail(false);
+                    if let Some(words) = frames::message_of(&this.held) {
+                        this.wire.end_with(words);
+                    }
                     // An error that ends the session has no more to its reply.
                     this.ready = this.held.len();
                     this.held_back = Some(end);

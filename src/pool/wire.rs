@@ -1,7 +1,7 @@
 //! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
@@ -22,6 +22,8 @@ pub(crate) struct Wire {
     timed_out: AtomicBool,
     /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
     asked: AtomicBool,
+    /// The error with which the server ended the session in place of completing a reply, in its words.
+    last_words: Mutex<Option<String>>,
 }
 
 /// The zero of the deadlines' clock.
@@ -37,6 +39,7 @@ impl Wire {
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             asked: AtomicBool::new(false),
+            last_words: Mutex::new(None),
         }
     }
 
@@ -82,11 +85,26 @@ impl Wire {
         self.asked.store(false, Ordering::Relaxed);
         self.ended.store(false, Ordering::Relaxed);
         self.timed_out.store(false, Ordering::Relaxed);
+        *self.last_words() = None;
     }
 
     pub(crate) fn fail(&self, timed_out: bool) {
         self.ended.store(true, Ordering::Relaxed);
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
+    }
+
+    /// The stream has ended after an error that no end of a reply followed.
+    pub(crate) fn end_with(&self, words: String) {
+        // One that comes when everything is answered belongs to no request.
+        if self.outstanding.load(Ordering::Relaxed) > 0 {
+            *self.last_words() = Some(words);
+        }
+    }
+
+    /// The error with which the server ended the session while a reply was outstanding. The driver hands it to
+    /// the oldest request without a reply, which may be one that nobody listens to: the closing of a statement.
+    pub(crate) fn last_words(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of a request is sent.

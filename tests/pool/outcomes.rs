@@ -80,6 +80,38 @@ fn a_connection_that_died_while_idle_costs_its_borrower_nothing() {
     assert_eq!(rows(&pool), [1]);
 }
 
+/// Statements that are forgotten are closed on the way of the next one, so that what the server says in place of a
+/// reply is taken for the reply to that: it is about both.
+#[test]
+fn the_servers_last_words_are_heard_behind_forgotten_statements() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    settings.validate_after = Duration::from_secs(3600);
+    let pool = Pool::open(&settings).unwrap();
+    with_table(&pool);
+    let backend: i32 = pool.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap();
+    pool.get_connection().unwrap().client().batch_execute("SET work_mem = '1MB'").unwrap();
+    eventually("it is reset", Duration::from_secs(5), || pool.status().resets == 1);
+
+    proxy.stall();
+    let before = proxy.round_trips();
+    let written = thread::scope(|scope| {
+        let write = scope.spawn(|| pool.execute_write("INSERT INTO t VALUES (1)", &[]));
+        eventually("something is sent", Duration::from_secs(5), || proxy.round_trips() > before);
+        let mut admin = database.client();
+        admin.execute("SELECT pg_terminate_backend($1)", &[&backend]).unwrap();
+        eventually("the session is gone", Duration::from_secs(5), || {
+            admin.query("SELECT FROM pg_stat_activity WHERE pid = $1", &[&backend]).unwrap().is_empty()
+        });
+        proxy.pass();
+        write.join().unwrap()
+    });
+    assert_eq!(written.unwrap(), 1, "it was not done, and is done elsewhere");
+    assert_eq!(rows(&pool), [1]);
+}
+
 #[test]
 fn what_the_driver_cannot_send_is_the_callers_error_and_costs_no_connection() {
     let pool = pool(1, 2, |_| ());

@@ -87,24 +87,34 @@ impl Session {
     pub(super) fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
         let after = mark.at.elapsed();
         let was_not_sent = self.sent_nothing_since(mark);
-        if let Some(refusal) = error.as_db_error() {
-            let end = End::of(refusal);
+        let (end, words) = match error.as_db_error() {
+            Some(refusal) => (End::of(refusal), Some(refusal.message().to_owned())),
+            // The driver may have given them to a request that nobody listens to. What PgBouncer means by them is
+            // in a code that they lack here.
+            None if !self.statements.are_behind_pgbouncer() => {
+                let words = self.wire.last_words().clone();
+                (words.is_some().then_some(End::Instead), words)
+            }
+            None => (None, None),
+        };
+        if let Some(words) = words {
             if self.wire.has_ended() || end.is_some() {
                 self.condemn(CloseReason::Broken);
             }
             match end {
                 None => {
+                    let code = error.code().map_or("", |code| code.code());
                     // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
                     let error = match self.statement_timeout {
-                        Some(limit) if refusal.code().code() == "57014" && after >= limit => {
-                            Error::DeadlineExceeded(Interruption::new(after, refusal.message()))
+                        Some(limit) if code == "57014" && after >= limit => {
+                            Error::DeadlineExceeded(Interruption::new(after, words))
                         }
                         _ => error.into(),
                     };
                     return Failure::of_caller(error);
                 }
                 Some(End::Instead | End::Before) => {
-                    let text = format!("the server ended the session: {}", refusal.message());
+                    let text = format!("the server ended the session: {words}");
                     let interruption = Interruption::new(after, text);
                     if effect == Effect::InSteps && end == Some(End::Instead) && !was_not_sent {
                         return Failure::of_caller(Error::OutcomeUnknown(interruption));
