@@ -118,7 +118,10 @@ pub(crate) fn message_of(bytes: &[u8]) -> Option<String> {
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     cursor: Cursor,
-    /// A message that has a reply was begun.
+    /// Since the last Sync something was said whose reply somebody waits for. Nobody waits for that of a Close, which
+    /// goes out by itself ahead of the next request.
+    has_question: bool,
+    /// A message that has such a reply was begun.
     is_asking: bool,
 }
 
@@ -126,14 +129,23 @@ impl Requests {
     pub(crate) fn observe(&mut self, mut bytes: &[u8], wire: &Wire) {
         while !bytes.is_empty() {
             match self.cursor.next(&mut bytes) {
-                Part::Header(_, b'S' | b'Q') => {
+                Part::Header(_, b'Q') => {
                     wire.add_request();
                     self.is_asking = true;
                 }
+                Part::Header(_, b'S') => {
+                    wire.add_request();
+                    self.is_asking |= std::mem::take(&mut self.has_question);
+                }
+                Part::Header(_, b'C') => {}
                 // The Sync that followed the statement was swallowed by the COPY it began (PostgreSQL, "COPY
                 // Operations"); the one that follows this message ends both.
-                Part::Header(_, b'c' | b'f') => drop(wire.end_request()),
-                _ => {}
+                Part::Header(_, b'c' | b'f') => {
+                    wire.end_request();
+                    self.has_question = true;
+                }
+                Part::Header(..) => self.has_question = true,
+                Part::HeaderBegun(_) | Part::Body(..) => {}
             }
         }
         if self.is_asking && self.cursor.is_between() {
