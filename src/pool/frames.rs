@@ -217,6 +217,25 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_is_waited_for_when_all_of_a_question_is_sent_and_a_close_is_none() {
+        let sync = message(b'S', b"");
+        for (sent, is_asked) in [
+            ([message(b'C', b"Ss1\0"), sync.clone()].concat(), false),
+            ([message(b'B', b"x"), message(b'E', b"\0"), sync.clone()].concat(), true),
+            ([message(b'C', b"Ss1\0"), sync.clone(), message(b'B', b"x"), sync].concat(), true),
+            (message(b'Q', b"BEGIN\0"), true),
+        ] {
+            for cut in 1..sent.len() {
+                let (wire, mut requests) = (Wire::new(), Requests::default());
+                requests.observe(&sent[..cut], &wire);
+                assert!(!wire.is_asked(), "{cut} of {}", sent.len());
+                requests.observe(&sent[cut..], &wire);
+                assert_eq!(wire.is_asked(), is_asked);
+            }
+        }
+    }
+
+    #[test]
     fn an_error_is_held_until_its_reply_is_complete_and_what_came_before_is_not() {
         let (wire, mut frames) = (Wire::new(), Frames::default());
         let reply = [message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();

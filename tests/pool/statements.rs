@@ -1,7 +1,6 @@
 //! Prepared statements: kept, bounded, healed.
 
 use super::*;
-use crate::support::Proxy;
 use poolhouse::Execute;
 use serde_json::Value;
 
@@ -83,21 +82,4 @@ fn changed_types_heal_by_themselves() {
     pool.execute_write("DROP TYPE level", &[]).unwrap();
     pool.execute_write("CREATE TYPE level AS ENUM ('high', 'low')", &[]).unwrap();
     assert_eq!(ask().unwrap().as_deref(), Some("high"));
-}
-
-/// It is closed on the way of the next request.
-#[test]
-fn a_statement_that_goes_out_of_the_cache_costs_no_round_trip_of_its_own() {
-    let database = postgres::fresh_database();
-    let proxy = Proxy::to(&database.settings());
-    let mut settings = PoolSettings::new(proxy.settings());
-    (settings.min_connections, settings.max_connections, settings.statement_cache_size) = (1, 1, 1);
-    settings.validate_after = Duration::from_secs(3600);
-    let pool = Pool::open(&settings).unwrap();
-    pool.execute_query::<i32>("SELECT 0", &[]).unwrap();
-    let before = proxy.round_trips();
-    for text in ["SELECT 1", "SELECT 2", "SELECT 3", "SELECT 4"] {
-        pool.execute_query::<i32>(text, &[]).unwrap();
-    }
-    assert_eq!(proxy.round_trips() - before, 4 * 2, "each text prepared and run");
 }
