@@ -1,11 +1,11 @@
 # Everything one does with this repository. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model bench deps
+.PHONY: help run build test model bench bench-http deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
-		printf '%-16s %s\n' "$$target" "$$words"; done
+		printf '%-18s %s\n' "$$target" "$$words"; done
 
 run: deps ## Install what is missing, build, and serve the movies on 127.0.0.1:5000
 	cargo build --release --locked
@@ -29,6 +29,11 @@ model: deps ## Explore the interleavings of the gate's threads (about a minute)
 bench: deps ## Measure the pool against its peers (benches/README.md)
 	cargo build --release --locked
 	cargo run --release --quiet --manifest-path benches/peers/Cargo.toml --target-dir target -- $(ARGS)
+
+bench-http: deps ## Measure the service against the same endpoint written async (benches/README.md)
+	@sh config/install-deps.sh bench-http
+	cargo build --release --locked
+	cargo run --release --locked --quiet --manifest-path benches/http/Cargo.toml --target-dir target -- $(ARGS)
 
 deps: ## Install what is missing
 	@sh config/install-deps.sh

@@ -2,8 +2,9 @@
 # Installs what poolhouse needs and this machine lacks: a C compiler, the PostgreSQL server programs with the
 # extension unaccent. Where nothing is missing it does nothing, and needs no network and no rights.
 #
-#   sh config/install-deps.sh         for building and running
-#   sh config/install-deps.sh test    cargo's fmt and clippy, and PgBouncer, as well
+#   sh config/install-deps.sh               for building and running
+#   sh config/install-deps.sh test          cargo's fmt and clippy, and PgBouncer, as well
+#   sh config/install-deps.sh bench-http    wrk as well
 set -eu
 
 fail() {
@@ -58,12 +59,14 @@ command -v cc >/dev/null || missing="$missing build-essential"
 has_server || missing="$missing postgresql"
 has_unaccent || missing="$missing postgresql-contrib"
 [ "${1:-}" != test ] || has_pgbouncer || missing="$missing pgbouncer"
+[ "${1:-}" != bench-http ] || command -v wrk >/dev/null || missing="$missing wrk"
 [ -n "$missing" ] || exit 0
 
 if [ "$(uname)" = Darwin ]; then
     case $missing in *build-essential*) echo "poolhouse: run  xcode-select --install" >&2 ;; esac
     case $missing in *postgresql*) echo "poolhouse: run  brew install postgresql" >&2 ;; esac
     case $missing in *pgbouncer*) echo "poolhouse: run  brew install pgbouncer" >&2 ;; esac
+    case $missing in *wrk*) echo "poolhouse: run  brew install wrk" >&2 ;; esac
     fail "then run this again"
 fi
 command -v apt-get >/dev/null ||
