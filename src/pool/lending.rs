@@ -169,7 +169,13 @@ impl Shared {
                 self.gate.release(permit, now)
             }
             Some(reason) => {
-                if reason == CloseReason::Broken && self.generations.suspect(pooled.generation) {
+                let is_news = match reason {
+                    // The others are on the same server, and would pass a check.
+                    _ if pooled.is_demoted() => self.generations.outdate(pooled.generation),
+                    CloseReason::Broken => self.generations.suspect(pooled.generation),
+                    _ => false,
+                };
+                if is_news {
                     self.keeper.look();
                 }
                 if pooled.has_timed_out() {

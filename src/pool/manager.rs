@@ -15,7 +15,7 @@ use super::tls::TlsPlan;
 use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::SettingsError;
-use crate::settings::{PgBouncerMode, PoolSettings};
+use crate::settings::{PgBouncerMode, PoolSettings, TargetSessionAttrs};
 use log::{info, warn};
 use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
@@ -49,6 +49,7 @@ pub(crate) struct SessionMaker {
     statement_cache_size: usize,
     pgbouncer_mode: PgBouncerMode,
     statement_timeout: Option<Duration>,
+    must_be_writable: bool,
 }
 
 /// Why `connect` gives up: r2d2 wants an error type, and this is the only one it ever sees.
@@ -92,6 +93,7 @@ impl SessionMaker {
             statement_cache_size: settings.statement_cache_size,
             pgbouncer_mode: settings.pgbouncer_mode,
             statement_timeout: settings.statement_timeout,
+            must_be_writable: database.target_session_attrs == TargetSessionAttrs::ReadWrite,
         })
     }
 
@@ -114,7 +116,8 @@ impl SessionMaker {
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements = Statements::new(self.statement_cache_size, self.pgbouncer_mode);
-        Ok(Session::new(client, connector, statements, self.statement_timeout, retire_at, generation))
+        let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
+        Ok(Session::new(client, connector, statements, limit, must_be_writable, retire_at, generation))
     }
 }
 

@@ -33,6 +33,12 @@ pub(crate) struct Session {
     close_reason: Option<CloseReason>,
     /// Something was done that the next borrower might see.
     is_dirty: bool,
+    /// The settings ask for a server that accepts writes.
+    must_be_writable: bool,
+    /// It does not any more, as after a failover.
+    is_demoted: bool,
+    /// The transaction was begun so.
+    is_read_only: bool,
     statement_timeout: Option<Duration>,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
@@ -70,6 +76,7 @@ impl Session {
         connector: Connector,
         statements: Statements,
         statement_timeout: Option<Duration>,
+        must_be_writable: bool,
         retire_at: Option<Instant>,
         generation: u64,
     ) -> Session {
@@ -84,6 +91,9 @@ impl Session {
             last_used: Instant::now(),
             generation,
             close_reason: None,
+            must_be_writable,
+            is_demoted: false,
+            is_read_only: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
@@ -206,6 +216,7 @@ impl Session {
             }
             _ => String::new(),
         };
+        self.is_read_only = begin.ends_with("READ ONLY");
         let mark = self.begin(limit);
         let messages = self
             .client
@@ -293,6 +304,10 @@ impl Session {
             _ => Error::TransactionAborted,
         };
         Err(Failure::of_caller(error))
+    }
+
+    pub(crate) fn is_demoted(&self) -> bool {
+        self.is_demoted
     }
 
     pub(crate) fn is_broken(&self) -> bool {

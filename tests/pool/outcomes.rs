@@ -215,3 +215,39 @@ fn a_client_put_in_anothers_place_is_not_lent_on() {
     assert_eq!(pool.execute_query_one::<String>(name, &[]).unwrap(), database);
     drop(stolen);
 }
+
+/// A server that accepts no writes any more is left for the next of the list, and the write that met it is done there.
+#[test]
+fn a_demoted_primary_is_left_for_the_next_host() {
+    let (old, new) = (Postgres::start(), Postgres::start());
+    for server in [&old, &new] {
+        server.client().batch_execute("CREATE TABLE t (a int PRIMARY KEY)").unwrap();
+    }
+    let mut settings = old.pool_settings();
+    settings.database.hosts.push(("127.0.0.1".into(), new.port()));
+    settings.database.target_session_attrs = poolhouse::settings::TargetSessionAttrs::ReadWrite;
+    (settings.min_connections, settings.max_connections) = (4, 4);
+    let pool = Pool::open(&settings).unwrap();
+    pool.execute_write("INSERT INTO t VALUES (1)", &[]).unwrap();
+    eventually("all are made", Duration::from_secs(5), || pool.status().available == 4);
+    let mut admin = old.client();
+    admin.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+    eventually("it refuses writes", Duration::from_secs(5), || {
+        old.client().batch_execute("INSERT INTO t VALUES (99)").is_err()
+    });
+    pool.execute_write("INSERT INTO t VALUES (2)", &[]).unwrap();
+    for a in 3..10 {
+        pool.execute_write("INSERT INTO t VALUES ($1)", &[&a]).unwrap();
+    }
+    let there: i64 = new.client().query_one("SELECT count(*) FROM t", &[]).unwrap().get(0);
+    assert_eq!(there, 8, "all but the first");
+    assert!(pool.status().closed.total() >= 4, "{:?}", pool.status().closed);
+
+    // Who asked for a read-only transaction is told so, and costs no connection.
+    let before = pool.status().closed.total();
+    let options = poolhouse::TransactionOptions { is_read_only: true, ..Default::default() };
+    let error = pool.transaction_with(&options, |tx| tx.execute_write("INSERT INTO t VALUES (50)", &[]));
+    assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));
+    assert_eq!(pool.status().closed.total(), before);
+}

@@ -82,7 +82,15 @@ impl End {
     }
 }
 
+/// The SQLSTATE of a write that a read-only server or transaction refuses.
+const READ_ONLY: &str = "25006";
+
 impl Session {
+    /// Whether a write refused as read-only means that the server is not the primary any more.
+    fn is_demoted_by_refusal(&self) -> bool {
+        self.must_be_writable && !self.is_read_only && !self.is_dirty
+    }
+
     /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
     pub(super) fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
         let after = mark.at.elapsed();
@@ -104,6 +112,12 @@ impl Session {
             match end {
                 None => {
                     let code = error.code().map_or("", |code| code.code());
+                    if code == READ_ONLY && self.is_demoted_by_refusal() {
+                        self.condemn(CloseReason::Broken);
+                        self.is_demoted = true;
+                        let had_no_effect = !self.in_transaction;
+                        return Failure { error: error.into(), had_no_effect, was_read: false };
+                    }
                     // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
                     let error = match self.statement_timeout {
                         Some(limit) if code == "57014" && after >= limit => {
