@@ -1,7 +1,7 @@
 # Everything one does with this repository. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model bench bench-http deps
+.PHONY: help run build test model chaos bench bench-http deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -18,6 +18,7 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 	@sh config/install-deps.sh test
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test chaos -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	cargo test --locked
 
@@ -25,6 +26,9 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 model: deps ## Explore the interleavings of the gate's threads (about a minute)
 	RUSTFLAGS='--cfg poolhouse_shuttle' CARGO_TARGET_DIR=target/model \
 		cargo test --locked --lib gate::tests::interleavings
+
+chaos: deps ## Break a real server in every way for MINUTES=3, and judge what callers were told; SEED=… again
+	cargo test --release --locked --test chaos -- --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 bench: deps ## Measure the pool against its peers (benches/README.md)
 	cargo build --release --locked

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod auth;
+mod chaos_short;
 mod cli;
 mod decode;
 mod graceful;

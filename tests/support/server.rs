@@ -3,7 +3,9 @@
 #[path = "../../src/bin/poolhouse/cluster/mod.rs"]
 #[allow(dead_code, reason = "the binary's code; tests need only part of it")]
 pub(super) mod cluster;
+mod standby;
 
+use super::eventually;
 use super::postgres::{Database, GUEST, GUEST_PASSWORD, SUPERUSER, connect, create_database, parse};
 use cluster::{Account, Cluster, Programs, Server, Shutdown, Watchdog};
 use nix::sys::signal::{Signal, kill};
@@ -83,11 +85,15 @@ impl Postgres {
 
     /// `kill -9` of every process of it, as in a crash of the machine.
     pub(crate) fn kill(&self) {
+        // Stopped first, so that no session is born that would not be known of.
+        kill(self.pid(), Signal::SIGSTOP).expect("the postmaster stops");
         let processes = self.processes();
         self.end(Shutdown::Crash);
-        for pid in processes {
-            let _ = kill(pid, Signal::SIGKILL);
+        for pid in &processes {
+            let _ = kill(*pid, Signal::SIGKILL);
         }
+        // The next start is refused while one of them holds on to the shared memory.
+        eventually("every process of the server is gone", Duration::from_secs(10), || !any_runs(&processes));
     }
 
     /// Starts it on the same port after one of the ways to stop it.
@@ -193,21 +199,24 @@ impl Base {
     }
 
     fn new_server(&self, options: &[(&'static str, &str)]) -> Postgres {
-        let number = self.servers.fetch_add(1, Ordering::Relaxed);
-        let home = self.directory.join(number.to_string());
-        fs::create_dir(&home).expect("a directory for the server");
-        let data = home.join("data");
-        copy_directory(&self.directory.join("template"), &data);
         let mut settings = vec![("fsync", "off".to_owned())];
         settings.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let port = cluster::free_port().expect("a free port");
-        let cluster = Cluster::new(self.programs.clone(), data, self.account.clone());
-        let server = Mutex::new(None);
-        let postgres = Postgres { cluster, home, options: settings, port, server };
+        let postgres = self.site(settings);
+        copy_directory(&self.directory.join("template"), &postgres.home.join("data"));
         postgres.start_again();
         let guest = format!("CREATE ROLE {GUEST} LOGIN PASSWORD '{GUEST_PASSWORD}'");
         postgres.client().batch_execute(&guest).expect("the guest's role");
         postgres
+    }
+
+    /// A place for a server, without data, and with a port to itself.
+    fn site(&self, options: Vec<(&'static str, String)>) -> Postgres {
+        let number = self.servers.fetch_add(1, Ordering::Relaxed);
+        let home = self.directory.join(number.to_string());
+        fs::create_dir(&home).expect("a directory for the server");
+        let port = cluster::free_port().expect("a free port");
+        let cluster = Cluster::new(self.programs.clone(), home.join("data"), self.account.clone());
+        Postgres { cluster, home, options, port, server: Mutex::new(None) }
     }
 }
 
@@ -224,6 +233,13 @@ const SWEEP: &str = r#"
 fn copy_directory(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-Rp").arg(from).arg(to).stdin(Stdio::null()).status();
     assert!(status.expect("cp runs").success(), "cannot copy {} to {}", from.display(), to.display());
+}
+
+/// Whether any of these processes is more than an entry that its parent has not taken note of.
+fn any_runs(processes: &[Pid]) -> bool {
+    let list: Vec<_> = processes.iter().map(Pid::to_string).collect();
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &list.join(",")]).output().expect("ps runs");
+    String::from_utf8_lossy(&output.stdout).lines().any(|state| !state.trim().starts_with('Z'))
 }
 
 /// The processes whose parent is `parent`.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 /// The directory with `initdb` and `postgres`, and their major version.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
-    pub(super) bin: PathBuf,
+    pub(crate) bin: PathBuf,
     pub(crate) major: u32,
 }
 

@@ -1,0 +1,47 @@
+//! `make chaos`: a real primary and standby, sixteen threads that write a ledger, faults of every kind in random
+//! order, and a judge. It ends with 1 where anything is not as promised.
+
+#![allow(clippy::unwrap_used, reason = "a run that cannot go on fails")]
+
+mod engine;
+#[path = "../support/mod.rs"]
+mod support;
+
+use clap::Parser;
+use engine::Plan;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Breaks a server in every way, and judges what callers were told.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How long faults are thrown.
+    #[arg(long, default_value_t = 3.0, value_parser = minutes)]
+    minutes: f64,
+    /// Throws the same faults in the same order again.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes = text.parse().ok().filter(|minutes| (0.05..=120.0).contains(minutes));
+    minutes.ok_or_else(|| "allowed: 0.05 to 120 minutes".to_owned())
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::new().parse_env("RUST_LOG").init();
+    let arguments = Arguments::parse();
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    println!("chaos: {} minutes, seed {seed}", arguments.minutes);
+    let outcome = engine::run(Plan {
+        seed,
+        workers: 16,
+        faults: Vec::new(),
+        time: Duration::from_secs_f64(arguments.minutes * 60.0),
+        with_standby: true,
+        is_alone: true,
+        leniency: Duration::ZERO,
+    });
+    println!("{outcome}");
+    if outcome.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

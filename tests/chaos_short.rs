@@ -1,0 +1,70 @@
+//! A short chaos run, with the ledger and the judge of `make chaos`, and the proof that the judge can find fault.
+
+#[path = "chaos/engine/mod.rs"]
+mod engine;
+
+use crate::support::postgres;
+use engine::Plan;
+use engine::clock::{Bound, Clock};
+use engine::faults::Fault;
+use engine::judge::{judge, unnoticed};
+use engine::ledger::{ACCOUNTS, BALANCE, CLEAN, Claims, INSERT, TABLES, TRACES};
+use std::time::Duration;
+
+/// `CHAOS_SEED` repeats a run.
+#[test]
+fn nothing_is_lost_doubled_or_told_wrongly_while_the_server_comes_and_goes() {
+    let seed = std::env::var("CHAOS_SEED").ok().map(|seed| seed.parse().expect("CHAOS_SEED is a number"));
+    let outcome = engine::run(Plan {
+        seed: seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
+        workers: 8,
+        faults: vec![Fault::Storm, Fault::FastRestart, Fault::Crash, Fault::Reset],
+        time: Duration::ZERO,
+        with_standby: false,
+        is_alone: false,
+        leniency: Duration::from_secs(3),
+    });
+    assert!(outcome.findings.is_empty(), "{outcome}");
+    assert!(outcome.verdict.entries > 100, "little was written:\n{outcome}");
+}
+
+#[test]
+fn the_judge_notices_every_kind_of_falsification() {
+    let mut client = postgres::client();
+    client.batch_execute(TABLES).unwrap();
+    let accounts = "INSERT INTO accounts SELECT id, $1 FROM generate_series(1, $2) id";
+    client.execute(accounts, &[&BALANCE, &ACCOUNTS]).unwrap();
+    client.execute(INSERT, &[&7_i64, &1, &2, &10_i64]).unwrap();
+    client.batch_execute("UPDATE accounts SET balance = balance + 20 * id - 30 WHERE id IN (1, 2)").unwrap();
+    let claims = Claims { done: vec![7], not_done: vec![8], unknown: vec![9] };
+    assert_eq!(judge(&mut client, &claims).findings(), [""; 0]);
+    assert_eq!(unnoticed(&mut client, &claims), [""; 0]);
+}
+
+#[test]
+fn every_kind_of_trace_in_a_session_is_noticed() {
+    let database = postgres::fresh_database();
+    database.client().batch_execute(TABLES).unwrap();
+    for (sql, name) in TRACES {
+        let mut client = database.client();
+        let found =
+            |client: &mut ::postgres::Client| client.query_one(CLEAN, &[]).unwrap().get::<_, String>(0);
+        assert_eq!(found(&mut client), "");
+        client.batch_execute(&sql.replace("/*id*/", "1")).unwrap();
+        assert_eq!(found(&mut client), name);
+    }
+}
+
+#[test]
+fn a_missed_deadline_is_noticed() {
+    let clock = Clock::new();
+    let wait =
+        |time| clock.time(Bound::Acquire, Duration::from_millis(10), "a wait", || std::thread::sleep(time));
+    wait(Duration::from_millis(1));
+    assert_eq!(clock.missed(), []);
+    wait(Duration::from_millis(200));
+    let missed = clock.missed();
+    assert_eq!(missed.len(), 1);
+    assert!(missed[0].by >= Duration::from_millis(190), "{missed:?}");
+    assert!(missed[0].by - missed[0].machine_was_late_by > Bound::Acquire.tolerance(), "{missed:?}");
+}
