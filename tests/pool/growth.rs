@@ -65,7 +65,7 @@ fn long_uses_make_the_pool_grow_to_its_maximum_and_not_beyond() {
     assert!(started.elapsed() < Duration::from_secs(2), "two rounds of 200 ms took {:?}", started.elapsed());
 }
 
-/// #14: idle connections go one by one, down to the minimum and no further.
+/// #14, #15: idle connections go one by one, down to the minimum and no further.
 #[test]
 fn idle_connections_above_the_minimum_are_let_go_one_by_one() {
     let pool = pool(2, 6, |settings| settings.idle_timeout = Some(100 * MS));

@@ -170,6 +170,7 @@ mod tests {
         assert!(matches!(outage.next_attempt(now, false), Attempt::At(_)));
     }
 
+    /// #25: one line where r2d2 writes one for each failure.
     #[test]
     fn a_standing_outage_is_logged_rarely() {
         let mut now = Instant::now();
