@@ -73,7 +73,10 @@ fn the_unit_file_gives_the_service_the_time_it_takes_and_is_one_that_systemd_acc
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("poolhouse.service");
     let installed = unit("ExecStart").split(' ').next().unwrap();
-    fs::write(&file, UNIT.replace(installed, env!("CARGO_BIN_EXE_poolhouse"))).unwrap();
+    // Where no part of the path has a space, which would end it.
+    let program = directory.path().join("poolhouse");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_poolhouse"), &program).unwrap();
+    fs::write(&file, UNIT.replace(installed, program.to_str().unwrap())).unwrap();
     let verify = Command::new("systemd-analyze").arg("verify").arg(&file).output();
     let Ok(output) = verify else {
         eprintln!("skipped: there is no systemd-analyze to read config/poolhouse.service with");
