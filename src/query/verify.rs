@@ -10,7 +10,8 @@
 //!   the server crash a second time before it is asked, having given out the same id in between, its answer is
 //!   believed wrongly.
 //! - After a failover the ids of the new primary need not be those of the old one: a commit found there proves
-//!   nothing.
+//!   nothing. The timeline tells: not that of the control file, which a promoted server leaves behind until it has
+//!   finished a checkpoint, but that of the log it writes.
 
 use super::Execute;
 use crate::error::{Error, Result};
@@ -22,19 +23,22 @@ use serde::Deserialize;
 pub(super) struct Ticket {
     id: i64,
     checkpoint: String,
-    timeline: i32,
+    timeline: String,
     began: String,
 }
 
 /// `txid_*` in place of the newer `pg_xact_*`: these take the id as a number, and every supported server has them.
-const NOTE: &str = "SELECT txid_current(), checkpoint_lsn, timeline_id, now() FROM pg_control_checkpoint()";
+const NOTE: &str = "
+SELECT txid_current(), checkpoint_lsn, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), now()
+FROM pg_control_checkpoint()";
 
 /// Asked before the facts, on the same connection: no restart can come between.
 const STATUS: &str = "SELECT txid_status($1)";
 
 const FACTS: &str = "
 SELECT pg_is_in_recovery() AS is_standby,
-       timeline_id = $2 AS is_same_timeline,
+       CASE WHEN pg_is_in_recovery() THEN false
+            ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) = $2 END AS is_same_timeline,
        checkpoint_lsn = $3::text::pg_lsn AS is_same_checkpoint,
        greatest(pg_postmaster_start_time(), pg_stat_get_bgwriter_stat_reset_time()) > $4::text::timestamptz
            AS has_restarted,
@@ -84,14 +88,12 @@ impl Ticket {
     pub(super) fn begin(session: &mut Session, begin: &str, limit: Limit) -> Result<Ticket, Failure> {
         let row = session.begin_transaction(begin, NOTE, limit)?;
         let ticket = match row.as_slice() {
-            [Some(id), Some(checkpoint), Some(timeline), Some(began)] => {
-                id.parse().ok().zip(timeline.parse().ok()).map(|(id, timeline)| Ticket {
-                    id,
-                    checkpoint: checkpoint.clone(),
-                    timeline,
-                    began: began.clone(),
-                })
-            }
+            [Some(id), Some(checkpoint), Some(timeline), Some(began)] => id.parse().ok().map(|id| Ticket {
+                id,
+                checkpoint: checkpoint.clone(),
+                timeline: timeline.clone(),
+                began: began.clone(),
+            }),
             _ => None,
         };
         ticket.ok_or_else(|| {
