@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::{Postgres, Proxy, eventually};
+use poolhouse::settings::TargetSessionAttrs;
 use poolhouse::{Error, Execute, Transaction, TransactionOptions};
 use std::thread;
 use std::time::Instant;
@@ -110,6 +111,53 @@ fn an_id_given_out_twice_is_not_taken_for_ours() {
     });
     let status = server.client().query_one("SELECT txid_status($1)", &[&id]).unwrap();
     assert_eq!(status.get::<_, Option<&str>>(0), Some("committed"), "the id was not given out again");
+}
+
+/// A new primary gives out the ids that it has not heard of. It follows a timeline of its own from its first write on,
+/// and its control file says so only later.
+#[test]
+fn an_id_that_the_new_primary_gives_out_is_not_taken_for_ours() {
+    let primary = Postgres::start_with(&[("autovacuum", "off")]);
+    primary.client().batch_execute("CREATE TABLE t AS SELECT generate_series(1, 100000) AS a").unwrap();
+    let Some(standby) = primary.standby() else {
+        return eprintln!("skipped: pg_basebackup is not installed");
+    };
+    let proxies = [&primary, &standby].map(|server| Proxy::to(&server.database_settings()));
+    let mut settings = primary.pool_settings();
+    settings.database.hosts = proxies.iter().map(|proxy| ("127.0.0.1".to_owned(), proxy.port())).collect();
+    settings.database.target_session_attrs = TargetSessionAttrs::ReadWrite;
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    settings.statement_timeout = Some(200 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    // Pages for the checkpoint after the promotion to be busy with.
+    primary.client().batch_execute("UPDATE t SET a = -a").unwrap();
+    primary.wait_for_standbys();
+    proxies[1].refuse();
+    let mut id = 0;
+    thread::scope(|scope| {
+        let (pool, proxy, id) = (&pool, &proxies[0], &mut id);
+        let asking = scope.spawn(move || {
+            pool.transaction_verified(|tx| {
+                *id = tx.execute_query_one::<i64>("SELECT txid_current()", &[])?.unwrap();
+                proxy.swallow();
+                Ok(())
+            })
+        });
+        eventually("the commit is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        primary.kill();
+        proxy.refuse();
+        standby.promote();
+        standby.client().batch_execute("INSERT INTO t VALUES (2)").unwrap();
+        proxies[1].pass();
+        let error = asking.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    });
+    let facts = "SELECT txid_status($1), timeline_id FROM pg_control_checkpoint()";
+    let facts = standby.client().query_one(facts, &[&id]).unwrap();
+    assert_eq!(facts.get::<_, Option<&str>>(0), Some("committed"), "the id was not given out again");
+    if facts.get::<_, i32>(1) != 1 {
+        eprintln!("the checkpoint was over by then, and the control file knew of the promotion");
+    }
 }
 
 #[test]
