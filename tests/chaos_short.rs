@@ -8,7 +8,7 @@ use engine::Plan;
 use engine::clock::{Bound, Clock};
 use engine::faults::Fault;
 use engine::judge::{judge, unnoticed};
-use engine::ledger::{ACCOUNTS, BALANCE, CLEAN, Claims, INSERT, TABLES, TRACES};
+use engine::ledger::{ACCOUNTS, BALANCE, CLEAN, Claim, Claims, INSERT, TABLES, TRACES};
 use std::time::Duration;
 
 /// `CHAOS_SEED` repeats a run.
@@ -18,7 +18,8 @@ fn nothing_is_lost_doubled_or_told_wrongly_while_the_server_comes_and_goes() {
     let outcome = engine::run(Plan {
         seed: seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
         workers: 8,
-        faults: vec![Fault::Storm, Fault::FastRestart, Fault::Crash, Fault::Reset],
+        first: vec![Fault::Storm, Fault::FastRestart, Fault::Crash, Fault::Reset],
+        then: Vec::new(),
         time: Duration::ZERO,
         with_standby: false,
         is_alone: false,
@@ -36,7 +37,8 @@ fn the_judge_notices_every_kind_of_falsification() {
     client.execute(accounts, &[&BALANCE, &ACCOUNTS]).unwrap();
     client.execute(INSERT, &[&7_i64, &1, &2, &10_i64]).unwrap();
     client.batch_execute("UPDATE accounts SET balance = balance + 20 * id - 30 WHERE id IN (1, 2)").unwrap();
-    let claims = Claims { done: vec![7], not_done: vec![8], unknown: vec![9] };
+    let [done, not_done, unknown] = [7, 8, 9].map(|id| vec![Claim::new(id)]);
+    let claims = Claims { done, not_done, unknown };
     assert_eq!(judge(&mut client, &claims).findings(), [""; 0]);
     assert_eq!(unnoticed(&mut client, &claims), [""; 0]);
 }

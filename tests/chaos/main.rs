@@ -9,6 +9,7 @@ mod support;
 
 use clap::Parser;
 use engine::Plan;
+use engine::faults::{DECK, Fault};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +22,20 @@ struct Arguments {
     /// Throws the same faults in the same order again.
     #[arg(long)]
     seed: Option<u64>,
+    /// Throws only this kind of fault, by its name in the report; may be given several times.
+    #[arg(long, value_parser = fault)]
+    only: Vec<Fault>,
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    all_faults().into_iter().find(|fault| fault.to_string() == name).ok_or_else(|| {
+        let names: Vec<_> = all_faults().iter().map(Fault::to_string).collect();
+        format!("allowed: {}", names.join(", "))
+    })
+}
+
+fn all_faults() -> Vec<Fault> {
+    DECK.into_iter().map(|(fault, _)| fault).collect()
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -36,7 +51,8 @@ fn main() -> ExitCode {
     let outcome = engine::run(Plan {
         seed,
         workers: 16,
-        faults: Vec::new(),
+        first: Vec::new(),
+        then: if arguments.only.is_empty() { all_faults() } else { arguments.only },
         time: Duration::from_secs_f64(arguments.minutes * 60.0),
         with_standby: true,
         is_alone: true,

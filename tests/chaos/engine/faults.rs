@@ -52,32 +52,32 @@ pub(crate) enum Fault {
     Failover,
 }
 
-impl Fault {
-    /// Every kind, with how often it is in a deck. Restarts and crashes are what the claims are about.
-    const DECK: [(Fault, usize); 17] = [
-        (Fault::Storm, 1),
-        (Fault::FastRestart, 7),
-        (Fault::SlowRestart, 1),
-        (Fault::ImmediateRestart, 1),
-        (Fault::Crash, 7),
-        (Fault::SessionKilled, 1),
-        (Fault::Frozen, 1),
-        (Fault::Full, 1),
-        (Fault::PasswordRotated, 1),
-        (Fault::Refused, 1),
-        (Fault::Reset, 1),
-        (Fault::Stalled, 1),
-        (Fault::Mute, 1),
-        (Fault::Swallowed, 1),
-        (Fault::Flickering, 1),
-        (Fault::Switchover, 1),
-        (Fault::Failover, 1),
-    ];
+/// Every kind, with how often it is in a deck. Restarts and crashes are what the claims are about.
+pub(crate) const DECK: [(Fault, usize); 17] = [
+    (Fault::Storm, 1),
+    (Fault::FastRestart, 7),
+    (Fault::SlowRestart, 1),
+    (Fault::ImmediateRestart, 1),
+    (Fault::Crash, 7),
+    (Fault::SessionKilled, 1),
+    (Fault::Frozen, 1),
+    (Fault::Full, 1),
+    (Fault::PasswordRotated, 1),
+    (Fault::Refused, 1),
+    (Fault::Reset, 1),
+    (Fault::Stalled, 1),
+    (Fault::Mute, 1),
+    (Fault::Swallowed, 1),
+    (Fault::Flickering, 1),
+    (Fault::Switchover, 1),
+    (Fault::Failover, 1),
+];
 
-    /// A shuffled deck of all that can be done.
-    pub(crate) fn deck(rng: &mut fastrand::Rng, with_standby: bool) -> Vec<Fault> {
-        let needs_standby = |fault| matches!(fault, Fault::Switchover | Fault::Failover);
-        let possible = Fault::DECK.into_iter().filter(|(fault, _)| with_standby || !needs_standby(*fault));
+impl Fault {
+    /// A shuffled deck of those of `wanted` that can be done.
+    pub(crate) fn deck(rng: &mut fastrand::Rng, wanted: &[Fault], has_standby: bool) -> Vec<Fault> {
+        let is_possible = |fault| has_standby || !matches!(fault, Fault::Switchover | Fault::Failover);
+        let possible = DECK.into_iter().filter(|(fault, _)| wanted.contains(fault) && is_possible(*fault));
         let mut deck: Vec<_> = possible.flat_map(|(fault, times)| vec![fault; times]).collect();
         rng.shuffle(&mut deck);
         deck

@@ -1,6 +1,6 @@
 //! Compares what the workers were told with what the database holds.
 
-use super::ledger::{Claims, SUM};
+use super::ledger::{BALANCE, Claim, Claims, SUM};
 use postgres::GenericClient;
 use std::collections::{HashMap, HashSet};
 
@@ -10,9 +10,9 @@ pub(crate) struct Verdict {
     /// Entries that are there.
     pub(crate) entries: usize,
     /// Told done, and not there.
-    pub(crate) lost: Vec<i64>,
+    pub(crate) lost: Vec<Claim>,
     /// Told not done, and there.
-    pub(crate) denied: Vec<i64>,
+    pub(crate) denied: Vec<Claim>,
     /// There more than once.
     pub(crate) duplicated: Vec<i64>,
     /// There, and written by nobody.
@@ -37,21 +37,18 @@ const WRONG_BALANCES: &str = "
 pub(crate) fn judge(client: &mut impl GenericClient, claims: &Claims) -> Verdict {
     let rows = client.query(ENTRIES, &[]).expect("the entries");
     let there: HashMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let is_there = |id: &&i64| there.contains_key(*id);
-    let known: HashSet<i64> =
-        [&claims.done, &claims.not_done, &claims.unknown].into_iter().flatten().copied().collect();
+    let is_there = |claim: &&Claim| there.contains_key(&claim.id);
+    let all = [&claims.done, &claims.not_done, &claims.unknown].into_iter().flatten();
+    let known: HashSet<i64> = all.map(|claim| claim.id).collect();
     Verdict {
         entries: there.len(),
-        lost: claims.done.iter().filter(|id| !is_there(id)).copied().collect(),
+        lost: claims.done.iter().filter(|claim| !is_there(claim)).copied().collect(),
         denied: claims.not_done.iter().filter(is_there).copied().collect(),
         duplicated: there.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect(),
         strange: there.keys().filter(|id| !known.contains(id)).copied().collect(),
         unknown_but_done: claims.unknown.iter().filter(is_there).count(),
         sum: client.query_one(SUM_OF_ALL, &[]).expect("the sum").get(0),
-        wrong_balances: {
-            let balance = super::ledger::BALANCE;
-            client.query_one(WRONG_BALANCES, &[&balance]).expect("the balances").get(0)
-        },
+        wrong_balances: client.query_one(WRONG_BALANCES, &[&BALANCE]).expect("the balances").get(0),
     }
 }
 
@@ -59,14 +56,18 @@ impl Verdict {
     /// What is wrong, in words; empty where nothing is.
     pub(crate) fn findings(&self) -> Vec<String> {
         let mut findings = Vec::new();
-        for (ids, what) in [
-            (&self.lost, "lost: told done and not there"),
-            (&self.denied, "denied: told not done and there"),
-            (&self.duplicated, "duplicated"),
-            (&self.strange, "strange: there, and written by nobody"),
-        ] {
-            if !ids.is_empty() {
-                findings.push(format!("{} entries {what}: {:?}", ids.len(), &ids[..ids.len().min(5)]));
+        let claims = |claims: &[Claim]| claims.iter().map(Claim::to_string).collect();
+        let ids = |ids: &[i64]| ids.iter().map(i64::to_string).collect();
+        let findings_of: [(Vec<String>, _); 4] = [
+            (claims(&self.lost), "lost: told done and not there"),
+            (claims(&self.denied), "denied: told not done and there"),
+            (ids(&self.duplicated), "duplicated"),
+            (ids(&self.strange), "strange: there, and written by nobody"),
+        ];
+        for (entries, what) in findings_of {
+            if !entries.is_empty() {
+                let some = entries[..entries.len().min(5)].join(", ");
+                findings.push(format!("{} entries {what}: {some}", entries.len()));
             }
         }
         if self.sum != SUM {
@@ -85,9 +86,9 @@ type Falsification = (&'static str, fn(&mut Claims, i64), &'static str);
 
 const FALSIFICATIONS: [Falsification; 8] = [
     ("DELETE FROM entries WHERE id = $", |_, _| (), "lost"),
-    ("SELECT", |claims, id| claims.done.push(-id), "lost"),
+    ("SELECT", |claims, id| claims.done.push(Claim::new(-id)), "lost"),
     ("INSERT INTO entries SELECT * FROM entries WHERE id = $", |_, _| (), "duplicated"),
-    ("SELECT", |claims, id| claims.not_done.push(id), "denied"),
+    ("SELECT", |claims, id| claims.not_done.push(Claim::new(id)), "denied"),
     ("INSERT INTO entries VALUES (-1, 0, 0, 0)", |_, _| (), "strange"),
     ("UPDATE accounts SET balance = balance + 1 WHERE id = 1", |_, _| (), "sum"),
     ("UPDATE accounts SET balance = balance + (2 * id - 3) WHERE id IN (1, 2)", |_, _| (), "balances"),
@@ -96,7 +97,9 @@ const FALSIFICATIONS: [Falsification; 8] = [
 
 /// Shows the judge a ledger falsified in every way, and returns what it did not notice. Nothing of it stays.
 pub(crate) fn unnoticed(client: &mut postgres::Client, claims: &Claims) -> Vec<String> {
-    let Some(id) = claims.done.first().copied() else { return vec!["there is nothing to falsify".into()] };
+    let Some(Claim { id, .. }) = claims.done.first().copied() else {
+        return vec!["there is nothing to falsify".into()];
+    };
     let mut unnoticed = Vec::new();
     for (sql, falsify, word) in FALSIFICATIONS {
         let mut tx = client.transaction().expect("a transaction");

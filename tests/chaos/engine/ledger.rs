@@ -2,8 +2,11 @@
 //! changes, and the entries say what each balance must be.
 
 use super::clock::{Bound, Clock};
+use super::faults::Fault;
 use super::stage::STATEMENT_TIMEOUT;
+use super::tally::Deed;
 use poolhouse::{Execute, Result, Transaction};
+use std::fmt;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
@@ -84,15 +87,39 @@ impl Entry {
     }
 }
 
+/// One write, and when a worker was told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) id: i64,
+    pub(crate) deed: Deed,
+    /// What held then, or was repaired last.
+    pub(crate) fault: Option<Fault>,
+    pub(crate) took_ms: u32,
+}
+
+impl Claim {
+    pub(crate) fn new(id: i64) -> Claim {
+        Claim { id, deed: Deed::Write, fault: None, took_ms: 0 }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Claim { id, deed, fault, took_ms } = self;
+        let fault = fault.map_or("the calm".to_owned(), |fault| format!("'{fault}'"));
+        write!(f, "{id} ({}, told after {took_ms} ms, in {fault})", deed.name())
+    }
+}
+
 /// What the workers were told of their writes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims {
     /// Done.
-    pub(crate) done: Vec<i64>,
+    pub(crate) done: Vec<Claim>,
     /// Not done.
-    pub(crate) not_done: Vec<i64>,
+    pub(crate) not_done: Vec<Claim>,
     /// Nobody can tell.
-    pub(crate) unknown: Vec<i64>,
+    pub(crate) unknown: Vec<Claim>,
 }
 
 impl Claims {
@@ -100,6 +127,12 @@ impl Claims {
         self.done.append(&mut other.done);
         self.not_done.append(&mut other.not_done);
         self.unknown.append(&mut other.unknown);
+    }
+
+    /// What they take of this process's memory, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let kept = self.done.capacity() + self.not_done.capacity() + self.unknown.capacity();
+        (kept * size_of::<Claim>() / 1024) as u64
     }
 }
 

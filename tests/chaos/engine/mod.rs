@@ -34,8 +34,10 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) workers: usize,
     /// Thrown first, in this order.
-    pub(crate) faults: Vec<Fault>,
-    /// For how long, from the start, faults are taken from shuffled decks after that.
+    pub(crate) first: Vec<Fault>,
+    /// Thrown after that, from one shuffled deck after the other.
+    pub(crate) then: Vec<Fault>,
+    /// For how long, from the start.
     pub(crate) time: Duration,
     pub(crate) with_standby: bool,
     /// This process does nothing else: what it holds of the machine's is compared before and after, what happens
@@ -113,7 +115,8 @@ pub(crate) fn run(plan: Plan) -> Outcome {
     findings.extend(verdict.findings());
     findings.extend(unnoticed(&mut client, &claims));
     findings.extend(report::broken_promises(&episodes, &clock, plan.leniency));
-    findings.extend(resources.map(|(before, after)| after.findings(before)).unwrap_or_default());
+    findings
+        .extend(resources.map(|(before, after)| after.findings(before, claims.memory())).unwrap_or_default());
     let unknown = claims.unknown.len();
     Outcome { plan, episodes, counts, unknown, verdict, clock, resources, findings }
 }
@@ -151,16 +154,14 @@ impl Run {
     /// Throws the faults, each when the pools have got over the last one.
     fn throw(&self, stage: &Stage, plan: &Plan) -> Vec<Episode> {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
-        let mut deck: Vec<_> = plan.faults.iter().rev().copied().collect();
+        let mut next: Vec<_> = plan.first.iter().rev().copied().collect();
         let mut episodes = Vec::new();
         loop {
-            let Some(fault) = deck.pop() else {
-                deck = Fault::deck(&mut rng, stage.has_standby());
-                continue;
-            };
-            if episodes.len() >= plan.faults.len() && self.started.elapsed() >= plan.time {
-                return episodes;
+            if next.is_empty() {
+                next = Fault::deck(&mut rng, &plan.then, stage.has_standby());
             }
+            let is_over = episodes.len() >= plan.first.len() && self.started.elapsed() >= plan.time;
+            let Some(fault) = next.pop().filter(|_| !is_over) else { return episodes };
             let episode = self.inflict(fault, stage, &mut rng);
             if plan.is_alone {
                 println!("{}", report::line(&episode));

@@ -3,7 +3,7 @@
 use super::Plan;
 use super::clock::{Bound, Clock, Mark};
 use super::faults::Fault;
-use super::ledger::{CLEAN, COUNT_ENTRY, Claims, Ending, Entry, SELECT_SUM, SUM, TRACES, UNDO};
+use super::ledger::{CLEAN, COUNT_ENTRY, Claim, Claims, Ending, Entry, SELECT_SUM, SUM, TRACES, UNDO};
 use super::stage::{ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT};
 use super::tally::{Board, Counts, DONE, Deed, IMPATIENT, Outcome, is_failure, outcome_of};
 use poolhouse::{Connection, Error, Execute, Pool, Result, Transaction};
@@ -183,7 +183,8 @@ impl Worker {
         let result = self.clock.time(Bound::Query, STATEMENT_TIMEOUT, "raw access", run);
         if sql.contains(&id.to_string()) {
             // Never committed.
-            self.report.claims.not_done.push(id);
+            let claim = self.witness(Deed::Trace, id, began);
+            self.report.claims.not_done.push(claim);
         }
         self.release(connection);
         // The driver's own errors say less than ours: whatever it is, it is the connection's.
@@ -218,15 +219,21 @@ impl Worker {
 
     /// Remembers what was told of a write.
     fn claim(&mut self, deed: Deed, id: i64, began: Instant, result: Result<()>) {
+        let claim = self.witness(deed, id, began);
         match &result {
             Ok(()) => {
                 self.last_done = Some(id);
-                self.report.claims.done.push(id);
+                self.report.claims.done.push(claim);
             }
-            Err(Error::OutcomeUnknown(_)) => self.report.claims.unknown.push(id),
-            Err(_) => self.report.claims.not_done.push(id),
+            Err(Error::OutcomeUnknown(_)) => self.report.claims.unknown.push(claim),
+            Err(_) => self.report.claims.not_done.push(claim),
         }
         self.count(deed, began, &result);
+    }
+
+    fn witness(&self, deed: Deed, id: i64, began: Instant) -> Claim {
+        let took_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
+        Claim { id, deed, fault: self.board.phase().fault, took_ms }
     }
 
     fn count<R>(&mut self, deed: Deed, began: Instant, result: &Result<R>) {
