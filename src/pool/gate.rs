@@ -19,18 +19,19 @@ mod growth;
 mod lifecycle;
 mod makers;
 mod outage;
+mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
 use self::growth::Growth;
 use self::outage::Outage;
+use self::queue::Waiter;
 use super::status::{Counts, PoolState};
-use super::sync::{AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Parker, now, thread_local};
-use crate::error::PoolNumbers;
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
 use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Sizes and bounds that the gate enforces.
@@ -72,46 +73,8 @@ pub(crate) struct Holder {
     pub(crate) reported: bool,
 }
 
-/// How long a caller without time waits for connections that the keeper is only looking at.
-const GLANCE: Duration = Duration::from_millis(5);
-
 /// The thread of a holder that has none: its borrower is done with it.
 const DETACHED: u64 = 0;
-
-const PENDING: u8 = 0;
-const GRANTED: u8 = 1;
-// 2.. are refusals.
-const SHED: u8 = 2;
-const DOWN: u8 = 3;
-const LOGIN: u8 = 4;
-const CLOSED: u8 = 5;
-
-/// A caller in the queue. `outcome` is written under the gate's lock only, and read without it by the caller,
-/// who need not fight for the lock to learn that it may go on.
-#[derive(Debug)]
-struct Waiter {
-    outcome: AtomicU8,
-    /// The permit's number; written before `outcome` says that it is granted.
-    entry: AtomicUsize,
-    since: Instant,
-    at: &'static Location<'static>,
-    thread: u64,
-    /// Not its first time in the queue: what it waited before is counted already.
-    is_again: bool,
-    parker: Parker,
-}
-
-impl Waiter {
-    /// What it was granted, if it was. Pairs with the release in [`Waiter::settle`].
-    fn granted(&self) -> Option<Permit> {
-        (self.outcome.load(Ordering::Acquire) == GRANTED).then(|| Permit(self.entry.load(Ordering::Relaxed)))
-    }
-
-    /// Under the lock: tells it how it ended; `wake` has it notice.
-    fn settle(&self, outcome: u8) {
-        self.outcome.store(outcome, Ordering::Release);
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -181,137 +144,6 @@ impl Gate {
     // A poisoned lock means a panic while counting: a bug, and one that must not take every caller down.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Takes the caller through, waiting in the queue until `deadline` where it must.
-    ///
-    /// `started` is when the caller came; it makes the numbers of a refusal.
-    pub(crate) fn acquire(
-        &self,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
-        let mut state = self.lock();
-        state.counts.requests += 1;
-        if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
-            state.idle -= 1;
-            state.counts.wait_times.add(Duration::ZERO);
-            return Ok(Permit(state.lend(started, at, thread_number())));
-        }
-        self.queue(state, started, deadline, at, false)
-    }
-
-    /// Takes the caller through again after the connection it was given turned out to be unusable and was
-    /// closed: it lost its place through no fault of its own, so it waits where it would be had it never left.
-    pub(crate) fn acquire_again(
-        &self,
-        permit: Permit,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
-        let mut state = self.lock();
-        state.take_back(permit);
-        let now = now();
-        if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
-            state.idle -= 1;
-            return Ok(Permit(state.lend(now, at, thread_number())));
-        }
-        self.order_minimum(&mut state);
-        // Rare enough to wake them under the lock: `queue` goes on under it.
-        for waiter in state.after_change(now) {
-            waiter.parker.unpark();
-        }
-        self.queue(state, started, deadline, at, true)
-    }
-
-    fn queue<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-        is_again: bool,
-    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
-        let came = now();
-        // What the keeper looks at is there, and back before anybody would call it waiting.
-        let deadline = if state.checking > 0 { deadline.max(came + GLANCE) } else { deadline };
-        if let Some(refusal) = state.refuses(came, deadline, is_again) {
-            // A caller that cannot wait still says that one more connection would have been of use.
-            self.order_for_demand(&mut state, came, 1);
-            return Err(state.turn_away(refusal, started));
-        }
-        let waiter = Arc::new(Waiter {
-            outcome: AtomicU8::new(PENDING),
-            entry: AtomicUsize::new(0),
-            since: started,
-            at,
-            thread: thread_number(),
-            is_again,
-            parker: Parker::here(),
-        });
-        if is_again {
-            let place = state.queue.iter().position(|other| other.since > started);
-            let place = place.unwrap_or(state.queue.len());
-            state.queue.insert(place, waiter.clone());
-        } else {
-            state.queue.push_back(waiter.clone());
-            state.counts.queued += 1;
-        }
-        loop {
-            let now = now();
-            if let Some(permit) = waiter.granted() {
-                return Ok(permit);
-            }
-            match waiter.outcome.load(Ordering::Relaxed) {
-                PENDING => {}
-                outcome => {
-                    let refusal = match outcome {
-                        SHED => Refusal::Saturated,
-                        DOWN => Refusal::Down,
-                        LOGIN => Refusal::Login,
-                        _ => Refusal::Closed,
-                    };
-                    return Err(state.turn_away(refusal, started));
-                }
-            }
-            if (state.limits.is_called_off)() {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                return Err(state.turn_away(Refusal::CalledOff, started));
-            }
-            if now >= deadline {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                let refusal = state.time_is_up();
-                return Err(state.turn_away(refusal, started));
-            }
-            // An outage that outlasts its grace is told to those who wait already, at that moment.
-            let grace_ends = state.outage.grace_ends(state.limits.outage_grace);
-            if grace_ends.is_some_and(|ends| ends <= now) && state.live() == 0 {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                let refusal = state.outage.refusal();
-                return Err(state.turn_away(refusal, started));
-            }
-            self.order_for_demand(&mut state, now, 0);
-            let mut wake_at = deadline;
-            if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
-                wake_at = wake_at.min(ends);
-            }
-            let worth = started + state.growth.connect_time();
-            if worth > now {
-                if state.has_room() {
-                    wake_at = wake_at.min(worth);
-                } else {
-                    state.is_unarmed = true;
-                }
-            }
-            drop(state);
-            waiter.parker.park(wake_at.saturating_duration_since(now));
-            if let Some(permit) = waiter.granted() {
-                return Ok(permit);
-            }
-            state = self.lock();
-        }
     }
 
     /// Gives a connection back that is in the store again, and passes it to the head of the queue.
@@ -415,13 +247,4 @@ impl Gate {
             state.owed = (state.owed + unqueued).min(state.making - state.connecting);
         }
     }
-}
-
-/// A number for the current thread, cheaper to read than its `ThreadId`.
-fn thread_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local! {
-        static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    NUMBER.with(|number| *number)
 }

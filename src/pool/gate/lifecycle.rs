@@ -1,6 +1,7 @@
 //! The gate's life: warm at start, suspended, resized, closed; and the numbers it shows.
 
-use super::{CLOSED, DETACHED, Gate, Holder, Permit, Refusal};
+use super::queue::CLOSED;
+use super::{DETACHED, Gate, Holder, Permit, Refusal};
 use crate::error::PoolNumbers;
 use crate::pool::status::{Counts, PoolState, PoolStatus};
 use crate::pool::sync::now;

@@ -1,6 +1,7 @@
 //! What the gate decides, on the counts alone; the lock is the caller's.
 
-use super::{DETACHED, DOWN, GRANTED, Holder, LOGIN, Permit, Refusal, SHED, State, Waiter, thread_number};
+use super::queue::{DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
+use super::{DETACHED, Holder, Permit, Refusal, State};
 use crate::error::PoolNumbers;
 use crate::pool::status::PoolState;
 use crate::pool::sync::now;

@@ -8,6 +8,7 @@ mod histories;
 #[cfg(poolhouse_shuttle)]
 mod interleavings;
 
+use super::queue::PENDING;
 use super::*;
 
 fn limits(min: u32, max: u32) -> Limits {
