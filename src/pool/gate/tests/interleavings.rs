@@ -59,12 +59,31 @@ fn use_once(gate: &Gate, timeout: Duration) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// So many who wait for as long as it takes.
+fn callers(gate: &Arc<Gate>, count: usize) -> Vec<JoinHandle<Result<(), Refusal>>> {
+    (0..count).map(|_| in_thread(gate, |gate| use_once(gate, AGES))).collect()
+}
+
+fn assert_served(callers: Vec<JoinHandle<Result<(), Refusal>>>) {
+    for outcome in join_all(callers) {
+        assert_eq!(outcome, Ok(()));
+    }
+}
+
 /// Nobody waits, nothing is lent, and `idle` are there.
 fn assert_at_rest(gate: &Gate, idle: u32) {
     let state = gate.lock();
     state.check();
     assert_eq!((state.idle, state.in_use, state.checking), (idle, 0, 0), "{state:?}");
     assert!(state.queue.is_empty(), "{state:?}");
+}
+
+/// Ends the gate and its makers after a scenario that was to leave it empty.
+fn assert_nothing_left(gate: &Gate, makers: Vec<JoinHandle<()>>) {
+    gate.lock().check_bounded();
+    gate.close();
+    join_all(makers);
+    assert_at_rest(gate, 0);
 }
 
 #[test]
@@ -103,7 +122,7 @@ fn closing_leaves_nobody_waiting_and_nothing_behind() {
         let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
         let makers = vec![maker(&gate, 0), maker(&gate, 0)];
-        let callers: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        let callers = callers(&gate, 3);
         let closer = in_thread(&gate, |gate| {
             gate.close();
             gate.wait_until_idle(now() + AGES)
@@ -126,15 +145,10 @@ fn two_makers_serve_callers_of_whom_one_gives_up() {
         let gate = Arc::new(Gate::new(limits(0, 2)));
         let makers = vec![maker(&gate, 0), maker(&gate, 0)];
         let hasty = in_thread(&gate, |gate| use_once(gate, SHORT));
-        let patient: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        let patient = callers(&gate, 2);
         hasty.join().unwrap().ok();
-        for outcome in join_all(patient) {
-            assert_eq!(outcome, Ok(()));
-        }
-        gate.lock().check_bounded();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        assert_served(patient);
+        assert_nothing_left(&gate, makers);
     });
 }
 
@@ -144,14 +158,9 @@ fn an_outage_shorter_than_the_grace_is_waited_out() {
         let gate = Arc::new(Gate::new(Limits { outage_grace: AGES, ..limits(1, 2) }));
         gate.keep_minimum();
         let makers = vec![maker(&gate, 1), maker(&gate, 1)];
-        let callers: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
-        for outcome in join_all(callers) {
-            assert_eq!(outcome, Ok(()));
-        }
-        gate.lock().check_bounded();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        let callers = callers(&gate, 3);
+        assert_served(callers);
+        assert_nothing_left(&gate, makers);
     });
 }
 
@@ -167,7 +176,7 @@ fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
                 gate.lock().check_bounded();
             }
         });
-        let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        let callers = callers(&gate, 2);
         gate.discard(permit);
         for outcome in join_all(callers) {
             assert_eq!(outcome, Err(Refusal::Down));
@@ -218,10 +227,7 @@ fn making_the_gate_smaller_while_connections_come_back_loses_neither_callers_nor
         for _ in 0..gate.begin_check(gate.surplus(0).above_max) {
             gate.end_check_closed();
         }
-        gate.lock().check_bounded();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        assert_nothing_left(&gate, makers);
     });
 }
 
@@ -241,10 +247,7 @@ fn callers_with_dead_connections_are_served_again() {
         let mut callers: Vec<_> = unlucky.collect();
         callers.push(in_thread(&gate, |gate| use_once(gate, AGES).unwrap()));
         join_all(callers);
-        gate.lock().check_bounded();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        assert_nothing_left(&gate, makers);
     });
 }
 
@@ -265,14 +268,10 @@ fn the_keeper_takes_nothing_from_anybody() {
             }
         });
         let makers = vec![maker(&gate, 0)];
-        let callers: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
-        for outcome in join_all(callers) {
-            assert_eq!(outcome, Ok(()));
-        }
+        let callers = callers(&gate, 3);
+        assert_served(callers);
         keeper.join().unwrap();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        assert_nothing_left(&gate, makers);
     });
 }
 
@@ -281,7 +280,7 @@ fn resuming_serves_everybody_who_waited() {
     explore(|| {
         let gate = Arc::new(stocked(limits(1, 1), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
-        let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| use_once(gate, AGES))).collect();
+        let callers = callers(&gate, 2);
         let operator = in_thread(&gate, |gate| {
             assert!(gate.suspend());
             gate.lock().check_bounded();
@@ -289,9 +288,7 @@ fn resuming_serves_everybody_who_waited() {
         });
         gate.release(permit, now());
         operator.join().unwrap();
-        for outcome in join_all(callers) {
-            assert_eq!(outcome, Ok(()));
-        }
+        assert_served(callers);
         assert_at_rest(&gate, 1);
     });
 }
@@ -310,10 +307,7 @@ fn free_room_is_used_though_a_holder_keeps_its_connection_longer_than_anybody_ex
         gate.discard(broken);
         assert_eq!(caller.join().unwrap(), Ok(()), "served before the other one is back");
         gate.release(kept, now());
-        gate.lock().check_bounded();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        assert_nothing_left(&gate, makers);
     });
 }
 
@@ -333,9 +327,6 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
             gate.release(permit.unwrap(), now());
         }
         gate.release(kept, now());
-        gate.lock().check_bounded();
-        gate.close();
-        join_all(makers);
-        assert_at_rest(&gate, 0);
+        assert_nothing_left(&gate, makers);
     });
 }
