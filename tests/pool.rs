@@ -14,6 +14,7 @@ mod pgbouncer;
 mod retries;
 mod sessions;
 mod statements;
+mod storm;
 mod verified;
 mod waiting;
 

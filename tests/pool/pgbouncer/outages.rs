@@ -1,10 +1,10 @@
 //! Faults behind and of PgBouncer, and what its configuration has to do with them.
 
+use super::super::storm::{INSERT, write_under_a_storm};
 use super::*;
 use crate::support::eventually;
 use crate::support::postgres::{GUEST, GUEST_PASSWORD};
 use poolhouse::settings::{PgBouncerMode, PrePing, Secret};
-use std::sync::Mutex;
 use std::time::Instant;
 
 #[test]
@@ -171,63 +171,26 @@ fn writes_under_a_storm_are_never_told_wrongly() {
     let mut settings = bouncer.pool_settings();
     (settings.min_connections, settings.max_connections) = (4, 8);
     let pool = Pool::open(&settings).unwrap();
-    pool.execute_write("CREATE TABLE t (a int PRIMARY KEY)", &[]).unwrap();
-    let (done, not_done) = (Mutex::new(HashSet::new()), Mutex::new(HashSet::new()));
-    let stop = Instant::now() + Duration::from_millis(2500);
-    thread::scope(|scope| {
-        for thread in 0..8_i32 {
-            let (pool, done, not_done) = (&pool, &done, &not_done);
-            scope.spawn(move || {
-                for id in (thread * 1_000_000).. {
-                    if Instant::now() > stop {
-                        break;
-                    }
-                    let insert = "INSERT INTO t VALUES ($1)";
-                    let result = match id % 3 {
-                        0 => pool.execute_write(insert, &[&id]),
-                        1 => pool
-                            .execute_query::<i32>("INSERT INTO t VALUES ($1) RETURNING a", &[&id])
-                            .map(|_| 1),
-                        _ => pool.transaction(|tx| tx.execute_write(insert, &[&id])),
-                    };
-                    match result {
-                        Ok(count) => assert!(count == 1 && done.lock().unwrap().insert(id)),
-                        Err(Error::OutcomeUnknown(_)) => {}
-                        Err(_) => assert!(not_done.lock().unwrap().insert(id)),
-                    }
-                }
-            });
+    let write = |id| match id % 3 {
+        0 => pool.execute_write(INSERT, &[&id]),
+        1 => pool.execute_query::<i32>("INSERT INTO t VALUES ($1) RETURNING a", &[&id]).map(|_| 1),
+        _ => pool.transaction(|tx| tx.execute_write(INSERT, &[&id])),
+    };
+    let inflict = |round, admin: &mut ::postgres::Client| match round % 64 {
+        31 => {
+            bouncer.kill();
+            bouncer.start_again();
         }
-        let mut admin = server.client();
-        for round in 0.. {
-            if Instant::now() > stop {
-                break;
-            }
-            let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                       WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
-            admin.query(sql, &[]).unwrap();
-            match round % 32 {
-                15 => {
-                    bouncer.kill();
-                    bouncer.start_again();
-                }
-                // PgBouncer has to find its own words for this.
-                31 => {
-                    server.stop_immediate();
-                    server.start_again();
-                    admin = server.client();
-                }
-                _ => {}
-            }
-            thread::sleep(20 * MS);
+        // PgBouncer has to find its own words for this.
+        63 => {
+            server.stop_immediate();
+            server.start_again();
+            *admin = server.client();
         }
-    });
-    let there: HashSet<i32> = pool.execute_query("SELECT a FROM t", &[]).unwrap().into_iter().collect();
-    let (done, not_done) = (done.into_inner().unwrap(), not_done.into_inner().unwrap());
-    assert!(done.len() > 100, "only {} writes succeeded", done.len());
-    assert!(done.is_subset(&there), "{} acknowledged writes are missing", done.difference(&there).count());
-    let wrong = not_done.intersection(&there).count();
-    assert_eq!(wrong, 0, "of {} writes reported as not done {wrong} are there", not_done.len());
+        _ => {}
+    };
+    let done = write_under_a_storm(&pool, 2500 * MS, write, server.client(), inflict);
+    assert!(done > 100, "only {done} writes succeeded");
 }
 
 #[test]
