@@ -4,12 +4,12 @@ use super::ApiError;
 use super::request_deadline;
 use super::threads::{Accepted, Job, Load, Threads};
 use crate::database_pool::DatabasePool;
-use crate::pool::{Stop, with_deadline};
-use actix_web::rt::time::sleep_until;
+use crate::pool::{Stop, add, with_deadline};
+use actix_web::rt::time::timeout;
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -62,39 +62,49 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
+    run_on(&THREADS, limits(), work).await
+}
+
+async fn run_on<F, R, E>(threads: &'static Threads, limits: BlockingLimits, work: F) -> Result<R, ApiError>
+where
+    F: FnOnce() -> Result<R, E> + Send + 'static,
+    R: Send + 'static,
+    E: Into<ApiError> + Send + 'static,
+{
     let deadline = request_deadline::current();
-    let limits = limits();
     let call = Arc::new(Call {
         stop: Arc::default(),
         deadline,
         state: Mutex::new(CallState { work: Some(work), outcome: None, waker: None }),
     });
-    let accepted = THREADS.submit(call.clone(), limits.threads, limits.waiting);
+    let accepted = threads.submit(call.clone(), limits.threads, limits.waiting);
     if accepted == Accepted::Refused {
         return Err(ApiError::saturated());
     }
-    let mut answer = Answer(call);
+    let mut answer = Answer { call, threads };
     if accepted == Accepted::Queued {
-        let queued_until = Instant::now() + limits.wait;
+        let queued_until = add(Instant::now(), limits.wait);
         let until = deadline.map_or(queued_until, |deadline| deadline.min(queued_until));
-        if let Some(outcome) = before(until, &mut answer).await {
+        if let Ok(outcome) = timeout(left(until), &mut answer).await {
             return outcome;
         }
-        if THREADS.withdraw(&answer.job()) {
+        if threads.withdraw(&answer.job()) {
             let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
             return Err(if is_late { ApiError::deadline_exceeded() } else { ApiError::exhausted() });
         }
     }
     let Some(deadline) = deadline else { return answer.await };
-    if let Some(outcome) = before(deadline, &mut answer).await {
+    if let Ok(outcome) = timeout(left(deadline), &mut answer).await {
         return outcome;
     }
     // What it was doing is cancelled, and its own answer says what became of it.
-    answer.0.stop.stop();
-    match before(Instant::now() + LAST_WORDS, &mut answer).await {
-        Some(outcome) => outcome,
-        None => Err(ApiError::deadline_exceeded_blindly()),
-    }
+    answer.call.stop.stop();
+    let last_words = timeout(LAST_WORDS, answer).await;
+    last_words.unwrap_or_else(|_| Err(ApiError::deadline_exceeded_blindly()))
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// How long a call that was cancelled at its deadline may take to say what became of it: a little longer than the
@@ -155,16 +165,6 @@ where
     }
 }
 
-/// What `answer` is, if it comes before `deadline`.
-async fn before<A: Future + Unpin>(deadline: Instant, answer: &mut A) -> Option<A::Output> {
-    let mut timer = pin!(sleep_until(deadline.into()));
-    std::future::poll_fn(|cx| match Pin::new(&mut *answer).poll(cx) {
-        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
-    })
-    .await
-}
-
 /// Work on its way to a thread and back.
 struct Call<F, R, E> {
     stop: Arc<Stop>,
@@ -210,11 +210,15 @@ where
 }
 
 /// The answer of a call; dropped before it came, it calls the work off.
-struct Answer<F, R, E>(Arc<Call<F, R, E>>)
+struct Answer<F, R, E>
 where
     F: FnOnce() -> Result<R, E> + Send + 'static,
     R: Send + 'static,
-    E: Send + 'static;
+    E: Send + 'static,
+{
+    call: Arc<Call<F, R, E>>,
+    threads: &'static Threads,
+}
 
 impl<F, R, E> Answer<F, R, E>
 where
@@ -223,7 +227,7 @@ where
     E: Send + 'static,
 {
     fn job(&self) -> Arc<dyn Job> {
-        self.0.clone()
+        self.call.clone()
     }
 }
 
@@ -236,7 +240,7 @@ where
     type Output = Result<R, ApiError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.0.state();
+        let mut state = self.call.state();
         match state.outcome.take() {
             Some(Ok(outcome)) => Poll::Ready(outcome.map_err(Into::into)),
             Some(Err(panic)) => Poll::Ready(Err(panicked(&*panic))),
@@ -256,15 +260,15 @@ where
 {
     fn drop(&mut self) {
         // Usually it has run to its end, and is held by nobody else any more.
-        if Arc::strong_count(&self.0) == 1 {
+        if Arc::strong_count(&self.call) == 1 {
             return;
         }
         let job = self.job();
-        let is_begun = self.0.state().work.take().is_none();
+        let is_begun = self.call.state().work.take().is_none();
         if is_begun {
-            self.0.stop.stop();
+            self.call.stop.stop();
         } else {
-            THREADS.withdraw(&job);
+            self.threads.withdraw(&job);
         }
     }
 }
@@ -312,48 +316,58 @@ mod tests {
         call
     }
 
-    // One test, because threads and limits are the process's.
     #[actix_web::test]
     async fn work_nobody_waits_for_is_called_off_and_the_queue_has_an_end() {
-        limit_blocking(BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_millis(50) });
-        // Other tests' threads would make room.
-        let mut others = Vec::new();
-        let (holder, held) = mpsc::channel::<()>();
-        let held = Arc::new(Mutex::new(held));
+        let threads = Box::leak(Box::new(Threads::new()));
+        let limits = BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_millis(50) };
         let (ran, runs) = mpsc::channel::<&str>();
-        let hold = || {
-            let held = held.clone();
-            move || {
-                let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                Ok::<_, Error>(())
-            }
+        let saying = |name| {
+            let ran = ran.clone();
+            run_on(threads, limits, move || ran.send(name).map_err(Error::application))
         };
-        for _ in 0..THREADS.load().threads.max(1) {
-            others.push(begun(blocking(hold())).await);
-        }
-        let second = ran.clone();
-        let dropped = begun(blocking(move || {
-            second.send("second").unwrap();
+        let (holder, held) = mpsc::channel::<()>();
+        let first = begun(run_on(threads, limits, move || {
+            let _ = held.recv();
             Ok::<_, Error>(())
         }))
         .await;
-        let error = blocking(|| Ok::<_, Error>(())).await.unwrap_err();
+        let dropped = begun(saying("second")).await;
+        let error = saying("refused").await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (503, "saturated"));
         drop(dropped);
-        let error = blocking(|| Ok::<_, Error>(())).await.unwrap_err();
+        let error = saying("late").await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (503, "exhausted"), "waited in vain");
 
         drop(holder);
-        for other in others {
-            other.await.unwrap();
-        }
-        blocking(move || {
-            ran.send("third").unwrap();
-            Ok::<_, Error>(())
-        })
-        .await
-        .unwrap();
+        first.await.unwrap();
+        saying("third").await.unwrap();
+        drop(ran);
         assert_eq!(runs.iter().collect::<Vec<_>>(), ["third"]);
-        *LIMITS.write().unwrap() = None;
+    }
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_panic_in_what_nobody_takes_costs_no_thread() {
+        let threads = Box::leak(Box::new(Threads::new()));
+        let limits = BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_secs(20) };
+        let (holder, held) = mpsc::channel::<()>();
+        let (started, starts) = mpsc::channel();
+        let call = begun(run_on(threads, limits, move || {
+            started.send(()).map_err(Error::application)?;
+            let _ = held.recv();
+            Ok::<_, Error>(Bomb)
+        }))
+        .await;
+        starts.recv().unwrap();
+        drop(call);
+        drop(holder);
+        assert_eq!(run_on(threads, limits, || Ok::<_, Error>(1)).await.unwrap(), 1);
     }
 }

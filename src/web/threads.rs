@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 
-/// Something to run on one of the threads. It must not panic.
+/// Something to run on one of the threads.
 pub(super) trait Job: Send + Sync {
     fn run(&self);
 }
@@ -131,7 +132,11 @@ impl Threads {
             state.called -= usize::from(std::mem::take(&mut is_called));
             if let Some(job) = state.queue.pop_front() {
                 drop(state);
-                job.run();
+                // Also what it drops may panic, where nobody waits for it any more; the panic hook has told.
+                let _ = catch_unwind(AssertUnwindSafe(move || {
+                    job.run();
+                    drop(job);
+                }));
                 continue;
             }
             state.idle.push(me.clone());
