@@ -9,6 +9,7 @@ mod cli;
 mod decode;
 mod graceful;
 mod health;
+mod hostile;
 mod http;
 mod import;
 mod local_postgres;

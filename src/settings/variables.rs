@@ -270,7 +270,8 @@ variables! {
     HTTP_SHUTDOWN_TIMEOUT_S = Same("30"), seconds(Duration::ZERO, HOUR, None),
         "How long requests in flight may take to finish once the service is asked to end.";
     HTTP_REQUEST_TIMEOUT_MS = Same("30000"), milliseconds(MS, HOUR, NEVER),
-        "How long a request may take with the database; a client may ask for less by `X-Request-Timeout-Ms`.";
+        "How long a request's body may take to arrive and its work with the database to be done; a client may ask for \
+         less by `X-Request-Timeout-Ms`.";
     API_TOKENS = Unset,
         Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
             16 characters in preprod, 32 in production"),

@@ -1,11 +1,12 @@
 //! What a request can get wrong before a handler sees it, answered in the same JSON as everything else.
 
 use super::ApiError;
-use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
+use actix_web::error::{JsonPayloadError, PathError, PayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::web::{self, JsonConfig, PathConfig, QueryConfig, ServiceConfig};
 use actix_web::{HttpRequest, Route, guard};
 use serde_json::error::Category;
+use std::io;
 
 /// The largest JSON body accepted, in bytes: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -15,6 +16,7 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// | the request | status | code |
 /// |---|---|---|
 /// | no such path | 404 | `not_found` |
+/// | body not complete at the [request's deadline](super::RequestDeadline) | 408 | `body_timeout` |
 /// | body above [`MAX_BODY`] | 413 | `too_large` |
 /// | body not declared as JSON | 415 | `unsupported_media_type` |
 /// | body that is no JSON (the message has line and column), or breaks off | 400 | `invalid_json`, `broken_body` |
@@ -69,6 +71,10 @@ fn body_error(error: &JsonPayloadError) -> ApiError {
             Category::Data => ApiError::invalid(format!("the body does not fit: {error}")),
             _ => ApiError::bad_request("invalid_json", format!("the body is not valid JSON: {error}")),
         },
+        JsonPayloadError::Payload(PayloadError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            let message = "the body was not complete at the request's deadline";
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+        }
         _ => ApiError::bad_request("broken_body", "the body could not be read to its end"),
     }
 }

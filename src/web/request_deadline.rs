@@ -1,24 +1,32 @@
 //! A deadline for each request: a setting, which the client may shorten.
 
 use super::ApiError;
+use crate::pool::add;
+use actix_web::HttpMessage;
 use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
-use actix_web::http::header::HeaderMap;
+use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
+use actix_web::error::PayloadError;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::rt::time::{Sleep, sleep_until};
+use actix_web::web::Bytes;
+use futures_core::Stream;
 use std::cell::Cell;
-use std::future::{Ready, ready};
-use std::pin::Pin;
+use std::future::{Ready, poll_fn, ready};
+use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// The header by which a client says how long it will wait.
-const HEADER: &str = "X-Request-Timeout-Ms";
+/// The header by which a client says how long it will wait: `X-Request-Timeout-Ms`.
+static HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
 /// The longest time the header may give, an hour: more is a mistake.
 const MOST_MS: u64 = 3_600_000;
 
-/// Middleware that gives each request a deadline, for everything that [`blocking`](super::blocking) does for it:
-/// waiting for a thread and a connection, and each statement. At the deadline what is under way is cancelled on
-/// the server, and the answer is 504 `deadline_exceeded`.
+/// Middleware that gives each request a deadline: for the arrival of its body, and for everything that
+/// [`blocking`](super::blocking) does for it, which is waiting for a thread and a connection, and each statement. At
+/// the deadline what is under way is cancelled on the server, and the answer is 504 `deadline_exceeded`; where the body
+/// is not there by then it is 408 `body_timeout`, as [`json_errors`](super::json_errors) has it.
 ///
 /// A client that waits less long says so: `X-Request-Timeout-Ms: 250`, a whole number of milliseconds from 1 to
 /// 3600000. It can shorten the deadline, not lengthen it; anything else in the header is answered with 422.
@@ -45,19 +53,25 @@ impl RequestDeadline {
     }
 
     fn of(self, headers: &HeaderMap) -> Result<Option<Instant>, ApiError> {
-        let asked = headers.get(HEADER).map(|value| {
-            let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            digits.and_then(|text| text.parse().ok()).filter(|ms| (1..=MOST_MS).contains(ms))
-        });
-        let asked = match asked {
-            Some(None) => {
-                let message = format!("{HEADER}: must be a whole number from 1 to {MOST_MS}");
-                return Err(ApiError::invalid(message));
-            }
-            asked => asked.flatten().map(Duration::from_millis),
+        let mut values = headers.get_all(&HEADER);
+        let asked = match values.next() {
+            None => None,
+            Some(value) => match milliseconds(value).filter(|_| values.next().is_none()) {
+                None => {
+                    let message =
+                        format!("X-Request-Timeout-Ms: must be one whole number from 1 to {MOST_MS}");
+                    return Err(ApiError::invalid(message));
+                }
+                asked => asked,
+            },
         };
-        Ok(self.timeout.into_iter().chain(asked).min().map(|timeout| Instant::now() + timeout))
+        Ok(self.timeout.into_iter().chain(asked).min().map(|timeout| add(Instant::now(), timeout)))
     }
+}
+
+fn milliseconds(value: &HeaderValue) -> Option<Duration> {
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().filter(|ms| (1..=MOST_MS).contains(ms)).map(Duration::from_millis)
 }
 
 thread_local! {
@@ -69,6 +83,7 @@ pub(super) fn current() -> Option<Instant> {
     CURRENT.get()
 }
 
+/// Runs `f`, a step of a request's handler, with its deadline: the requests of a worker take turns on its thread.
 fn within<R>(deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Instant>);
     impl Drop for Restore {
@@ -115,12 +130,18 @@ where
 
     forward_ready!(inner);
 
-    fn call(&self, request: ServiceRequest) -> Self::Future {
+    fn call(&self, mut request: ServiceRequest) -> Self::Future {
         match self.deadline.of(request.headers()) {
             Ok(deadline) => {
-                let handling =
-                    Within { deadline, future: Box::pin(within(deadline, || self.inner.call(request))) };
-                Box::pin(async move { handling.await.map(ServiceResponse::map_into_left_body) })
+                if let Some(deadline) = deadline {
+                    limit_body(&mut request, deadline);
+                }
+                let handling = within(deadline, || self.inner.call(request));
+                Box::pin(async move {
+                    let mut handling = pin!(handling);
+                    let answer = poll_fn(|cx| within(deadline, || handling.as_mut().poll(cx))).await;
+                    answer.map(ServiceResponse::map_into_left_body)
+                })
             }
             Err(error) => {
                 let answer = request.error_response(error).map_into_right_body();
@@ -130,29 +151,44 @@ where
     }
 }
 
-/// Sets the deadline whenever the handler is polled: the requests of a worker take turns on its thread.
-struct Within<F> {
-    deadline: Option<Instant>,
-    future: Pin<Box<F>>,
+/// Has the body end with an error where it is not complete at `deadline`: a client that sends it byte by byte would
+/// keep its request open for ever.
+fn limit_body(request: &mut ServiceRequest, deadline: Instant) {
+    let payload = request.take_payload();
+    if !matches!(payload, Payload::None) {
+        let timer = Box::pin(sleep_until(deadline.into()));
+        request.set_payload(Payload::Stream { payload: Box::pin(Body { payload, timer }) });
+    }
 }
 
-impl<F: Future> Future for Within<F> {
-    type Output = F::Output;
+struct Body {
+    payload: Payload,
+    timer: Pin<Box<Sleep>>,
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        within(self.deadline, || self.future.as_mut().poll(cx))
+impl Stream for Body {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match Pin::new(&mut self.payload).poll_next(cx) {
+            Poll::Pending => {
+                let late = || Some(Err(PayloadError::Io(io::ErrorKind::TimedOut.into())));
+                self.timer.as_mut().poll(cx).map(|()| late())
+            }
+            arrived => arrived,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
 
     fn asked(setting: Option<u64>, header: &str) -> Option<Result<Duration, u16>> {
         let mut headers = HeaderMap::new();
-        headers
-            .insert(HeaderName::from_static("x-request-timeout-ms"), HeaderValue::from_str(header).unwrap());
+        for value in header.split('\n') {
+            headers.append(HEADER.clone(), HeaderValue::from_str(value).unwrap());
+        }
         let start = Instant::now();
         let deadline = RequestDeadline::new(setting.map(Duration::from_millis)).of(&headers);
         deadline.map_err(|error| error.status().as_u16()).map(|at| at.map(|at| at - start)).transpose()
@@ -167,9 +203,10 @@ mod tests {
         close(asked(Some(5000), "1000"), 1000);
         close(asked(Some(1000), "5000"), 1000);
         close(asked(None, "5000"), 5000);
-        for bad in ["", "0", "-1", "1.5", "1e3", "soon", "3600001", "+5", "99999999999999999999"] {
+        for bad in ["", "0", "-1", "1.5", "1e3", "soon", "3600001", "+5", "99999999999999999999", "5\n5"] {
             assert_eq!(asked(Some(1000), bad), Some(Err(422)), "{bad}");
         }
         assert!(RequestDeadline::new(None).of(&HeaderMap::new()).unwrap().is_none());
+        assert!(RequestDeadline::new(Some(Duration::MAX)).of(&HeaderMap::new()).unwrap().is_some());
     }
 }

@@ -33,13 +33,15 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// actix reports every start and stop of its own too; who wants that says so with `RUST_LOG`.
+/// actix reports every start and stop of its own too, and as an error each request that a client has garbled: anyone
+/// could fill the log with them. Who wants that says so with `RUST_LOG`, or a level below info.
 fn log_filter(settings: &Settings) -> String {
     let mut rows = settings.effective().iter();
     let is_level = rows.any(|row| row.variable == "LOG_LEVEL" && row.source != Source::Variable("RUST_LOG"));
-    match is_level && settings.log_filter == "info" {
-        true => "info,actix_server=warn".to_owned(),
-        false => settings.log_filter.clone(),
+    match settings.log_filter.as_str() {
+        "info" if is_level => "info,actix_server=warn,actix_http=off".to_owned(),
+        level @ ("warn" | "error") if is_level => format!("{level},actix_http=off"),
+        filter => filter.to_owned(),
     }
 }
 
