@@ -92,11 +92,12 @@ const MOST_ATTEMPTS: u32 = 4;
 
 impl Pool {
     /// Runs `operation` on a connection; again on another where it certainly had no effect, or could only read.
+    /// The connection is returned with the result, for what is to follow on it once and no more.
     fn on_a_connection<R>(
         &self,
         at: &'static Location<'static>,
         mut operation: impl FnMut(&mut Lease) -> Result<R, Failure>,
-    ) -> Result<R> {
+    ) -> Result<(Lease, R)> {
         let started = Instant::now();
         let deadline = add(started, self.shared().acquire_timeout());
         let mut now = started;
@@ -104,7 +105,7 @@ impl Pool {
         loop {
             let mut lease = self.shared().clone().lend(now, deadline, at)?;
             match operation(&mut lease) {
-                Ok(result) => return Ok(result),
+                Ok(result) => return Ok((lease, result)),
                 Err(failure)
                     if failure.had_no_effect || (failure.was_read && self.shared().repeats_reads()) =>
                 {
@@ -127,7 +128,9 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let rows = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
+        let (lease, rows) = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
+        // Others may have the connection while its rows are decoded.
+        drop(lease);
         all(&rows)
     }
 
@@ -137,12 +140,14 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let rows = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
+        let (lease, rows) = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
+        // Others may have the connection while its rows are decoded.
+        drop(lease);
         at_most_one(&rows)
     }
 
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.on_a_connection(Location::caller(), |lease| lease.write(sql, params))
+        self.on_a_connection(Location::caller(), |lease| lease.write(sql, params)).map(|(_, count)| count)
     }
 }

@@ -81,7 +81,7 @@ impl Connection {
     ///
     /// As [`Pool::transaction`](crate::Pool::transaction).
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        run_transaction(self.lease.get_mut(), work).map_err(Error::from)
+        run_transaction(self.lease.get_mut(), work)
     }
 
     /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.

@@ -243,14 +243,9 @@ impl Shared {
         })
     }
 
-    /// Whether this thread's work has been called off.
-    pub(crate) fn is_called_off(&self) -> bool {
-        scope::is_stopped()
-    }
-
     /// Waits between two attempts; false where the deadline comes first or the work has been called off.
     pub(crate) fn pause(&self, pause: Duration) -> bool {
-        let ends = Instant::now() + pause;
+        let ends = add(Instant::now(), pause);
         if scope::deadline().is_some_and(|deadline| deadline <= ends) {
             return false;
         }

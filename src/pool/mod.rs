@@ -23,8 +23,8 @@ mod wire;
 
 pub use connection::Connection;
 pub(crate) use connection::Lease;
-pub(crate) use scope::Stop;
 pub use scope::with_deadline;
+pub(crate) use scope::{Stop, is_stopped};
 pub(crate) use session::{Effect, Failure, Limit, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 

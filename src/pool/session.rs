@@ -2,8 +2,8 @@
 
 mod judgement;
 
-use self::judgement::Mark;
 pub(crate) use self::judgement::{Effect, Failure, describe};
+use self::judgement::{Mark, judge_apart};
 pub(crate) use super::cancelling::Cancel;
 pub(crate) use super::statements::Params;
 use super::statements::{Prepared, Statements, Traits};
@@ -11,7 +11,8 @@ use super::status::CloseReason;
 use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::{Error, Interruption, Result};
-use postgres::{Client, Row, SimpleQueryMessage};
+use postgres::{Client, CopyInWriter, Row, SimpleQueryMessage};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,19 @@ pub(crate) enum Limit {
     /// This long from its start; `None` is for ever.
     Within(Option<Duration>),
     Until(Instant),
+}
+
+impl Limit {
+    /// Fails with `DeadlineExceeded` where it is over before anything has been sent.
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            Limit::Until(deadline) if deadline <= Instant::now() => {
+                let text = "the deadline had passed before the statement was sent";
+                Err(Error::DeadlineExceeded(Interruption::new(Duration::ZERO, text)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What is to happen to a session that comes back.
@@ -119,13 +133,7 @@ impl Session {
         operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
         asks_afterwards: fn(&Prepared) -> bool,
     ) -> Result<R, Failure> {
-        if let Limit::Until(deadline) = limit
-            && deadline <= Instant::now()
-        {
-            let text = "the deadline had passed before the statement was sent";
-            let error = Error::DeadlineExceeded(Interruption::new(Duration::ZERO, text));
-            return Err(Failure::of_caller(error));
-        }
+        limit.check().map_err(Failure::of_caller)?;
         if self.in_transaction && self.wire.status() == Some(b'I') {
             // Whatever follows would commit by itself.
             return Err(Failure::of_caller(Error::TransactionEnded));
@@ -206,22 +214,24 @@ impl Session {
     pub(crate) fn begin_transaction(
         &mut self,
         begin: &str,
+        is_read_only: bool,
         query: &str,
         limit: Limit,
     ) -> Result<Vec<Option<String>>, Failure> {
+        self.is_read_only = is_read_only;
+        let mut sql = Cow::Borrowed(begin);
         // Behind PgBouncer no startup option sets the server's own limit.
-        let with_limit = match self.statement_timeout {
-            Some(limit) if self.statements.are_behind_pgbouncer() => {
-                format!("; SET LOCAL statement_timeout = {}", limit.as_millis())
-            }
-            _ => String::new(),
-        };
-        self.is_read_only = begin.ends_with("READ ONLY");
+        if let Some(limit) = self.statement_timeout
+            && self.statements.are_behind_pgbouncer()
+        {
+            sql.to_mut().push_str(&format!("; SET LOCAL statement_timeout = {}", limit.as_millis()));
+        }
+        if !query.is_empty() {
+            sql.to_mut().extend(["; ", query]);
+        }
         let mark = self.begin(limit);
-        let messages = self
-            .client
-            .simple_query(&format!("{begin}{with_limit}; {query}"))
-            .map_err(|error| self.judge(error, mark, Effect::None))?;
+        let messages =
+            self.client.simple_query(&sql).map_err(|error| self.judge(error, mark, Effect::None))?;
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -277,14 +287,17 @@ impl Session {
         &mut self.client
     }
 
-    /// Sets the deadline of everything done with `client`, and of COPY.
+    /// Sets the deadline of everything done with `client`.
     pub(crate) fn set_limit(&self, limit: Limit) {
         self.begin(limit);
     }
 
-    /// The client for an operation whose traces are known to end with the transaction.
-    pub(crate) fn client_unmarked(&mut self) -> &mut Client {
-        &mut self.client
+    /// Begins a COPY, whose traces end with the transaction.
+    pub(crate) fn copy_in(&mut self, sql: &str, limit: Limit) -> Result<CopyInWriter<'_>> {
+        limit.check()?;
+        let (mark, wire) = (self.begin(limit), self.wire.clone());
+        // The writer has the client, so the session cannot judge.
+        self.client.copy_in(sql).map_err(|error| judge_apart(&wire, error, mark))
     }
 
     /// Asks how the open transaction stands, where the last reply has not told: COMMIT of one that has failed

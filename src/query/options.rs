@@ -1,5 +1,6 @@
 //! How a transaction is run.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// How [`Pool::transaction_with`](crate::Pool::transaction_with) runs a transaction. The default is what
@@ -95,10 +96,14 @@ impl Default for RetryPolicy {
 }
 
 impl TransactionOptions {
-    pub(super) fn begin(&self) -> String {
-        let isolation = self.isolation.map_or("", Isolation::as_sql);
-        let access = if self.is_read_only { " READ ONLY" } else { "" };
-        format!("BEGIN{isolation}{access}")
+    pub(super) fn begin(&self) -> Cow<'static, str> {
+        match (self.isolation, self.is_read_only) {
+            (None, false) => "BEGIN".into(),
+            (isolation, is_read_only) => {
+                let access = if is_read_only { " READ ONLY" } else { "" };
+                format!("BEGIN{}{access}", isolation.map_or("", Isolation::as_sql)).into()
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::options::TransactionOptions;
 use super::verify::{Fate, Ticket};
 use super::{Execute, all, at_most_one};
 use crate::error::{Error, Interruption, Result};
-use crate::pool::{Effect, Failure, Lease, Limit, Pool, Session, Shared, add, with_deadline};
+use crate::pool::{Effect, Failure, Lease, Limit, Pool, Session, Shared, add, is_stopped, with_deadline};
 use log::debug;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
@@ -137,16 +137,11 @@ impl Pool {
         at: &'static Location<'static>,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<R> {
-        let mut work = Some(work);
-        let (ticket, Finished { value, commit }) = self.on_a_connection(at, |lease| {
-            let ticket = begin(lease, options)?;
-            // BEGIN was answered; no failure of `finish` asks for another try, so `work` runs once.
-            match work.take() {
-                Some(work) => Ok((ticket, finish(lease, work)?)),
-                None => unreachable!("bug: a transaction begins twice"),
-            }
-        })?;
-        match (commit.map_err(Error::from), ticket, options.verify_within) {
+        let (mut lease, ticket) = self.on_a_connection(at, |lease| begin(lease, options))?;
+        let Finished { value, commit } = finish(&mut lease, work)?;
+        // Whoever looks into it needs a connection.
+        drop(lease);
+        match (commit, ticket, options.verify_within) {
             (Ok(()), ..) => Ok(value),
             (Err(Error::OutcomeUnknown(lost)), Some(ticket), Some(within)) => {
                 self.verify(&ticket, lost, within).map(|()| value)
@@ -230,10 +225,13 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// - `Query`: the server refuses the statement.
+    /// - `ConnectionLost`, `DeadlineExceeded`: as for any statement of the transaction.
+    /// - `Cancelled`: the work has been called off.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
-        let session = self.session.get_mut();
-        session.set_limit(self.shared.statement_limit());
-        Ok(session.client_unmarked().copy_in(sql)?)
+        if is_stopped() {
+            return Err(Error::Cancelled);
+        }
+        self.session.get_mut().copy_in(sql, self.shared.statement_limit())
     }
 }
 
@@ -263,7 +261,7 @@ impl Execute for Transaction<'_> {
 pub(crate) fn run_transaction<R>(
     lease: &mut Lease,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R>,
-) -> Result<R, Failure> {
+) -> Result<R> {
     begin(lease, &TransactionOptions::default())?;
     let finished = finish(lease, work)?;
     finished.commit.map(|()| finished.value)
@@ -272,10 +270,12 @@ pub(crate) fn run_transaction<R>(
 /// Where it is to be verified, with what it takes to ask.
 fn begin(lease: &mut Lease, options: &TransactionOptions) -> Result<Option<Ticket>, Failure> {
     let limit = lease.shared().statement_limit();
-    let begin = options.begin();
     let begun = match options.verify_within {
-        None => lease.session().begin_transaction(&begin, "", limit).map(|_| None),
-        Some(_) => Ticket::begin(lease.session(), &begin, limit).map(Some),
+        None => {
+            let begin = options.begin();
+            lease.session().begin_transaction(&begin, options.is_read_only, "", limit).map(|_| None)
+        }
+        Some(_) => Ticket::begin(lease.session(), options, limit).map(Some),
     };
     // A transaction that has only begun ends with its connection.
     begun.map_err(|failure| Failure { had_no_effect: failure.had_no_effect || failure.was_read, ..failure })
@@ -284,29 +284,27 @@ fn begin(lease: &mut Lease, options: &TransactionOptions) -> Result<Option<Ticke
 /// A transaction whose work is done, and what came of its commit.
 struct Finished<R> {
     value: R,
-    commit: Result<(), Failure>,
+    commit: Result<()>,
 }
 
-fn finish<R>(
-    lease: &mut Lease,
-    work: impl FnOnce(&mut Transaction<'_>) -> Result<R>,
-) -> Result<Finished<R>, Failure> {
+fn finish<R>(lease: &mut Lease, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<Finished<R>> {
     let shared = lease.shared().clone();
     let session = lease.session();
     session.in_transaction = true;
     let mut open = Open { session, depth: 0, is_open: true };
     let mut transaction =
         Transaction { session: RefCell::new(&mut *open.session), shared: &shared, depth: 0 };
-    let value = work(&mut transaction).map_err(Failure::of_caller)?;
-    if shared.is_called_off() {
-        return Err(Failure::of_caller(Error::Cancelled));
+    let value = work(&mut transaction)?;
+    if is_stopped() {
+        return Err(Error::Cancelled);
     }
-    open.session.check_transaction(shared.statement_limit())?;
+    let limit = shared.statement_limit();
+    open.session.check_transaction(limit)?;
+    limit.check()?;
     open.is_open = false;
     open.session.in_transaction = false;
-    let commit = open.session.command("COMMIT", shared.statement_limit(), Effect::Lasting);
-    // `work` has run, and must not run again.
-    Ok(Finished { value, commit: commit.map_err(|failure| Failure::of_caller(failure.error)) })
+    let commit = open.session.command("COMMIT", limit, Effect::Lasting);
+    Ok(Finished { value, commit: commit.map_err(Error::from) })
 }
 
 /// A transaction or savepoint that is undone unless it comes to its end: when the closure returns an error, and

@@ -14,6 +14,7 @@
 //!   finished a checkpoint, but that of the log it writes.
 
 use super::Execute;
+use super::options::TransactionOptions;
 use crate::error::{Error, Result};
 use crate::pool::{Connection, Failure, Limit, Session};
 use serde::Deserialize;
@@ -84,9 +85,13 @@ pub(super) enum Fate {
 }
 
 impl Ticket {
-    /// Begins a transaction with `begin` and notes what it takes to ask about it.
-    pub(super) fn begin(session: &mut Session, begin: &str, limit: Limit) -> Result<Ticket, Failure> {
-        let row = session.begin_transaction(begin, NOTE, limit)?;
+    /// Begins a transaction and notes what it takes to ask about it.
+    pub(super) fn begin(
+        session: &mut Session,
+        options: &TransactionOptions,
+        limit: Limit,
+    ) -> Result<Ticket, Failure> {
+        let row = session.begin_transaction(&options.begin(), options.is_read_only, NOTE, limit)?;
         let ticket = match row.as_slice() {
             [Some(id), Some(checkpoint), Some(timeline), Some(began)] => id.parse().ok().map(|id| Ticket {
                 id,

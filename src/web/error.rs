@@ -127,7 +127,7 @@ impl ApiError {
     }
 
     fn try_again() -> ApiError {
-        let message = "the database could not finish this request; nothing was changed";
+        let message = "the database could not finish this request; its last step was not done";
         ApiError::unavailable("try_again", message, "1")
     }
 
@@ -140,7 +140,7 @@ impl ApiError {
     }
 
     pub(super) fn deadline_exceeded() -> ApiError {
-        let message = "the database did not answer in time; nothing was changed";
+        let message = "the database did not answer in time; its last step was not done";
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
     }
 

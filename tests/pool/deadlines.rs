@@ -1,7 +1,7 @@
 //! A deadline of the caller's own, for everything it does with the pool.
 
 use super::*;
-use poolhouse::{Error, Execute, with_deadline};
+use poolhouse::{Error, Execute, TransactionOptions, with_deadline};
 use std::time::Instant;
 
 #[test]
@@ -59,4 +59,20 @@ fn a_transaction_that_meets_its_deadline_is_undone() {
     });
     assert!(matches!(error, Err(Error::DeadlineExceeded(_))), "{error:?}");
     assert_eq!(pool.execute_query_one::<i64>("SELECT count(*) FROM t", &[]).unwrap(), Some(0));
+}
+
+#[test]
+fn a_transaction_whose_deadline_has_passed_is_not_committed() {
+    let pool = pool(1, 2, |_| ());
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    let options = TransactionOptions { timeout: Some(100 * MS), ..TransactionOptions::default() };
+    let outcome = pool.transaction_with(&options, |tx| {
+        tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
+        // The closure's own work takes longer than there is time.
+        std::thread::sleep(150 * MS);
+        Ok(())
+    });
+    assert!(matches!(outcome, Err(Error::DeadlineExceeded(_))), "{outcome:?}");
+    assert_eq!(pool.execute_query_one::<i64>("SELECT count(*) FROM t", &[]).unwrap(), Some(0));
+    assert_eq!(pool.status().connects, 1, "its connection goes on");
 }

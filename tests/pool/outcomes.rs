@@ -127,6 +127,58 @@ fn a_procedure_that_commits_half_way_is_not_told_as_not_done() {
 }
 
 #[test]
+fn a_procedure_that_is_cancelled_half_way_is_not_told_as_not_done() {
+    let pool = pool(1, 2, |settings| settings.statement_timeout = Some(200 * MS));
+    with_table(&pool);
+    let body = "INSERT INTO t VALUES (1); COMMIT; PERFORM pg_sleep(10);";
+    pool.execute_write(&format!("CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"), &[])
+        .unwrap();
+    let error = pool.execute_write("CALL p()", &[]).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert_eq!(rows(&pool), [1]);
+}
+
+#[test]
+fn a_transaction_whose_closure_overlooks_the_loss_of_its_connection_is_lost() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    settings.statement_timeout = Some(200 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    let mut runs = 0;
+    let outcome = pool.transaction(|tx| {
+        runs += 1;
+        let _ = tx.execute_write("SELECT pg_terminate_backend(pg_backend_pid())", &[]);
+        Ok(())
+    });
+    assert!(matches!(outcome, Err(Error::ConnectionLost(_))), "{outcome:?}");
+    let outcome = pool.transaction(|tx| {
+        runs += 1;
+        proxy.stall();
+        let _ = tx.execute_query_one::<i32>("SELECT 1", &[]);
+        proxy.pass();
+        Ok(())
+    });
+    assert!(matches!(outcome, Err(Error::ConnectionLost(_) | Error::DeadlineExceeded(_))), "{outcome:?}");
+    assert_eq!(runs, 2);
+}
+
+#[test]
+fn a_copy_on_a_connection_that_is_gone_is_told_as_lost() {
+    let pool = pool(1, 2, |_| ());
+    with_table(&pool);
+    let mut admin = postgres::client();
+    let outcome = pool.transaction(|tx| {
+        let backend: Option<i32> = tx.execute_query_one("SELECT pg_backend_pid()", &[])?;
+        admin.query_one("SELECT pg_terminate_backend($1, 5000)", &[&backend]).unwrap();
+        tx.copy_in("COPY t FROM STDIN")?.finish().map_err(Error::from)
+    });
+    assert!(matches!(outcome, Err(Error::ConnectionLost(_))), "{outcome:?}");
+    let refused = pool.transaction(|tx| tx.copy_in("COPY nowhere FROM STDIN").map(drop));
+    assert_eq!(refused.unwrap_err().sqlstate(), Some("42P01"));
+}
+
+#[test]
 fn a_panic_caught_inside_a_transaction_undoes_the_inner_part() {
     let pool = pool(1, 1, |_| ());
     with_table(&pool);

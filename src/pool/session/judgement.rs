@@ -2,6 +2,7 @@
 
 use super::super::statements::Unprepared;
 use super::super::status::CloseReason;
+use super::super::wire::Wire;
 use super::Session;
 use crate::error::{Error, Interruption};
 use postgres::error::{DbError, Severity};
@@ -118,8 +119,12 @@ impl Session {
                         let had_no_effect = !self.in_transaction;
                         return Failure { error: error.into(), had_no_effect, was_read: false };
                     }
-                    // 57014 is also what a cancel by somebody else looks like; the clock tells them apart.
                     let error = match self.statement_timeout {
+                        // It may have committed a part by then.
+                        _ if code == "57014" && effect == Effect::InSteps => {
+                            Error::OutcomeUnknown(Interruption::new(after, words))
+                        }
+                        // It is also what a cancel by somebody else looks like; the clock tells them apart.
                         Some(limit) if code == "57014" && after >= limit => {
                             Error::DeadlineExceeded(Interruption::new(after, words))
                         }
@@ -187,6 +192,19 @@ impl Session {
     /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so the wire alone decides.
     pub(super) fn is_connection_failure(&self) -> bool {
         self.wire.has_ended() || self.client.is_closed()
+    }
+}
+
+/// What a failed operation means that had no effect by itself, where the session cannot be asked.
+pub(super) fn judge_apart(wire: &Wire, error: postgres::Error, mark: Mark) -> Error {
+    let is_end = error.as_db_error().is_some_and(|refusal| End::of(refusal).is_some());
+    let interruption = Interruption::new(mark.at.elapsed(), describe(&error));
+    if wire.has_timed_out() {
+        Error::DeadlineExceeded(interruption)
+    } else if is_end || wire.has_ended() {
+        Error::ConnectionLost(interruption)
+    } else {
+        error.into()
     }
 }
 
