@@ -5,6 +5,7 @@
 mod age;
 mod basics;
 mod deadlines;
+mod encryption;
 mod failures;
 mod growth;
 mod lifecycle;

@@ -33,7 +33,13 @@ const SEND: SendFlags = SendFlags::DONTWAIT;
 pub(crate) struct Line {
     socket: Socket,
     wire: Arc<Wire>,
+    /// Where reads go. The driver offers all the room it has, which after one large row is megabytes, and without
+    /// unsafe code room has to be cleared before it is read into.
+    read: Box<[u8]>,
 }
+
+/// As much as one read takes, in bytes.
+const READ_SIZE: usize = 16 * 1024;
 
 enum Socket {
     Tcp(TcpStream),
@@ -93,11 +99,11 @@ impl Line {
         // From here on each call says for itself whether it waits.
         ioctl_fionbio(&socket, false)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(LOOK))?;
-        Ok(Line { socket, wire })
+        Ok(Line { socket, wire, read: vec![0; READ_SIZE].into() })
     }
 
     /// Waits for the first bytes of a reply until the wire's deadline.
-    fn read_patiently(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+    fn read_patiently(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         loop {
             let left = self.wire.deadline().map(|at| at.saturating_duration_since(Instant::now()));
             let flags = match left {
@@ -114,13 +120,25 @@ impl Line {
                 }
                 _ => RecvFlags::empty(),
             };
-            match recv(&self.socket, buf.initialize_unfilled(), flags) {
-                Ok((_, count)) => return Ok(count),
+            match receive(&self.socket, &mut self.read, buf, flags) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                received => return Ok(received?),
             }
         }
     }
+}
+
+/// Reads what one call gives into `buf`, by way of `read`.
+fn receive(
+    socket: &Socket,
+    read: &mut [u8],
+    buf: &mut ReadBuf<'_>,
+    flags: RecvFlags,
+) -> rustix::io::Result<()> {
+    let room = read.len().min(buf.remaining());
+    let (_, count) = recv(socket, &mut read[..room], flags)?;
+    buf.put_slice(&read[..count]);
+    Ok(())
 }
 
 fn is_not_now(error: &io::Error) -> bool {
@@ -132,23 +150,23 @@ pub(super) fn timed_out() -> io::Error {
 }
 
 impl AsyncRead for Line {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.wire.take_asked() {
-            let count = self.read_patiently(buf)?;
-            buf.advance(count);
-            return Poll::Ready(Ok(()));
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.wire.take_asked() {
+            return Poll::Ready(this.read_patiently(buf));
         }
         loop {
-            ready!(self.socket.poll_read_ready(cx))?;
-            let read = self.socket.try_io(Interest::READABLE, || {
-                Ok(recv(&self.socket, buf.initialize_unfilled(), RecvFlags::DONTWAIT)?.1)
+            ready!(this.socket.poll_read_ready(cx))?;
+            let read = this.socket.try_io(Interest::READABLE, || {
+                Ok(receive(&this.socket, &mut this.read, buf, RecvFlags::DONTWAIT)?)
             });
             match read {
                 Err(error) if is_not_now(&error) => {}
-                read => {
-                    buf.advance(read?);
-                    return Poll::Ready(Ok(()));
-                }
+                read => return Poll::Ready(read),
             }
         }
     }

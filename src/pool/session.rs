@@ -354,9 +354,9 @@ impl Session {
             return Verdict::Close(CloseReason::Dirty);
         }
         match self.wire.status() {
-            Some(b'I') if !self.is_dirty => Verdict::Keep,
             // A reply is outstanding: its rest would be the next borrower's.
-            None => Verdict::Close(CloseReason::Dirty),
+            status if status.is_none() || self.wire.has_lost_count() => Verdict::Close(CloseReason::Dirty),
+            Some(b'I') if !self.is_dirty => Verdict::Keep,
             _ => Verdict::Reset,
         }
     }

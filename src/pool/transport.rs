@@ -54,6 +54,8 @@ impl MakeTlsConnect<Socket> for Connector {
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<ConnectorTo> {
+        // The driver is about to connect there.
+        decoy::clear();
         let endpoint = host.parse().ok().and_then(|index: usize| self.endpoints.get(index));
         let endpoint = endpoint.ok_or_else(|| io::Error::other("bug: the driver connects somewhere else"))?;
         Ok(ConnectorTo { endpoint: endpoint.clone(), connector: self.clone() })
@@ -319,8 +321,9 @@ impl AsyncWrite for Bounded {
             Inner::Plain(line) => Pin::new(line).poll_flush(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        if flushed.is_ready() && this.wire.is_asked() {
+        if flushed.is_ready() && this.requests.take_question() {
             // Everything is sent: have the driver read at once, where the line waits for the reply.
+            this.wire.ask();
             cx.waker().wake_by_ref();
             return flushed;
         }
@@ -354,5 +357,31 @@ impl TlsStream for Bounded {
     // No channel binding: it needs the certificate's own hash algorithm, hence an X.509 parser.
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, TcpStream};
+
+    /// Anybody on this machine can connect to the decoy and leave it at that.
+    #[test]
+    fn strangers_at_the_decoy_do_not_bar_the_way() {
+        let decoy = decoy::address().unwrap();
+        let reach = || TcpStream::connect_timeout(&decoy, Duration::from_millis(100));
+        let strangers = (0..5000).take_while(|_| reach().is_ok()).count();
+        assert!(strangers < 5000, "it is never full");
+        let server = SocketAddr::from(([127, 0, 0, 1], 5432));
+        let endpoint = Endpoint { host: "127.0.0.1".into(), address: Address::Tcp(server) };
+        let mut connector = Connector {
+            wire: Arc::new(Wire::new()),
+            tls: TlsPlan::Off,
+            limit: Duration::from_secs(1),
+            endpoints: [endpoint].into(),
+        };
+        // What the driver asks for before it connects.
+        connector.make_tls_connect("0").unwrap();
+        reach().unwrap();
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Wire {
     ended: AtomicBool,
     /// The deadline is what ended it.
     timed_out: AtomicBool,
+    /// Nobody can tell any more how many replies are to come.
+    lost_count: AtomicBool,
     /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
     asked: AtomicBool,
     /// The error with which the server ended the session in place of completing a reply, in its words.
@@ -38,6 +40,7 @@ impl Wire {
             outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            lost_count: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
         }
@@ -85,12 +88,22 @@ impl Wire {
         self.asked.store(false, Ordering::Relaxed);
         self.ended.store(false, Ordering::Relaxed);
         self.timed_out.store(false, Ordering::Relaxed);
+        self.lost_count.store(false, Ordering::Relaxed);
         *self.last_words() = None;
     }
 
     pub(crate) fn fail(&self, timed_out: bool) {
         self.ended.store(true, Ordering::Relaxed);
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
+    }
+
+    /// The replies to come cannot be counted any more.
+    pub(crate) fn lose_count(&self) {
+        self.lost_count.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_lost_count(&self) -> bool {
+        self.lost_count.load(Ordering::Relaxed)
     }
 
     /// The stream has ended after an error that no end of a reply followed.
@@ -112,13 +125,9 @@ impl Wire {
         self.asked.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-
     /// Whether this is the first read since a request was sent.
     pub(crate) fn take_asked(&self) -> bool {
-        let is_asked = self.is_asked();
+        let is_asked = self.asked.load(Ordering::Relaxed);
         if is_asked {
             self.asked.store(false, Ordering::Relaxed);
         }

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use poolhouse::PoolSettings;
 use poolhouse::settings::DatabaseSettings;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,6 +40,30 @@ impl Postgres {
     /// As [`start`](Postgres::start), with settings as in `postgresql.conf`.
     pub(crate) fn start_with(options: &[(&'static str, &str)]) -> Postgres {
         BASE.new_server(options)
+    }
+
+    /// A server of other origin than all others here, as one that was restored from a dump elsewhere.
+    pub(crate) fn start_unrelated() -> Postgres {
+        let postgres = BASE.site(vec![("fsync", "off".to_owned())]);
+        create_cluster(&postgres.cluster, &postgres.home.join("data"));
+        postgres.start_again();
+        postgres
+    }
+
+    /// A server that encrypts, with this certificate and key in PEM.
+    pub(crate) fn start_encrypted(certificate: &str, key: &str) -> Postgres {
+        let postgres = BASE.site(vec![("fsync", "off".to_owned()), ("ssl", "on".to_owned())]);
+        let data = postgres.home.join("data");
+        copy_directory(&BASE.directory.join("template"), &data);
+        let owner = fs::metadata(&data).expect("the data directory");
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            fs::write(&path, text).expect("a certificate");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
+            chown(&path, Some(owner.uid()), Some(owner.gid())).expect("the server's own");
+        }
+        postgres.start_again();
+        postgres
     }
 
     /// The port of 127.0.0.1 it listens on; the same after every restart.
@@ -189,15 +213,9 @@ impl Base {
 
         let data = directory.join("template");
         let cluster = Cluster::new(programs.clone(), data.clone(), account.clone());
-        cluster.create(SUPERUSER, "not asked for").unwrap_or_else(|error| or_panic(error));
-        let rules = format!(
-            "host all {GUEST} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
-             host replication all 127.0.0.1/32 trust\nlocal all all trust\n"
-        );
-        fs::write(data.join("pg_hba.conf"), rules).expect("pg_hba.conf");
+        create_cluster(&cluster, &data);
         Base { directory, programs, account, servers: AtomicU32::new(0), _watchdog: watchdog }
     }
-
     fn new_server(&self, options: &[(&'static str, &str)]) -> Postgres {
         let mut settings = vec![("fsync", "off".to_owned())];
         settings.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
@@ -228,6 +246,15 @@ const SWEEP: &str = r#"
     tenths=0
     while ls "$1"/*/data/postmaster.pid && [ $tenths -lt 100 ]; do sleep 0.1; tenths=$((tenths + 1)); done
     rm -rf "$1""#;
+
+fn create_cluster(cluster: &Cluster, data: &Path) {
+    cluster.create(SUPERUSER, "not asked for").unwrap_or_else(|error| panic!("{error}"));
+    let rules = format!(
+        "host all {GUEST} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
+         host replication all 127.0.0.1/32 trust\nlocal all all trust\n"
+    );
+    fs::write(data.join("pg_hba.conf"), rules).expect("pg_hba.conf");
+}
 
 /// Owners and permissions included.
 fn copy_directory(from: &Path, to: &Path) {
