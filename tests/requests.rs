@@ -79,6 +79,26 @@ fn a_request_whose_client_has_gone_frees_its_place() {
     });
 }
 
+#[test]
+fn of_many_requests_that_are_given_up_at_once_every_query_is_cancelled() {
+    const MANY: usize = 16;
+    let app = App::start_with(&[("DB_POOL_MIN_CONNECTIONS", "16"), ("DB_POOL_MAX_CONNECTIONS", "16")]);
+    let mut holder = holding_the_movies(&app);
+    let all_wait = |header: &str, holder: &mut poolhouse::postgres::Client| {
+        let requests: Vec<_> = (0..MANY).map(|_| begin(&app, "/api/movies/1", header)).collect();
+        eventually("their queries wait", SOON, || stuck(holder) == MANY as i64);
+        requests
+    };
+    drop(all_wait("X-Nothing: 1", &mut holder));
+    eventually("their clients have gone, and they have", SOON, || stuck(&mut holder) == 0);
+    for request in all_wait("X-Request-Timeout-Ms: 1000", &mut holder) {
+        assert_eq!(end(request).0, 504);
+    }
+    eventually("their time is up, and they are gone", SOON, || stuck(&mut holder) == 0);
+    let pool = &crate::http::get_as_known(&app, "/api/health/db").json()["pool_stats"];
+    assert_eq!(pool["connects"], MANY, "no connection was lost for it: {pool}");
+}
+
 /// Bounded, counted, shed.
 #[test]
 fn a_frozen_server_does_not_pile_up_threads() {

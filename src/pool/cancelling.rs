@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,15 +20,31 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 
 /// What asks the server to cancel the statement that runs in a session.
 pub(crate) struct Cancel {
-    pub(crate) token: postgres::CancelToken,
-    pub(crate) connector: Connector,
+    token: postgres::CancelToken,
+    connector: Connector,
+    is_astray: AtomicBool,
 }
 
 impl Cancel {
+    pub(crate) fn new(token: postgres::CancelToken, connector: Connector) -> Cancel {
+        Cancel { token, connector, is_astray: AtomicBool::new(false) }
+    }
+
     /// Asks, within `limit`.
     pub(crate) fn send(&self, limit: Duration) -> Result<(), postgres::Error> {
-        let connector = Connector { wire: Arc::new(Wire::new()), limit, ..self.connector.clone() };
-        self.token.cancel_query(Canceller { connector })
+        let wire = Arc::new(Wire::new());
+        let connector = Connector { wire: wire.clone(), limit, ..self.connector.clone() };
+        self.is_astray.store(true, Ordering::Relaxed);
+        let sent = self.token.cancel_query(Canceller { connector });
+        if sent.is_ok() || wire.written() == 0 {
+            self.is_astray.store(false, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// A request went out and nobody knows where it is: it may still meet whatever the session runs next.
+    pub(crate) fn is_astray(&self) -> bool {
+        self.is_astray.load(Ordering::Relaxed)
     }
 }
 
@@ -91,11 +108,11 @@ impl AsyncWrite for Request {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.has_hung_up {
-            // Nothing is ever said: this is the end, or an error which is an end as well.
+            // Nothing is ever said, so this is the end.
             let mut byte = [0];
             let mut buf = ReadBuf::new(&mut byte);
-            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf));
-            self.has_hung_up = read.is_err() || buf.filled().is_empty();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            self.has_hung_up = buf.filled().is_empty();
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long cleaning, checking or cancelling may take before the server is given up on.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How much work may queue before borrowers do it themselves, or a cancel is skipped: one thread cleans for the
-/// whole pool, and a connection that waits to be cleaned is one that nobody has.
+/// How much work may queue before borrowers clean for themselves: one thread does it for the whole pool, and a
+/// connection that waits to be cleaned is one that nobody has.
 const BACKLOG: usize = 4;
 
 enum Work {
@@ -32,6 +32,7 @@ enum Work {
 #[derive(Debug, Clone)]
 pub(crate) struct KeeperHandle {
     sender: Sender<Work>,
+    /// Sessions that wait to be cleaned.
     backlog: Arc<AtomicUsize>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -91,11 +92,13 @@ impl KeeperHandle {
         }
     }
 
-    /// Cleans a session and puts it back into the store. Gives it back where there is too much to do already.
+    /// Cleans a session and puts it back into the store. Gives it back where there is too much to do already; not one
+    /// that was cancelled, because that request is ahead of it in the queue, and must not meet the next borrower.
     pub(crate) fn clean(&self, pooled: Pooled, permit: Permit) -> Option<(Pooled, Permit)> {
-        if self.backlog.load(Ordering::Relaxed) >= BACKLOG {
+        if self.backlog.load(Ordering::Relaxed) >= BACKLOG && !pooled.is_cancelled() {
             return Some((pooled, permit));
         }
+        self.backlog.fetch_add(1, Ordering::Relaxed);
         match self.send(Work::Clean(pooled, permit)) {
             Err(Work::Clean(pooled, permit)) => Some((pooled, permit)),
             _ => None,
@@ -104,9 +107,7 @@ impl KeeperHandle {
 
     /// Asks the server to stop the statement nobody waits for any more.
     pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
-        if self.backlog.load(Ordering::Relaxed) < BACKLOG {
-            let _ = self.send(Work::Cancel(cancel, Instant::now()));
-        }
+        let _ = self.send(Work::Cancel(cancel, Instant::now()));
     }
 
     /// Has the keeper look after the idle connections now.
@@ -126,11 +127,7 @@ impl KeeperHandle {
     }
 
     fn send(&self, work: Work) -> Result<(), Work> {
-        self.backlog.fetch_add(1, Ordering::Relaxed);
-        self.sender.send(work).map_err(|unsent| {
-            self.backlog.fetch_sub(1, Ordering::Relaxed);
-            unsent.0
-        })
+        self.sender.send(work).map_err(|unsent| unsent.0)
     }
 }
 
@@ -154,12 +151,10 @@ const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
 
 fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
     let mut next_look = Instant::now() + tick;
+    let mut silent_at = None;
     loop {
         let work = match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
-            Ok(work) => {
-                backlog.fetch_sub(1, Ordering::Relaxed);
-                work
-            }
+            Ok(work) => work,
             Err(RecvTimeoutError::Timeout) => Work::Look,
             Err(RecvTimeoutError::Disconnected) => return,
         };
@@ -169,8 +164,17 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
             work => {
                 let Some(shared) = weak.upgrade() else { return };
                 match work {
-                    Work::Clean(pooled, permit) => shared.clean(pooled, permit, PATIENCE),
-                    Work::Cancel(cancel, asked) => shared.cancel(&cancel, asked),
+                    Work::Clean(pooled, permit) => {
+                        backlog.fetch_sub(1, Ordering::Relaxed);
+                        shared.clean(pooled, permit, PATIENCE);
+                    }
+                    // A server that is silent is silent for all who asked meanwhile: one wait is enough.
+                    Work::Cancel(_, asked) if silent_at.is_some_and(|at| asked < at) => {}
+                    Work::Cancel(cancel, _) => {
+                        if !shared.cancel(&cancel) {
+                            silent_at = Some(Instant::now());
+                        }
+                    }
                     _ => next_look = Instant::now(),
                 }
                 // Also while there is always something else to do.
@@ -199,15 +203,14 @@ impl Shared {
         self.give_back_clean(pooled, permit);
     }
 
-    fn cancel(&self, cancel: &Cancel, asked: Instant) {
-        // What is older than this has met the server's own statement_timeout, or never will.
-        if asked.elapsed() > 4 * PATIENCE || self.gate.is_closed() {
-            return;
-        }
+    /// Returns whether the server can be reached at all.
+    fn cancel(&self, cancel: &Cancel) -> bool {
         // The driver unwraps where the system has no descriptor left.
-        unpanicked(|| {
-            cancel.send(PATIENCE).inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
-        });
+        self.gate.is_closed()
+            || unpanicked(|| {
+                let sent = cancel.send(PATIENCE);
+                sent.inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
+            })
     }
 }
 

@@ -128,21 +128,16 @@ impl Shared {
             && self.generations.standing(pooled.generation) != Standing::Outdated
         {
             self.gate.detach(&permit);
-            if let Some((pooled, permit)) = self.keeper.clean(pooled, permit) {
-                if pooled.is_cancelled() {
-                    // The request waits in the keeper's queue, and must not meet the next borrower.
-                    return self.give_back_condemned(pooled, permit);
+            if let Some((mut pooled, permit)) = self.keeper.clean(pooled, permit) {
+                // So much is being done that the keeper lags behind: the borrower pays for itself, in its own time.
+                if scope::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
+                    pooled.condemn(CloseReason::Dirty);
+                    return self.give_back_clean(pooled, permit);
                 }
-                // So much is being cleaned that the keeper lags behind: the borrower pays for itself.
                 self.clean(pooled, permit, CHECK_LIMIT);
             }
             return;
         }
-        self.give_back_clean(pooled, permit);
-    }
-
-    fn give_back_condemned(&self, mut pooled: Pooled, permit: Permit) {
-        pooled.condemn(CloseReason::Dirty);
         self.give_back_clean(pooled, permit);
     }
 

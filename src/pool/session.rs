@@ -257,6 +257,9 @@ impl Session {
     /// channels and prepared statements; it is refused inside a transaction, hence the ROLLBACK. Behind PgBouncer
     /// it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
+        if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
+            return false;
+        }
         let mut steps = match self.wire.status() {
             _ if self.statements.are_behind_pgbouncer() => &["ROLLBACK"][..],
             Some(b'I') => &["DISCARD ALL"],
@@ -365,9 +368,7 @@ impl Session {
     pub(crate) fn cancel(&mut self) -> Arc<Cancel> {
         let (client, connector) = (&self.client, &self.connector);
         self.cancel
-            .get_or_insert_with(|| {
-                Arc::new(Cancel { token: client.cancel_token(), connector: connector.clone() })
-            })
+            .get_or_insert_with(|| Arc::new(Cancel::new(client.cancel_token(), connector.clone())))
             .clone()
     }
 

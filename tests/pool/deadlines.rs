@@ -1,6 +1,9 @@
 //! A deadline of the caller's own, for everything it does with the pool.
 
 use super::*;
+use crate::support::{Proxy, eventually};
+use actix_web::rt::{System, time::timeout};
+use poolhouse::web::blocking;
 use poolhouse::{Error, Execute, TransactionOptions, with_deadline};
 use std::time::Instant;
 
@@ -75,4 +78,25 @@ fn a_transaction_whose_deadline_has_passed_is_not_committed() {
     assert!(matches!(outcome, Err(Error::DeadlineExceeded(_))), "{outcome:?}");
     assert_eq!(pool.execute_query_one::<i64>("SELECT count(*) FROM t", &[]).unwrap(), Some(0));
     assert_eq!(pool.status().connects, 1, "its connection goes on");
+}
+
+/// The request to cancel may arrive long after its sender has given up on it, and then meets whatever runs there.
+#[test]
+fn a_cancel_that_comes_late_meets_nobody_elses_statement() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    let pool = Pool::open(&settings).unwrap();
+    proxy.delay_connects(700 * MS);
+    let called_off = pool.clone();
+    System::new().block_on(async move {
+        let call =
+            blocking(move || called_off.execute_query::<Option<String>>("SELECT pg_sleep(0.3)::text", &[]));
+        timeout(100 * MS, call).await.unwrap_err();
+    });
+    eventually("the connection is given up", Duration::from_secs(5), || pool.status().closed.dirty == 1);
+    proxy.delay_connects(Duration::ZERO);
+    let slept: Option<String> = pool.execute_query_one("SELECT 'slept' FROM pg_sleep(1.5)", &[]).unwrap();
+    assert_eq!(slept.as_deref(), Some("slept"));
 }
