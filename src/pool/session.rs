@@ -64,6 +64,14 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
+    /// The same, for what began at `start`.
+    fn since(self, start: Instant) -> Limit {
+        match self {
+            Limit::Within(Some(time)) => Limit::Until(super::add(start, time)),
+            limit => limit,
+        }
+    }
+
     /// Fails with `DeadlineExceeded` where it is over before anything has been sent.
     pub(crate) fn check(self) -> Result<()> {
         match self {
@@ -129,7 +137,7 @@ impl Session {
         &mut self,
         sql: &str,
         params: Params<'_>,
-        limit: Limit,
+        mut limit: Limit,
         operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
         asks_afterwards: fn(&Prepared) -> bool,
     ) -> Result<R, Failure> {
@@ -167,6 +175,7 @@ impl Session {
                 self.client.clear_type_cache();
                 if !in_transaction && !healed && !kind.leaves_traces && !may_be_done {
                     healed = true;
+                    limit = limit.since(mark.at);
                     continue;
                 }
             }

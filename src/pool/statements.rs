@@ -110,10 +110,12 @@ impl Statements {
         let kind = Kind::of(sql);
         let is_volatile = match kind.unknown_calls.as_slice() {
             [] => false,
-            // Before 11 procedures did not exist, and a failed transaction answers nothing: then it is yes.
-            names => client
-                .query_typed(VOLATILE, &[(&names, Type::TEXT_ARRAY)])
-                .map_or(true, |rows| rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(true)),
+            names => match client.query_typed(VOLATILE, &[(&names, Type::TEXT_ARRAY)]) {
+                Ok(rows) => rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(true),
+                // A server of another kind may not know these tables.
+                Err(error) if error.as_db_error().is_some() && !in_transaction => true,
+                Err(error) => return Err(Unprepared { error, spoils_session: false }),
+            },
         };
         let prepared = Prepared { way, traits: Traits::of(&kind.resolved(is_volatile)), is_kept: false };
         if let Some(kept) = &mut self.kept {

@@ -1,17 +1,20 @@
 //! What became of a transaction whose commit was not answered.
 //!
 //! The server remembers for long whether a transaction committed (PostgreSQL, "Transaction ID and Snapshot
-//! Information Functions"), so who knows its id can ask. Two things have to be watched:
+//! Information Functions"), so who knows its id can ask. Three things have to be watched:
 //!
 //! - After a crash the server may give an id out again whose first owner had left nothing on disk: asked for it, it
-//!   answers for the second one. Recovery ends with a checkpoint that names the next id to give out; an id not
-//!   below it was not known any more, so its first owner did nothing that lasts. (That checkpoint is told from
-//!   others by beginning where it is written: nothing else runs then.) It tells of the last recovery only: should
-//!   the server crash a second time before it is asked, having given out the same id in between, its answer is
-//!   believed wrongly.
+//!   answers for the second one. A crash shows by statistics that were reset ("The Cumulative Statistics System").
+//!   Recovery ends with a checkpoint that names the next id to give out; an id not below it was not known any more,
+//!   so its first owner did nothing that lasts. That checkpoint is told from later ones by beginning where it is
+//!   written, as only that of an orderly stop does too, and there the server has been started since the reset. (With
+//!   `wal_level = minimal` others may as well, so it is not told.) It tells of the last recovery only: should the
+//!   server crash a second time before it is asked, having given out the same id in between, its answer is believed
+//!   wrongly.
 //! - After a failover the ids of the new primary need not be those of the old one: a commit found there proves
 //!   nothing. The timeline tells: not that of the control file, which a promoted server leaves behind until it has
 //!   finished a checkpoint, but that of the log it writes.
+//! - Another server altogether knows nothing. Its system identifier tells, which primary and standby share.
 
 use super::Execute;
 use super::options::TransactionOptions;
@@ -23,54 +26,61 @@ use serde::Deserialize;
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
     id: i64,
-    checkpoint: String,
+    system: String,
     timeline: String,
-    began: String,
+    started: String,
+    /// Where there ever was a reset.
+    reset: Option<String>,
 }
 
 /// `txid_*` in place of the newer `pg_xact_*`: these take the id as a number, and every supported server has them.
 const NOTE: &str = "
-SELECT txid_current(), checkpoint_lsn, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), now()
-FROM pg_control_checkpoint()";
+SELECT txid_current(), system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
+       pg_postmaster_start_time(), pg_stat_get_bgwriter_stat_reset_time()
+FROM pg_control_system()";
 
-/// Asked before the facts, on the same connection: no restart can come between.
-const STATUS: &str = "SELECT txid_status($1)";
-
-const FACTS: &str = "
-SELECT pg_is_in_recovery() AS is_standby,
+/// In one statement, and so of one server: behind PgBouncer the next one may meet it after a restart.
+const ASK: &str = "
+SELECT CASE WHEN $1 >= txid_snapshot_xmax(txid_current_snapshot()) THEN 'unassigned'
+            ELSE txid_status($1) END AS status,
+       system_identifier <> $2::text::bigint AS is_another,
+       pg_is_in_recovery() AS is_standby,
        CASE WHEN pg_is_in_recovery() THEN false
-            ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) = $2 END AS is_same_timeline,
-       checkpoint_lsn = $3::text::pg_lsn AS is_same_checkpoint,
-       greatest(pg_postmaster_start_time(), pg_stat_get_bgwriter_stat_reset_time()) > $4::text::timestamptz
-           AS has_restarted,
-       checkpoint_lsn = redo_lsn AS is_of_recovery,
+            ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) <> $3 END AS has_failed_over,
+       started <> $4::text::timestamptz AS has_restarted,
+       reset IS DISTINCT FROM $5::text::timestamptz AS has_crashed,
+       checkpoint_lsn = redo_lsn AND reset >= started AND current_setting('wal_level') <> 'minimal' AS is_of_recovery,
        (split_part(next_xid, ':', 1)::bigint << 32) + split_part(next_xid, ':', 2)::bigint > $1 AS was_known
-FROM pg_control_checkpoint()";
+FROM pg_control_checkpoint(), pg_control_system(),
+     pg_postmaster_start_time() AS started, pg_stat_get_bgwriter_stat_reset_time() AS reset";
 
-/// What the server says of itself.
+/// What the server says of the transaction and of itself.
 #[derive(Debug, Clone, Deserialize)]
 struct Facts {
+    /// `None` where it was too long ago.
+    status: Option<Status>,
+    is_another: bool,
     is_standby: bool,
-    is_same_timeline: bool,
-    /// No checkpoint since the transaction began, hence no recovery either.
-    is_same_checkpoint: bool,
-    /// Started, or recovered from a crash (which resets statistics), after the transaction began.
+    has_failed_over: bool,
+    /// Since the transaction began.
     has_restarted: bool,
-    /// The last checkpoint is that of a recovery, or of an orderly stop.
+    /// Recovered from a crash since then, or somebody reset the statistics.
+    has_crashed: bool,
+    /// The last checkpoint is that of the last recovery.
     is_of_recovery: bool,
     /// The id was given out before the last checkpoint.
     was_known: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Status {
     Committed,
     Aborted,
+    #[serde(rename = "in progress")]
     InProgress,
-    /// Never given out.
+    /// It runs, or was never given out.
     Unassigned,
-    /// Given out too long ago.
-    Forgotten,
 }
 
 /// What became of it.
@@ -93,12 +103,15 @@ impl Ticket {
     ) -> Result<Ticket, Failure> {
         let row = session.begin_transaction(&options.begin(), options.is_read_only, NOTE, limit)?;
         let ticket = match row.as_slice() {
-            [Some(id), Some(checkpoint), Some(timeline), Some(began)] => id.parse().ok().map(|id| Ticket {
-                id,
-                checkpoint: checkpoint.clone(),
-                timeline: timeline.clone(),
-                began: began.clone(),
-            }),
+            [Some(id), Some(system), Some(timeline), Some(started), reset] => {
+                id.parse().ok().map(|id| Ticket {
+                    id,
+                    system: system.clone(),
+                    timeline: timeline.clone(),
+                    started: started.clone(),
+                    reset: reset.clone(),
+                })
+            }
             _ => None,
         };
         ticket.ok_or_else(|| {
@@ -108,52 +121,35 @@ impl Ticket {
 
     /// Asks the server behind `connection`.
     pub(super) fn ask(&self, connection: &Connection) -> Result<Fate> {
-        let Ticket { id, checkpoint, timeline, began } = self;
-        let status = match connection.execute_query_one::<Option<String>>(STATUS, &[id]) {
-            Ok(status) => match status.flatten().as_deref() {
-                Some("committed") => Status::Committed,
-                Some("aborted") => Status::Aborted,
-                Some("in progress") => Status::InProgress,
-                _ => Status::Forgotten,
-            },
-            // An id in the future.
-            Err(error) if error.sqlstate() == Some("22023") => Status::Unassigned,
-            Err(error) => return Err(error),
-        };
-        let facts = connection.execute_query_one::<Facts>(FACTS, &[id, timeline, checkpoint, began])?;
-        Ok(facts.map_or(Fate::Unknown, |facts| facts.fate(status)))
+        let Ticket { id, system, timeline, started, reset } = self;
+        let facts = connection.execute_query_one::<Facts>(ASK, &[id, system, timeline, started, reset])?;
+        Ok(facts.map_or(Fate::Unknown, |facts| facts.fate()))
     }
 }
 
 impl Facts {
-    fn fate(&self, status: Status) -> Fate {
+    fn fate(&self) -> Fate {
+        use Status::{Aborted, Committed, InProgress, Unassigned};
+        if self.is_another {
+            return Fate::Unknown;
+        }
         if self.is_standby {
             // It may lag behind; the primary is to be asked.
             return Fate::Open;
         }
-        let may_be_anothers = if !self.is_same_timeline {
-            true
-        } else if self.is_same_checkpoint || !self.has_restarted {
-            return match status {
-                Status::Committed => Fate::Committed,
-                Status::Aborted => Fate::NotDone,
-                Status::InProgress => Fate::Open,
-                Status::Unassigned | Status::Forgotten => Fate::Unknown,
-            };
-        } else if self.is_of_recovery {
-            if !self.was_known {
-                return Fate::NotDone;
-            }
-            false
-        } else {
-            true
-        };
+        let Some(status) = self.status else { return Fate::Unknown };
+        let is_recovered = self.has_crashed && self.is_of_recovery && !self.has_failed_over;
+        if is_recovered && !self.was_known {
+            return Fate::NotDone;
+        }
         match status {
-            Status::Committed if may_be_anothers => Fate::Unknown,
-            Status::Committed => Fate::Committed,
-            Status::Forgotten => Fate::Unknown,
+            Committed if self.has_failed_over => Fate::Unknown,
+            Committed if self.has_crashed && !is_recovered => Fate::Unknown,
+            Committed => Fate::Committed,
+            Aborted => Fate::NotDone,
             // The session that ran it is gone, so what runs now is another's.
-            Status::Aborted | Status::InProgress | Status::Unassigned => Fate::NotDone,
+            InProgress | Unassigned if self.has_failed_over || self.has_restarted => Fate::NotDone,
+            InProgress | Unassigned => Fate::Open,
         }
     }
 }
@@ -161,53 +157,65 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Status::{Aborted, Committed, InProgress, Unassigned};
 
     const UP_ALL_THE_TIME: Facts = Facts {
+        status: None,
+        is_another: false,
         is_standby: false,
-        is_same_timeline: true,
-        is_same_checkpoint: true,
+        has_failed_over: false,
         has_restarted: false,
+        has_crashed: false,
         is_of_recovery: false,
         was_known: false,
     };
     const RECOVERED: Facts = Facts {
-        is_same_checkpoint: false,
         has_restarted: true,
+        has_crashed: true,
         is_of_recovery: true,
         was_known: true,
         ..UP_ALL_THE_TIME
     };
 
+    fn fates(facts: &Facts) -> [Fate; 5] {
+        let statuses = [Some(Committed), Some(Aborted), Some(InProgress), Some(Unassigned), None];
+        statuses.map(|status| Facts { status, ..facts.clone() }.fate())
+    }
+
     #[test]
-    fn a_server_that_was_up_all_the_time_is_believed() {
-        let checkpointed = Facts { is_same_checkpoint: false, was_known: true, ..UP_ALL_THE_TIME };
-        for facts in [UP_ALL_THE_TIME, checkpointed] {
-            assert_eq!(facts.fate(Status::Committed), Fate::Committed);
-            assert_eq!(facts.fate(Status::Aborted), Fate::NotDone);
-            assert_eq!(facts.fate(Status::InProgress), Fate::Open);
-            assert_eq!(facts.fate(Status::Forgotten), Fate::Unknown);
-        }
+    fn a_server_that_never_crashed_is_believed() {
+        let told = [Fate::Committed, Fate::NotDone, Fate::Open, Fate::Open, Fate::Unknown];
+        assert_eq!(fates(&UP_ALL_THE_TIME), told);
+        let after_a_checkpoint = Facts { was_known: true, ..UP_ALL_THE_TIME };
+        assert_eq!(fates(&after_a_checkpoint), told);
+        let told = [Fate::Committed, Fate::NotDone, Fate::NotDone, Fate::NotDone, Fate::Unknown];
+        assert_eq!(fates(&Facts { has_restarted: true, ..UP_ALL_THE_TIME }), told);
     }
 
     #[test]
     fn after_a_crash_an_id_that_recovery_did_not_know_is_anothers() {
-        assert_eq!(RECOVERED.fate(Status::Committed), Fate::Committed);
-        assert_eq!(RECOVERED.fate(Status::Aborted), Fate::NotDone);
+        let told = [Fate::Committed, Fate::NotDone, Fate::NotDone, Fate::NotDone, Fate::Unknown];
+        assert_eq!(fates(&RECOVERED), told);
         let unknown = Facts { was_known: false, ..RECOVERED };
-        for status in [Status::Committed, Status::InProgress, Status::Unassigned] {
-            assert_eq!(unknown.fate(status), Fate::NotDone, "{status:?}");
-        }
+        assert_eq!(fates(&unknown)[..4], [Fate::NotDone; 4]);
     }
 
     #[test]
     fn a_commit_that_may_be_anothers_proves_nothing() {
-        let later = Facts { is_of_recovery: false, ..RECOVERED };
-        let failed_over = Facts { is_same_timeline: false, ..RECOVERED };
-        for facts in [later, failed_over] {
-            assert_eq!(facts.fate(Status::Committed), Fate::Unknown);
-            assert_eq!(facts.fate(Status::Aborted), Fate::NotDone);
-            assert_eq!(facts.fate(Status::InProgress), Fate::NotDone);
+        let told = [Fate::Unknown, Fate::NotDone, Fate::NotDone, Fate::NotDone, Fate::Unknown];
+        assert_eq!(fates(&Facts { is_of_recovery: false, ..RECOVERED }), told);
+        for has_crashed in [true, false] {
+            assert_eq!(fates(&Facts { has_failed_over: true, has_crashed, ..RECOVERED }), told);
         }
-        assert_eq!(Facts { is_standby: true, ..RECOVERED }.fate(Status::Unassigned), Fate::Open);
+        // The statistics may also have been reset by somebody, and then it may run yet.
+        let reset = Facts { has_crashed: true, ..UP_ALL_THE_TIME };
+        let told = [Fate::Unknown, Fate::NotDone, Fate::Open, Fate::Open, Fate::Unknown];
+        assert_eq!(fates(&reset), told);
+    }
+
+    #[test]
+    fn others_are_not_believed_at_all() {
+        assert_eq!(fates(&Facts { is_another: true, ..RECOVERED }), [Fate::Unknown; 5]);
+        assert_eq!(fates(&Facts { is_standby: true, ..RECOVERED }), [Fate::Open; 5]);
     }
 }

@@ -14,7 +14,7 @@ fn pool_behind(proxy: &Proxy) -> Pool {
     settings.statement_timeout = Some(200 * MS);
     settings.outage_grace = Duration::ZERO;
     let pool = Pool::open(&settings).unwrap();
-    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    pool.execute_write("CREATE TABLE IF NOT EXISTS t (a int)", &[]).unwrap();
     pool
 }
 
@@ -83,18 +83,19 @@ fn a_commit_that_never_arrived_is_told_as_not_done() {
     eventually("a query succeeds again", Duration::from_secs(5), || rows_of(&pool) == Some(0));
 }
 
-/// After a crash the server gives out again the ids that left no trace. Somebody else's commit is not ours.
-#[test]
-fn an_id_given_out_twice_is_not_taken_for_ours() {
-    let server = Postgres::start_with(&[("autovacuum", "off")]);
+/// Loses a transaction that left nothing on disk in a crash of `server`, after which its id is somebody else's, and then
+/// `meanwhile` happens before the server is asked.
+fn lost_id(server: &Postgres, meanwhile: impl FnOnce()) -> poolhouse::Result<()> {
     let proxy = Proxy::to(&server.database_settings());
     let pool = pool_behind(&proxy);
+    let patient =
+        TransactionOptions { verify_within: Some(Duration::from_secs(20)), ..TransactionOptions::default() };
     let mut id = 0;
-    thread::scope(|scope| {
+    let outcome = thread::scope(|scope| {
         let id = &mut id;
         let (pool, proxy) = (&pool, &proxy);
         let asking = scope.spawn(move || {
-            pool.transaction_verified(|tx| {
+            pool.transaction_with(&patient, |tx| {
                 *id = tx.execute_query_one::<i64>("SELECT txid_current()", &[])?.unwrap();
                 proxy.swallow();
                 Ok(())
@@ -103,14 +104,75 @@ fn an_id_given_out_twice_is_not_taken_for_ours() {
         eventually("the commit is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
         server.kill();
         server.start_again();
-        let mut other = server.client();
-        other.batch_execute("INSERT INTO t VALUES (2)").unwrap();
+        server.client().batch_execute("INSERT INTO t VALUES (2)").unwrap();
+        meanwhile();
         proxy.pass();
-        let error = asking.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::ConnectionLost(_)), "{error}");
+        asking.join().unwrap()
     });
     let status = server.client().query_one("SELECT txid_status($1)", &[&id]).unwrap();
     assert_eq!(status.get::<_, Option<&str>>(0), Some("committed"), "the id was not given out again");
+    outcome
+}
+
+/// After a crash the server gives out again the ids that left no trace. Somebody else's commit is not ours.
+#[test]
+fn an_id_given_out_twice_is_not_taken_for_ours() {
+    let server = Postgres::start_with(&[("autovacuum", "off")]);
+    let outcome = lost_id(&server, || ());
+    assert!(matches!(outcome, Err(Error::ConnectionLost(_))), "{outcome:?}");
+
+    let outcome = lost_id(&server, || {
+        server.stop_fast();
+        server.start_again();
+    });
+    assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "after an orderly restart: {outcome:?}");
+
+    let outcome = lost_id(&server, || server.client().batch_execute("CHECKPOINT").unwrap());
+    assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "after a checkpoint: {outcome:?}");
+}
+
+/// With so little in the log an ordinary checkpoint may look like that of a recovery.
+#[test]
+fn an_id_given_out_twice_is_not_taken_for_ours_where_the_log_is_minimal() {
+    let minimal = [("autovacuum", "off"), ("wal_level", "minimal"), ("max_wal_senders", "0")];
+    let server = Postgres::start_with(&minimal);
+    let outcome = lost_id(&server, || server.client().batch_execute("CHECKPOINT").unwrap());
+    assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+}
+
+/// As after a move to a server that was filled from a dump.
+#[test]
+fn another_server_with_the_same_id_is_not_believed() {
+    let [old, new] = [Postgres::start_with(&[("autovacuum", "off")]), Postgres::start_unrelated()];
+    new.client().batch_execute("CREATE TABLE t (a int)").unwrap();
+    let proxies = [&old, &new].map(|server| Proxy::to(&server.database_settings()));
+    proxies[1].refuse();
+    let mut settings = old.pool_settings();
+    settings.database.hosts = proxies.iter().map(|proxy| ("127.0.0.1".to_owned(), proxy.port())).collect();
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    settings.statement_timeout = Some(200 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    let (noted, id) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        let (pool, proxy) = (&pool, &proxies[0]);
+        let asking = scope.spawn(move || {
+            pool.transaction_verified(|tx| {
+                insert(tx)?;
+                noted.send(tx.execute_query_one::<i64>("SELECT txid_current()", &[])?.unwrap()).unwrap();
+                proxy.swallow();
+                Ok(())
+            })
+        });
+        let id = id.recv().unwrap();
+        let mut other = new.client();
+        while other.query_one("SELECT txid_current()", &[]).unwrap().get::<_, i64>(0) <= id {}
+        eventually("the commit is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        proxies[0].refuse();
+        proxies[1].pass();
+        let outcome = asking.join().unwrap();
+        assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+    });
 }
 
 /// A new primary gives out the ids that it has not heard of. It follows a timeline of its own from its first write on,
