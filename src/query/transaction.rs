@@ -50,7 +50,8 @@ impl Pool {
     /// As [`transaction`](Pool::transaction), and where the answer to the commit is lost, asks the server on
     /// another connection what became of it. So the caller gets `Ok` or `ConnectionLost` (not done), and
     /// `OutcomeUnknown` only where the server stays away for the acquire timeout, or cannot tell: after a
-    /// failover, or where it recovered from a crash and has taken a checkpoint since.
+    /// failover, on another server, or where it recovered from a crash and has taken a checkpoint or been restarted
+    /// since. With synchronous replication it is committed when the standby has it.
     ///
     /// It costs no round trip: the transaction's id comes with BEGIN. The server is told to give one out even if
     /// nothing is written, and reads its control file, some 40 µs.

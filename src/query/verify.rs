@@ -1,7 +1,7 @@
 //! What became of a transaction whose commit was not answered.
 //!
 //! The server remembers for long whether a transaction committed (PostgreSQL, "Transaction ID and Snapshot
-//! Information Functions"), so who knows its id can ask. Three things have to be watched:
+//! Information Functions"), so who knows its id can ask. Four things have to be watched:
 //!
 //! - After a crash the server may give an id out again whose first owner had left nothing on disk: asked for it, it
 //!   answers for the second one. A crash shows by statistics that were reset ("The Cumulative Statistics System").
@@ -15,6 +15,9 @@
 //!   nothing. The timeline tells: not that of the control file, which a promoted server leaves behind until it has
 //!   finished a checkpoint, but that of the log it writes.
 //! - Another server altogether knows nothing. Its system identifier tells, which primary and standby share.
+//! - With synchronous replication a commit counts once its standby has it. If the wait for that was broken off, the
+//!   server calls it committed, and a failover may still lose it; so another commit is waited for, which is behind it
+//!   in the log.
 
 use super::Execute;
 use super::options::TransactionOptions;
@@ -50,9 +53,13 @@ SELECT CASE WHEN $1 >= txid_snapshot_xmax(txid_current_snapshot()) THEN 'unassig
        started <> $4::text::timestamptz AS has_restarted,
        reset IS DISTINCT FROM $5::text::timestamptz AS has_crashed,
        checkpoint_lsn = redo_lsn AND reset >= started AND current_setting('wal_level') <> 'minimal' AS is_of_recovery,
-       (split_part(next_xid, ':', 1)::bigint << 32) + split_part(next_xid, ':', 2)::bigint > $1 AS was_known
+       (split_part(next_xid, ':', 1)::bigint << 32) + split_part(next_xid, ':', 2)::bigint > $1 AS was_known,
+       current_setting('synchronous_standby_names') <> '' AS waits_for_standbys
 FROM pg_control_checkpoint(), pg_control_system(),
      pg_postmaster_start_time() AS started, pg_stat_get_bgwriter_stat_reset_time() AS reset";
+
+/// A commit that changes nothing.
+const COMMIT_BEHIND: &str = "SELECT pg_logical_emit_message(true, 'poolhouse', '')";
 
 /// What the server says of the transaction and of itself.
 #[derive(Debug, Clone, Deserialize)]
@@ -70,6 +77,7 @@ struct Facts {
     is_of_recovery: bool,
     /// The id was given out before the last checkpoint.
     was_known: bool,
+    waits_for_standbys: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -123,7 +131,12 @@ impl Ticket {
     pub(super) fn ask(&self, connection: &Connection) -> Result<Fate> {
         let Ticket { id, system, timeline, started, reset } = self;
         let facts = connection.execute_query_one::<Facts>(ASK, &[id, system, timeline, started, reset])?;
-        Ok(facts.map_or(Fate::Unknown, |facts| facts.fate()))
+        let Some(facts) = facts else { return Ok(Fate::Unknown) };
+        let fate = facts.fate();
+        if fate == Fate::Committed && facts.waits_for_standbys {
+            connection.execute_write(COMMIT_BEHIND, &[])?;
+        }
+        Ok(fate)
     }
 }
 
@@ -168,6 +181,7 @@ mod tests {
         has_crashed: false,
         is_of_recovery: false,
         was_known: false,
+        waits_for_standbys: false,
     };
     const RECOVERED: Facts = Facts {
         has_restarted: true,

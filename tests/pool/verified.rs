@@ -222,6 +222,36 @@ fn an_id_that_the_new_primary_gives_out_is_not_taken_for_ours() {
     }
 }
 
+/// The server calls it committed all the same, and if it fails now the standby knows nothing of it.
+#[test]
+fn a_commit_whose_standby_never_answered_is_not_told_as_done_before_it_does() {
+    let primary = Postgres::start();
+    let Some(standby) = primary.standby() else {
+        return eprintln!("skipped: pg_basebackup is not installed");
+    };
+    primary.commit_synchronously();
+    let mut settings = primary.pool_settings();
+    settings.statement_timeout = Some(200 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    let verified = |within| {
+        let options = TransactionOptions { verify_within: Some(within), ..TransactionOptions::default() };
+        pool.transaction_with(&options, insert)
+    };
+    standby.freeze();
+    let error = verified(Duration::from_secs(2)).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert_eq!(rows(&mut primary.client()), 1, "for itself the primary has done it");
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| verified(Duration::from_secs(20)));
+        eventually("it is done but for the standby", Duration::from_secs(10), || {
+            rows(&mut primary.client()) == 2
+        });
+        standby.thaw();
+        assert_eq!(asking.join().unwrap().unwrap(), 1);
+    });
+}
+
 #[test]
 fn a_commit_before_a_crash_is_told_as_done_after_it() {
     let server = Postgres::start();
