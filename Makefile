@@ -1,7 +1,7 @@
 # Everything one does with this repository. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model chaos bench bench-http deps
+.PHONY: help run build test model fuzz chaos bench bench-http deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -26,6 +26,12 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 model: deps ## Explore the interleavings of the gate's threads (about a minute)
 	RUSTFLAGS='--cfg poolhouse_shuttle' CARGO_TARGET_DIR=target/model \
 		cargo test --locked --lib gate::tests::interleavings
+
+# Everything that takes its number of random cases from PROPTEST_CASES; a failure prints the smallest input.
+fuzz: deps ## Random settings, headers, requests, rows, CSV and SQL texts, CASES=20000 of each kind
+	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --lib --bins
+	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --test integration -- \
+		settings::bad_values decode::round_trips hostile::a_damaged_request
 
 chaos: deps ## Break a real server in every way for MINUTES=3, and judge what callers were told; SEED=… again
 	cargo test --release --locked --test chaos -- --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))

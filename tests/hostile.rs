@@ -163,7 +163,7 @@ fn a_damaged_request_is_the_clients_fault_and_harms_nobody() {
         let statuses = statuses(&exchange(&app, request.as_bytes()));
         assert!(matches!(statuses[..], [200 | 201 | 204 | 404]), "{statuses:?} for {request}");
     }
-    let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let config = Config { failure_persistence: None, ..Config::default() };
     let strategy = (select(requests.to_vec()), vec(damage(), 1..4));
     let outcome = TestRunner::new(config).run(&strategy, |(request, damages)| {
         let mut request = request.into_bytes();

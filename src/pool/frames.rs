@@ -171,6 +171,9 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
         let mut message = vec![kind];
@@ -274,6 +277,48 @@ mod tests {
             assert!(first == cut || (cut < 5 && first == 0), "{first} of {cut}");
             assert_eq!(frames.observe(&error[cut..], &wire), error.len());
             assert_eq!(frames.observe(&reply, &wire), 0);
+        }
+    }
+
+    /// What a server may say, and at the end what it never says in full.
+    fn messages() -> impl Strategy<Value = Vec<u8>> {
+        let kind = prop_oneof![Just(b'E'), Just(b'G'), Just(b'D'), any::<u8>()];
+        let ready = select(b"ITE".to_vec()).prop_map(|status| message(b'Z', &[status]));
+        let other = (kind, vec(any::<u8>(), 0..12))
+            .prop_filter("a status is one byte", |(kind, _)| *kind != b'Z')
+            .prop_map(|(kind, body)| message(kind, &body));
+        let whole = vec(prop_oneof![ready, other.clone()], 0..12).prop_map(|all| all.concat());
+        let cut = (other, 0..9_usize).prop_map(|(all, cut)| all[..cut.min(all.len())].to_vec());
+        (whole, cut).prop_map(|(whole, cut)| [whole, cut].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_server_says_means_the_same_however_it_is_cut(
+            bytes in messages(),
+            cuts in vec(1..9_usize, 1..20),
+        ) {
+            let (whole, in_parts) = (Wire::new(), Wire::new());
+            let held = Frames::default().observe(&bytes, &whole);
+            let (mut frames, mut rest, mut last) = (Frames::default(), bytes.as_slice(), 0);
+            for cut in cuts.iter().cycle() {
+                let (part, others) = rest.split_at(rest.len().min(*cut));
+                if part.is_empty() {
+                    break;
+                }
+                (last, rest) = (frames.observe(part, &in_parts), others);
+            }
+            prop_assert_eq!(in_parts.status(), whole.status());
+            prop_assert_eq!(in_parts.has_lost_count(), whole.has_lost_count());
+            prop_assert_eq!(last, held);
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in vec(any::<u8>(), 0..60)) {
+            let wire = Wire::new();
+            Frames::default().observe(&bytes, &wire);
+            Requests::default().observe(&bytes, &wire);
+            let _ = message_of(&bytes);
         }
     }
 }

@@ -4,6 +4,8 @@ use super::*;
 use actix_web::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
 use actix_web::{App, HttpRequest, web};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::atomic::Ordering;
 
@@ -126,4 +128,39 @@ fn guessing_is_reported_once_with_a_count_and_not_once_per_guess() {
     assert!((0..10_000).all(|_| refusals.count().is_none()));
     refusals.next_report.store(0, Ordering::Relaxed);
     assert_eq!(refusals.count(), Some(10_001));
+}
+
+/// Bytes that a header's value may have, with those in between that mean something here.
+fn header_value() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![Just(b' '), Just(b'\t'), 0x21..=0x7e_u8, 0x80..=0xff_u8];
+    let word = prop_oneof![
+        Just(b"Bearer".to_vec()),
+        Just(b"bearer ".to_vec()),
+        Just(FIRST.as_bytes().to_vec()),
+        Just(b"\"".to_vec()),
+        Just(b",".to_vec()),
+        vec(byte, 0..12),
+    ];
+    vec(word, 0..6).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_header_says_only_the_token_passes(values in vec(header_value(), 0..3)) {
+        let auth = BearerAuth::new([token("first", FIRST)]);
+        let mut headers = HeaderMap::new();
+        for value in &values {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        }
+        let is_right = match &values[..] {
+            [value] => {
+                let value = value.trim_ascii();
+                value.len() > 7
+                    && value[..7].eq_ignore_ascii_case(b"bearer ")
+                    && value[7..].trim_ascii() == FIRST.as_bytes()
+            }
+            _ => false,
+        };
+        prop_assert_eq!(auth.check(&headers).is_ok(), is_right, "{:?}", headers);
+    }
 }

@@ -1,4 +1,7 @@
 use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
 
 fn problems(text: &[u8]) -> String {
     let mut file = MovieFile::new(text);
@@ -107,4 +110,71 @@ fn a_quote_that_is_never_closed_does_not_fill_the_memory() {
     assert_eq!(file.next().unwrap(), None);
     assert!(file.bytes() < 2 * RECORD_LIMIT);
     assert_eq!(file.into_problems().to_string(), "  line 2: more than 1024 KiB: is a closing quote missing?");
+}
+
+/// Lines of what means something in these files, and of what does not.
+fn file() -> impl Strategy<Value = Vec<u8>> {
+    const WORDS: [&[u8]; 16] = [
+        b"movieId,title,genres\n",
+        b",",
+        b"\"",
+        b"\"\"",
+        b"\n",
+        b"\r\n",
+        b"|",
+        b"(1995)",
+        b"Drama",
+        b"War|Drama",
+        b"(no genres listed)",
+        b"17",
+        b"-1",
+        b"99999999999",
+        b"\xff",
+        "Amélie ".as_bytes(),
+    ];
+    let word = prop_oneof![4 => select(&WORDS[..]).prop_map(<[u8]>::to_vec), 1 => vec(any::<u8>(), 0..6)];
+    let line = prop_oneof![
+        vec(word, 0..8).prop_map(|words| words.concat()),
+        (1..50_u32).prop_map(|id| format!("{id},A (1999),Drama\n").into_bytes()),
+    ];
+    vec(line, 0..20).prop_map(|lines| [b"movieId,title,genres\n".to_vec(), lines.concat()].concat())
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_in_a_file_is_read_or_reported(text in file()) {
+        let mut file = MovieFile::new(text.as_slice());
+        let mut ids = std::collections::HashSet::new();
+        while let Some(movie) = file.next().unwrap() {
+            prop_assert!(movie.movie_id > 0 && ids.insert(movie.movie_id), "{:?}", movie);
+            prop_assert!(!movie.title.trim().is_empty() && !movie.title.contains(char::is_control), "{:?}", movie);
+            prop_assert!(movie.year.is_none_or(|year| YEARS.contains(&year)), "{:?}", movie);
+            prop_assert!(movie.genres.iter().all(|genre| GENRES.contains(genre)), "{:?}", movie);
+        }
+        prop_assert!(file.bytes() == text.len() as u64 || !file.is_good(), "it stopped half way and says nothing");
+        prop_assert!(!ids.is_empty() || !file.is_good(), "nothing was read and nothing reported");
+        prop_assert!(!file.into_problems().to_string().contains(['\r', '\u{1b}']), "it moves the cursor");
+    }
+
+    #[test]
+    fn whatever_a_movie_is_called_it_comes_back(
+        titles in vec("[\\PC\",|()']{0,20}[a-z]", 1..20),
+        genres in vec(subsequence(GENRES.to_vec(), 0..4), 20),
+    ) {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(HEADER).unwrap();
+        for (index, (title, genres)) in titles.iter().zip(&genres).enumerate() {
+            let genres = if genres.is_empty() { NO_GENRES.to_owned() } else { genres.join("|") };
+            let id = (index + 1).to_string();
+            writer.write_record([id.as_str(), &format!("{title} (1999)"), genres.as_str()]).unwrap();
+        }
+        let text = writer.into_inner().unwrap();
+        let mut file = MovieFile::new(text.as_slice());
+        for (title, genres) in titles.iter().zip(genres) {
+            let movie = file.next().unwrap().map(|movie| (movie.title.to_owned(), movie.year, movie.genres.len()));
+            prop_assert_eq!(movie, Some((title.trim().to_owned(), Some(1999), genres.len())));
+        }
+        prop_assert_eq!(file.next().unwrap(), None);
+        prop_assert!(file.is_good());
+    }
 }
