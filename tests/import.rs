@@ -1,11 +1,12 @@
 //! Importing MovieLens files: all or nothing, again without harm.
 
 use crate::support::app::poolhouse;
-use crate::support::{Database, postgres};
+use crate::support::{Database, Proxy, eventually, postgres};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const HEADER: &str = "movieId,title,genres\r\n";
@@ -186,6 +187,59 @@ fn imports_at_the_same_time_go_one_after_the_other() {
     assert_eq!(rows.len(), 5000);
     let word = if rows[0].contains("Up") { "Up" } else { "Down" };
     assert!(rows.iter().all(|row| row.contains(word)), "a mixture of both files");
+}
+
+/// The server commits, and its answer never arrives.
+#[test]
+fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
+    const SOON: Duration = Duration::from_secs(10);
+    let database = postgres::fresh_database().with_schema();
+    let mut direct = database.client();
+    // A commit of new movies waits for a lock of ours.
+    let waiting_commit = "
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON movies DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION wait()";
+    direct.batch_execute(waiting_commit).unwrap();
+    let mut count = |sql: &str| direct.query_one(sql, &[]).unwrap().get::<_, i64>(0);
+    let proxy = Proxy::to(&database.settings());
+    let directory = TempDir::new().unwrap();
+    for (movies, comes_back) in [(1, true), (2, false)] {
+        let lines: String = (1..=movies).map(|id| format!("{id},Film {id},Drama\r\n")).collect();
+        fs::write(directory.path().join("movies.csv"), HEADER.to_owned() + &lines).unwrap();
+        count("SELECT count(pg_advisory_lock(1)::text)");
+        let mut import = poolhouse(directory.path());
+        import.args(["import", "movies.csv"]).env("DATABASE_URL", postgres::url(&proxy.settings()));
+        if !comes_back {
+            import.env("DB_POOL_ACQUIRE_TIMEOUT_S", "1");
+        }
+        let child = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("it commits", SOON, || {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event = 'advisory' AND query = 'COMMIT'";
+            count(sql) == 1
+        });
+        proxy.stall_replies_after(0);
+        count("SELECT count(pg_advisory_unlock(1))");
+        eventually("it is committed", SOON, || count("SELECT count(*) FROM movies") == movies);
+        proxy.cut();
+        if comes_back {
+            proxy.pass();
+            assert_imported(&child.wait_with_output().unwrap(), "inserted 1, updated 0, unchanged 0");
+            continue;
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(!said.contains("nothing was loaded"), "{said}");
+        for words in ["import of movies.csv: outcome unknown", "may or may not", "importing it again"] {
+            assert!(said.contains(words), "{words:?} is missing in: {said}");
+        }
+    }
+    // As it was told.
+    let again = import_file(&database, directory.path(), "movies.csv");
+    assert_imported(&again, "inserted 0, updated 0, unchanged 2");
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Imported {
     }
 }
 
-/// Why nothing was loaded.
+/// Why it is not known that all was loaded.
 #[derive(Debug)]
 pub(crate) enum ImportError {
     /// The file is not what it should be.
@@ -40,6 +40,9 @@ impl fmt::Display for ImportError {
         match self {
             ImportError::BadLines(problems) => write!(f, "nothing was loaded:\n{problems}"),
             ImportError::Unreadable(error) => write!(f, "nothing was loaded, reading failed: {error}"),
+            ImportError::Database(error @ Error::OutcomeUnknown(_)) => {
+                write!(f, "{error}; all of it is loaded or nothing, and importing it again does no harm")
+            }
             ImportError::Database(error) => write!(f, "nothing was loaded: {error}"),
         }
     }
@@ -65,13 +68,14 @@ impl Watch for () {
 ///
 /// # Blocking
 ///
-/// Until the whole file is in: with the real MovieLens file of 86,537 movies a second or two.
+/// Until the whole file is in: with the real MovieLens file of 86,537 movies a second or two. Where the answer to
+/// the commit is lost, for the acquire timeout more, to ask what became of it.
 pub(crate) fn import_movies(
     pool: &Pool,
     input: impl Read,
     watch: &mut impl Watch,
 ) -> Result<Imported, ImportError> {
-    let imported = pool.transaction(|tx| {
+    let imported = pool.transaction_verified(|tx| {
         let target = repository::prepare(tx)?;
         let total = send(tx, target, input, watch).map_err(|error| match error {
             ImportError::Database(error) => error,
