@@ -2,8 +2,10 @@
 
 use crate::support::app::{App, poolhouse};
 use crate::support::eventually;
+use crate::support::server::cluster::Programs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -158,8 +160,8 @@ fn a_lock_file_that_nobody_can_read_is_no_obstacle() {
     }
 }
 
-#[test]
-fn a_server_left_behind_without_its_lock_file_is_ended_first() {
+/// Kills a service and leaves its server running, with a lock file that nobody can read.
+fn leave_behind_without_lock_file() -> (Pid, TempDir) {
     let app = serve(project());
     let server = postmaster(&data(&app));
     kill_guard_of(server);
@@ -167,8 +169,37 @@ fn a_server_left_behind_without_its_lock_file_is_ended_first() {
     let project = app.kill();
     assert!(is_running(server));
     fs::write(lock, "").unwrap();
-    let app = serve(project);
+    (server, project)
+}
+
+#[test]
+fn a_server_left_behind_without_its_lock_file_is_ended_first() {
+    let (server, project) = leave_behind_without_lock_file();
+    // PostgreSQL's programs are to be found, and where they have a directory of their own, `ps` is not.
+    let path = Programs::find(None).unwrap().bin;
+    let path = if cfg!(target_os = "linux") { path.into_os_string() } else { env::var_os("PATH").unwrap() };
+    let app = App::launch(project, &[("PATH", path.to_str().unwrap())]);
     assert!(!is_running(server));
+    assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+#[test]
+fn a_lock_file_stays_where_nothing_shows_whether_its_server_runs() {
+    // `ps` reads /proc as well.
+    let without_processes =
+        ["unshare", "--mount", "sh", "-c", r#"mount -t tmpfs none /proc && exec "$0" "$@""#];
+    let mut attempt = Command::new(without_processes[0]);
+    let attempt = attempt.args(&without_processes[1..]).arg("true").stderr(Stdio::null()).status();
+    if !attempt.is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: /proc cannot be hidden from a process here");
+    }
+    let (server, project) = leave_behind_without_lock_file();
+    let (status, log, project) = App::spawn(&without_processes, project, &[]).ended(GONE_WITHIN);
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("neither /proc nor ps shows"), "{log}");
+    assert!(project.path().join(".poolhouse/data/postmaster.pid").exists());
+    assert!(is_running(server));
+    let app = serve(project);
     assert!(movies(&app, "casablanca").contains("1942"));
 }
 

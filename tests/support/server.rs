@@ -2,7 +2,7 @@
 
 #[path = "../../src/bin/poolhouse/cluster/mod.rs"]
 #[allow(dead_code, reason = "the binary's code; tests need only part of it")]
-pub(super) mod cluster;
+pub(crate) mod cluster;
 mod standby;
 
 use super::eventually;

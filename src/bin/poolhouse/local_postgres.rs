@@ -12,7 +12,8 @@
 //! Where the server's user cannot enter the current directory (root's home, say), all of this is in a
 //! directory of its own below `/var/lib/poolhouse` instead.
 
-use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown, kill_all, tail};
+use crate::cluster::processes::kill_all;
+use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown, tail};
 use crate::stop;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -93,7 +94,7 @@ impl LocalPostgres {
                 create(&cluster, &home)?
             }
         };
-        if let Some(pid) = cluster.left_behind() {
+        if let Some(pid) = cluster.left_behind()? {
             log::warn!("Stopping the private PostgreSQL that an earlier run left behind (process {pid})");
             end_left_behind(pid)?;
         }

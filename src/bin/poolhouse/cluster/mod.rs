@@ -2,13 +2,12 @@
 //! stopped. Whose server it is, and where it lives, is the caller's business.
 
 mod account;
-mod processes;
+pub(crate) mod processes;
 mod programs;
 mod server;
 mod watchdog;
 
 pub(crate) use account::Account;
-pub(crate) use processes::kill_all;
 pub(crate) use programs::Programs;
 pub(crate) use server::{Server, Shutdown};
 pub(crate) use watchdog::Watchdog;
@@ -16,6 +15,7 @@ pub(crate) use watchdog::Watchdog;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use processes::Process;
 use server::LockFile;
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -257,29 +257,31 @@ impl Cluster {
     /// A `postmaster.pid` whose process is no server of this directory is removed: after a restart of the
     /// machine that number may be anybody's, and the server would refuse to start because of it. So it would
     /// with one that a power cut has left empty or garbled.
-    pub(crate) fn left_behind(&self) -> Option<Pid> {
-        let running = match LockFile::read(&self.data) {
-            // Dead: the server itself sees that, and checks for orphaned backends by what the file says.
-            Some(file) if kill(file.pid, None).is_err() => return None,
-            Some(file) => command_line(file.pid)
-                .is_some_and(|line| line.contains(&*self.data.to_string_lossy()))
-                .then_some(file.pid),
-            None => self.find_server(),
+    ///
+    /// # Errors
+    ///
+    /// The system does not show its processes; nothing is removed then.
+    pub(crate) fn left_behind(&self) -> Result<Option<Pid>, ClusterError> {
+        let lock = LockFile::read(&self.data);
+        // Dead: the server itself sees that, and checks for orphaned backends by what the file says.
+        if lock.as_ref().is_some_and(|lock| kill(lock.pid, None).is_err()) {
+            return Ok(None);
+        }
+        let data = self.data.to_string_lossy();
+        // As `start` writes it; the watchdog's command line names the directory too.
+        let option = format!(" -D {data} ");
+        let is_ours = |process: &Process| match &lock {
+            _ if process.has_ended() => false,
+            Some(lock) => process.pid == lock.pid && process.command.contains(&*data),
+            None => process.command.contains(&option),
         };
+        let table = processes::table()
+            .map_err(ClusterError::during(format!("find out whether a server runs on {data}")))?;
+        let running = table.into_iter().find(is_ours).map(|process| process.pid);
         if running.is_none() {
             let _ = fs::remove_file(self.data.join("postmaster.pid"));
         }
-        running
-    }
-
-    /// Looks through every process for the server of this directory.
-    fn find_server(&self) -> Option<Pid> {
-        // As `start` writes it; the watchdog's command line names the directory too.
-        let option = format!(" -D {} ", self.data.display());
-        let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,command="]).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let server = text.lines().find(|line| line.contains(&option))?;
-        server.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
+        Ok(running)
     }
 
     /// The port of the server that is ready on the data directory `data`, whoever started it.
@@ -338,14 +340,6 @@ pub(crate) fn free_port() -> io::Result<u16> {
         }
     }
     Err(last)
-}
-
-fn command_line(pid: Pid) -> Option<String> {
-    if let Ok(bytes) = fs::read(format!("/proc/{pid}/cmdline")) {
-        return Some(String::from_utf8_lossy(&bytes).replace('\0', " "));
-    }
-    let output = Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output().ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Whether `data` can be made: there is nothing, or an empty directory.
