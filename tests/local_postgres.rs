@@ -2,7 +2,7 @@
 
 use crate::support::app::{App, poolhouse};
 use crate::support::eventually;
-use crate::support::server::cluster::Programs;
+use crate::support::server::cluster::{Account, Cluster, Programs, Shutdown};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::env;
@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a server may take to end after its poolhouse was killed.
@@ -158,6 +158,22 @@ fn a_lock_file_that_nobody_can_read_is_no_obstacle() {
         assert!(movies(&app, "casablanca").contains("1942"));
         project = app.stop().2;
     }
+}
+
+/// As in a container whose first process does not know that it is one: here we are the parent.
+#[test]
+fn a_server_left_behind_that_nobody_buries_is_not_waited_for() {
+    let (_, _, project) = serve(project()).stop();
+    let data = project.path().join(".poolhouse/data");
+    let account = Account::for_server(&data).unwrap();
+    let cluster = Cluster::new(Programs::find(None).unwrap(), data, account);
+    let server = cluster.start_anywhere(&[], &project.path().join("log")).unwrap();
+    let start = Instant::now();
+    let app = serve(project);
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert!(app.log().contains(&format!("left behind (process {})", server.pid())), "{}", app.log());
+    assert!(movies(&app, "casablanca").contains("1942"));
+    assert!(server.stop(Shutdown::Fast, Duration::ZERO).unwrap().success());
 }
 
 /// Kills a service and leaves its server running, with a lock file that nobody can read.

@@ -12,7 +12,7 @@
 //! Where the server's user cannot enter the current directory (root's home, say), all of this is in a
 //! directory of its own below `/var/lib/poolhouse` instead.
 
-use crate::cluster::processes::kill_all;
+use crate::cluster::processes::{is_running, kill_all};
 use crate::cluster::{Account, Cluster, ClusterError, Programs, Server, Shutdown, tail};
 use crate::stop;
 use nix::sys::signal::{Signal, kill};
@@ -94,7 +94,8 @@ impl LocalPostgres {
                 create(&cluster, &home)?
             }
         };
-        if let Some(pid) = cluster.left_behind()? {
+        // Asked again after its end: where it was killed and is not buried, its lock file is in the way.
+        while let Some(pid) = cluster.left_behind()? {
             log::warn!("Stopping the private PostgreSQL that an earlier run left behind (process {pid})");
             end_left_behind(pid)?;
         }
@@ -308,7 +309,7 @@ fn end_left_behind(pid: Pid) -> Result<(), ClusterError> {
         }
         let deadline = Instant::now() + STOP_PATIENCE;
         while Instant::now() < deadline {
-            if kill(pid, None).is_err() {
+            if !is_running(pid) {
                 return Ok(());
             }
             if stop::is_asked() {

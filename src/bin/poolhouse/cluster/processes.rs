@@ -1,6 +1,7 @@
 //! The system's table of processes: for servers that are no children of ours, or that do not answer any more.
 
 use super::ClusterError;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -22,6 +23,12 @@ impl Process {
     pub(crate) fn has_ended(&self) -> bool {
         self.state == 'Z'
     }
+}
+
+/// Whether a process has not ended yet. One that nobody buries, as its parent should, keeps its number.
+pub(crate) fn is_running(pid: Pid) -> bool {
+    let has_ended = |row: &Process| row.pid == pid && row.has_ended();
+    kill(pid, None) != Err(Errno::ESRCH) && !table().is_ok_and(|table| table.iter().any(has_ended))
 }
 
 /// Whether a process has been stopped where it stands, as by SIGSTOP or a debugger: it will not react to anything.
