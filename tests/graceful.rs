@@ -5,8 +5,7 @@ mod ends;
 mod private_server;
 mod supervisors;
 
-use crate::support::App;
-use crate::support::eventually;
+use crate::support::{App, children_of, eventually, processes, running};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{ErrorKind, Read, Write};
@@ -129,23 +128,4 @@ fn supervisors_socket(directory: &Path, is_abstract: bool) -> (UnixDatagram, Str
     let socket = UnixDatagram::bind_addr(&address.unwrap()).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     (socket, name)
-}
-
-/// Number, parent, state and command line of every process.
-fn processes() -> Vec<(i32, i32, String, String)> {
-    let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,ppid=,stat=,args="]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let row = |line: &str| {
-        let mut fields = line.split_whitespace();
-        let mut field = || fields.next().unwrap().to_owned();
-        let (pid, parent, state) = (field().parse().unwrap(), field().parse().unwrap(), field());
-        (pid, parent, state, fields.collect::<Vec<_>>().join(" "))
-    };
-    text.lines().map(row).collect()
-}
-
-/// Those of `pids` that have not ended.
-fn running(pids: &[i32]) -> Vec<i32> {
-    let alive = processes().into_iter().filter(|(.., state, _)| !state.starts_with('Z'));
-    alive.map(|(pid, ..)| pid).filter(|pid| pids.contains(pid)).collect()
 }

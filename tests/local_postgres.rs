@@ -1,8 +1,8 @@
 //! The private PostgreSQL of a developer who has configured no database.
 
 use crate::support::app::{App, poolhouse};
-use crate::support::eventually;
 use crate::support::server::cluster::{Account, Cluster, Programs, Shutdown};
+use crate::support::{eventually, is_running, processes};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::env;
@@ -37,19 +37,16 @@ fn postmaster(data: &Path) -> Pid {
     Pid::from_raw(text.lines().next().unwrap().trim().parse().unwrap())
 }
 
-fn is_running(pid: Pid) -> bool {
-    // A process that has ended and that nobody has waited for still has a number.
-    let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
-    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    !state.is_empty() && !state.starts_with('Z')
+/// Those whose command line has these `words`.
+fn processes_with(words: &str) -> Vec<Pid> {
+    let all = processes().into_iter().filter(|process| process.command.contains(words));
+    all.map(|process| process.pid).collect()
 }
 
 /// Kills the shell that would end the server after its service.
 fn kill_guard_of(server: Pid) {
-    let guards =
-        Command::new("pgrep").args(["-f", &format!("poolhouse-watchdog {server} ")]).output().unwrap();
-    for guard in String::from_utf8_lossy(&guards.stdout).lines() {
-        kill(Pid::from_raw(guard.parse().unwrap()), Signal::SIGKILL).unwrap();
+    for guard in processes_with(&format!("poolhouse-watchdog {server} ")) {
+        kill(guard, Signal::SIGKILL).unwrap();
     }
 }
 
@@ -294,9 +291,7 @@ fn a_first_run_that_is_killed_leaves_nothing_running() {
     eventually("initdb is at work", GONE_WITHIN, || made.exists());
     first.kill().unwrap();
     first.wait().unwrap();
-    eventually("initdb ends", GONE_WITHIN, || {
-        !Command::new("pgrep").args(["-f", &half_made]).output().unwrap().status.success()
-    });
+    eventually("initdb ends", GONE_WITHIN, || processes_with(&half_made).is_empty());
     // Three databases are in a directory that has been completed.
     assert!(fs::read_dir(made).unwrap().count() < 3, "initdb went on to its end");
     let app = serve(project);

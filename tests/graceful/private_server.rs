@@ -14,15 +14,14 @@ fn project() -> TempDir {
     directory
 }
 
-fn postmaster_of(app: &App) -> i32 {
+fn postmaster_of(app: &App) -> Pid {
     let file = app.directory().join(".poolhouse/data/postmaster.pid");
-    fs::read_to_string(file).unwrap().lines().next().unwrap().trim().parse().unwrap()
+    Pid::from_raw(fs::read_to_string(file).unwrap().lines().next().unwrap().trim().parse().unwrap())
 }
 
 /// The postmaster and its processes.
-fn family_of(postmaster: i32) -> Vec<i32> {
-    let all = processes().into_iter();
-    all.filter(|(pid, parent, ..)| [pid, parent].contains(&&postmaster)).map(|(pid, ..)| pid).collect()
+fn family_of(postmaster: Pid) -> Vec<Pid> {
+    [vec![postmaster], children_of(postmaster)].concat()
 }
 
 fn client(directory: &Path) -> postgres::Client {
@@ -51,7 +50,7 @@ fn a_frozen_one_is_killed_with_all_its_processes_and_a_signal_ends_the_next_load
     let family = family_of(postmaster_of(&app));
     assert!(family.len() > 5, "{family:?}");
     for pid in &family {
-        kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
+        kill(*pid, Signal::SIGSTOP).unwrap();
     }
     let start = Instant::now();
     let (status, log, project) = app.stop();
@@ -83,7 +82,7 @@ fn one_whose_processes_do_not_end_is_killed_with_them() {
     server.freeze();
     let postmaster = server.pid();
     kill(postmaster, Signal::SIGCONT).unwrap();
-    let family = family_of(postmaster.as_raw());
+    let family = family_of(postmaster);
     let start = Instant::now();
     server.stop_fast_within(Duration::from_millis(200));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -101,7 +100,7 @@ fn a_signal_ends_its_making_and_leaves_nothing_half_made() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("Application shutting down"), "{log}");
     let name = half_made.to_str().unwrap();
-    let left: Vec<_> = processes().into_iter().filter(|(.., command)| command.contains(name)).collect();
+    let left: Vec<_> = processes().into_iter().filter(|process| process.command.contains(name)).collect();
     assert!(left.is_empty(), "{left:?}");
     let names: Vec<_> = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["lock"]);

@@ -100,9 +100,11 @@ fn can_be_first() -> Result<(), String> {
     }
 }
 
-fn children_of(parent: i32) -> Vec<(i32, String)> {
-    let children = processes().into_iter().filter(|(_, of, ..)| *of == parent);
-    children.map(|(pid, _, state, _)| (pid, state)).collect()
+/// The service itself, the only child of what runs it.
+fn first_of(app: &App) -> Pid {
+    let children = children_of(Pid::from_raw(app.pid().cast_signed()));
+    assert_eq!(children.len(), 1, "{children:?}");
+    children[0]
 }
 
 #[test]
@@ -115,9 +117,8 @@ fn the_first_process_of_a_container_takes_signals_and_buries_orphans() {
     let launch = || {
         let variables = [("DATABASE_URL", &*database.url())];
         let app = App::spawn(&FIRST, tempfile::tempdir().unwrap(), &variables).until_it_answers();
-        let first = children_of(app.pid().cast_signed());
-        assert_eq!(first.len(), 1, "{first:?}");
-        (app, first[0].0)
+        let first = first_of(&app);
+        (app, first)
     };
 
     let (app, first) = launch();
@@ -134,13 +135,13 @@ fn the_first_process_of_a_container_takes_signals_and_buries_orphans() {
     fs::write(&fifo, "").unwrap();
     eventually("the orphan is buried", SOON, || children_of(first).is_empty());
 
-    kill(Pid::from_raw(first), Signal::SIGTERM).unwrap();
+    kill(first, Signal::SIGTERM).unwrap();
     let (status, log, _) = app.ended(SOON);
     assert_eq!(status.code(), Some(0), "{log}");
     assert_in_order(&log, &["Application shutting down", "Closed database connection pool"]);
 
     let (app, first) = launch();
-    kill(Pid::from_raw(first), Signal::SIGQUIT).unwrap();
+    kill(first, Signal::SIGQUIT).unwrap();
     assert_eq!(app.ended(SOON).0.code(), Some(131));
 }
 
@@ -155,7 +156,7 @@ fn the_first_process_of_a_container_can_be_stopped_while_it_starts() {
     let variables = [("DATABASE_URL", &*url), ("DB_CONNECT_TIMEOUT_S", "60"), ("DB_START", "fail")];
     let app = App::spawn(&FIRST, tempfile::tempdir().unwrap(), &variables);
     until_logged(&app, "Connecting to PostgreSQL");
-    kill(Pid::from_raw(children_of(app.pid().cast_signed())[0].0), Signal::SIGTERM).unwrap();
+    kill(first_of(&app), Signal::SIGTERM).unwrap();
     let (status, log, _) = app.ended(PROMPTLY);
     assert_eq!(status.code(), Some(0), "{log}");
 }

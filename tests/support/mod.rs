@@ -12,7 +12,8 @@ pub(crate) use app::App;
 pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use postgres::Database;
 pub(crate) use proxy::Proxy;
-pub(crate) use server::Postgres;
+pub(crate) use server::cluster::processes::is_running;
+pub(crate) use server::{Postgres, children_of, processes, running};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

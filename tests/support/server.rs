@@ -7,6 +7,7 @@ mod standby;
 
 use super::eventually;
 use super::postgres::{Database, GUEST, GUEST_PASSWORD, SUPERUSER, connect, create_database, parse};
+use cluster::processes::{Process, table};
 use cluster::{Account, Cluster, Programs, Server, Shutdown, Watchdog};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -113,11 +114,9 @@ impl Postgres {
         kill(self.pid(), Signal::SIGSTOP).expect("the postmaster stops");
         let processes = self.processes();
         self.end(Shutdown::Crash);
-        for pid in &processes {
-            let _ = kill(*pid, Signal::SIGKILL);
-        }
         // The next start is refused while one of them holds on to the shared memory.
-        eventually("every process of the server is gone", Duration::from_secs(10), || !any_runs(&processes));
+        let are_gone = || running(&processes).is_empty();
+        eventually("every process of the server is gone", Duration::from_secs(10), are_gone);
     }
 
     /// Starts it on the same port after one of the ways to stop it.
@@ -262,20 +261,18 @@ fn copy_directory(from: &Path, to: &Path) {
     assert!(status.expect("cp runs").success(), "cannot copy {} to {}", from.display(), to.display());
 }
 
-/// Whether any of these processes is more than an entry that its parent has not taken note of.
-fn any_runs(processes: &[Pid]) -> bool {
-    let list: Vec<_> = processes.iter().map(Pid::to_string).collect();
-    let output = Command::new("ps").args(["-o", "stat=", "-p", &list.join(",")]).output().expect("ps runs");
-    String::from_utf8_lossy(&output.stdout).lines().any(|state| !state.trim().starts_with('Z'))
+/// Every process there is.
+pub(crate) fn processes() -> Vec<Process> {
+    table().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The processes whose parent is `parent`.
-fn children_of(parent: Pid) -> Vec<Pid> {
-    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().expect("ps runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let pairs = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
-    pairs
-        .filter(|(_, of)| of.trim() == parent.to_string())
-        .filter_map(|(pid, _)| pid.parse().ok().map(Pid::from_raw))
-        .collect()
+pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
+    processes().iter().filter(|process| process.parent == parent).map(|process| process.pid).collect()
+}
+
+/// Those of `pids` that have not ended.
+pub(crate) fn running(pids: &[Pid]) -> Vec<Pid> {
+    let all = processes().into_iter().filter(|process| !process.has_ended());
+    all.map(|process| process.pid).filter(|pid| pids.contains(pid)).collect()
 }
