@@ -3,12 +3,14 @@
 #![allow(dead_code, unused_imports, reason = "each story uses its part of this")]
 
 pub(crate) mod app;
+mod eventually;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub(crate) use app::App;
+pub(crate) use eventually::eventually;
 pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use postgres::Database;
 pub(crate) use proxy::Proxy;
@@ -17,17 +19,6 @@ pub(crate) use server::{Postgres, children_of, processes, running};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::time::{Duration, Instant};
-
-/// Asks `condition` every few milliseconds until it holds; panics with `what` when it does not in time.
-#[track_caller]
-pub(crate) fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < within, "not within {within:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// Sends SIGTERM.
 pub(crate) fn terminate(pid: u32) {

@@ -9,9 +9,12 @@ mod scenarios;
 #[path = "../../../tests/support"]
 #[allow(dead_code, reason = "the tests' code; the measurements need only part of it")]
 mod support {
+    mod eventually;
     pub(crate) mod postgres;
     pub(crate) mod proxy;
     pub(crate) mod server;
+
+    pub(crate) use eventually::eventually;
 }
 
 use clap::{Parser, ValueEnum};
