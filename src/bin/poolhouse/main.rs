@@ -15,6 +15,7 @@ mod local_postgres;
 mod notify;
 mod orphans;
 mod place;
+mod problems;
 mod progress;
 mod repositories;
 mod schema;

@@ -1,8 +1,9 @@
-//! What clients send → values the service takes, or a 422 that lists everything wrong with it.
+//! What clients send → values the service takes, or a 422 that lists what is wrong with it.
 //!
 //! Nothing is repaired: an unknown, repeated or mistyped field is refused. One courtesy, for HTML forms: a
 //! query parameter without a value counts as not given.
 
+use crate::problems::Problems;
 use crate::services::movies::{GENRES, Movie, MovieFilter, YEARS};
 use actix_web::dev::Payload;
 use actix_web::web::Query;
@@ -51,13 +52,16 @@ pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> 
     let mut filter = MovieFilter::default();
     let mut limit = DEFAULT_LIMIT;
     let mut problems = Problems::default();
-    for (index, (name, value)) in pairs.iter().enumerate() {
+    let mut given = Vec::new();
+    for (name, value) in &pairs {
         if !PARAMETERS.contains(&name.as_str()) {
             problems.add(format!("{}: unknown, known are {}", shown(name), PARAMETERS.join(", ")));
-        } else if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
+        } else if given.contains(&name) {
             problems.add(format!("{name}: given more than once"));
-        } else if !value.is_empty() {
+        } else {
+            given.push(name);
             match name.as_str() {
+                _ if value.is_empty() => {}
                 "search" => filter.search = problems.take(search(value)),
                 "genre" => filter.genre = problems.take(known_genre(value)).map(str::to_owned),
                 "year" => filter.year = problems.take(whole_number(name, value, YEARS)),
@@ -66,7 +70,7 @@ pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> 
             }
         }
     }
-    problems.none_or_refuse()?;
+    none_or_refuse(&problems)?;
     Ok((filter, limit))
 }
 
@@ -81,7 +85,7 @@ pub(crate) fn movie(body: &Map<String, Value>, path_id: Option<i32>) -> Result<M
     let title = problems.take(body_title(body.get("title")));
     let year = problems.take(body_year(body.get("year")));
     let genres = problems.take(body_genres(body.get("genres")));
-    problems.none_or_refuse()?;
+    none_or_refuse(&problems)?;
     Ok(Movie {
         movie_id: movie_id.unwrap_or_default(),
         title: title.unwrap_or_default(),
@@ -209,23 +213,8 @@ fn shown(value: &(impl fmt::Display + ?Sized)) -> String {
     }
 }
 
-/// Everything found wrong with a request.
-#[derive(Default)]
-struct Problems(Vec<String>);
-
-impl Problems {
-    fn add(&mut self, problem: String) {
-        self.0.push(problem);
-    }
-
-    /// The value of an outcome; its problem is kept.
-    fn take<T>(&mut self, outcome: Result<T, String>) -> Option<T> {
-        outcome.map_err(|problem| self.add(problem)).ok()
-    }
-
-    fn none_or_refuse(self) -> Result<(), ApiError> {
-        if self.0.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.0.join("; "))) }
-    }
+fn none_or_refuse(problems: &Problems) -> Result<(), ApiError> {
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::invalid(problems.joined("; "))) }
 }
 
 #[cfg(test)]

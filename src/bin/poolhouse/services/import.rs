@@ -1,7 +1,8 @@
 //! Loading a MovieLens file: all of it in one transaction, or nothing.
 
+use crate::problems::Problems;
 use crate::repositories::import::{self as repository, Target};
-use crate::services::movie_file::{MovieFile, MovieLine, Problems};
+use crate::services::movie_file::{MovieFile, MovieLine};
 use poolhouse::postgres;
 use poolhouse::{Error, Pool, Transaction};
 use std::fmt::{self, Write as _};
@@ -38,7 +39,9 @@ pub(crate) enum ImportError {
 impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ImportError::BadLines(problems) => write!(f, "nothing was loaded:\n{problems}"),
+            ImportError::BadLines(problems) => {
+                write!(f, "nothing was loaded:\n  {}", problems.joined("\n  "))
+            }
             ImportError::Unreadable(error) => write!(f, "nothing was loaded, reading failed: {error}"),
             ImportError::Database(error @ Error::OutcomeUnknown(_)) => {
                 write!(f, "{error}; all of it is loaded or nothing, and importing it again does no harm")

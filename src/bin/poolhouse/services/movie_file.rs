@@ -1,11 +1,11 @@
 //! The MovieLens format, line by line: `movieId,title,genres`, the year in parentheses at the title's end, the
 //! genres separated by `|`. Nothing here knows a database.
 
+use crate::problems::Problems;
 use crate::services::movies::{GENRES, YEARS};
 use csv::ByteRecord;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fmt;
 use std::io::{self, Read};
 use std::rc::Rc;
 
@@ -15,8 +15,6 @@ const HEADER: [&str; 3] = ["movieId", "title", "genres"];
 const NO_GENRES: &str = "(no genres listed)";
 /// No movie is described in more; a missing closing quote would have us read the rest of the file as one field.
 const RECORD_LIMIT: u64 = 1024 * 1024;
-/// More problems than this are counted, not shown.
-const SHOWN_PROBLEMS: usize = 20;
 
 /// A movie as one line describes it, still in the file's text.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,37 +23,6 @@ pub(crate) struct MovieLine<'a> {
     pub(crate) title: &'a str,
     pub(crate) year: Option<i32>,
     pub(crate) genres: Vec<&'a str>,
-}
-
-/// Everything wrong with a file: the first few problems with their lines, and how many there are.
-#[derive(Debug, Default)]
-pub(crate) struct Problems {
-    shown: Vec<(u64, String)>,
-    count: u64,
-}
-
-impl Problems {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    fn add(&mut self, line: u64, what: String) {
-        self.count += 1;
-        if self.shown.len() < SHOWN_PROBLEMS {
-            self.shown.push((line, what));
-        }
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<_> = self.shown.iter().map(|(line, what)| format!("  line {line}: {what}")).collect();
-        f.write_str(&lines.join("\n"))?;
-        match self.count - self.shown.len() as u64 {
-            0 => Ok(()),
-            more => write!(f, "\n  … and {more} more"),
-        }
-    }
 }
 
 /// Reads a file movie by movie. The memory it takes is one record's, and some bytes per movie for its id and
@@ -119,18 +86,18 @@ impl<R: Read> MovieFile<R> {
         loop {
             if !self.read_record()? {
                 if self.lines.is_empty() && self.is_good() {
-                    self.problems.add(1, "the file has a header and no movies".to_owned());
+                    self.add_problem(1, "the file has a header and no movies");
                 }
                 return Ok(None);
             }
             let line = self.record.position().map_or(0, csv::Position::line);
             match parse_line(&self.record) {
-                Err(what) => self.problems.add(line, what),
+                Err(what) => self.add_problem(line, &what),
                 Ok(movie) => match self.lines.insert(movie.movie_id, line) {
                     None => break,
                     Some(first) => {
-                        self.problems
-                            .add(line, format!("movie id {} is on line {first} already", movie.movie_id));
+                        let what = format!("movie id {} is on line {first} already", movie.movie_id);
+                        self.add_problem(line, &what);
                     }
                 },
             }
@@ -139,10 +106,14 @@ impl<R: Read> MovieFile<R> {
         Ok(parse_line(&self.record).ok())
     }
 
+    fn add_problem(&mut self, line: u64, what: &str) {
+        self.problems.add(format!("line {line}: {what}"));
+    }
+
     fn read_header(&mut self) -> io::Result<bool> {
         if !self.read_record()? {
             let what = format!("the file is empty, its first line must be {}", HEADER.join(","));
-            self.problems.add(1, what);
+            self.add_problem(1, &what);
             return Ok(false);
         }
         let found: Vec<_> = fields(&self.record).map(String::from_utf8_lossy).collect();
@@ -151,7 +122,7 @@ impl<R: Read> MovieFile<R> {
             && found.iter().zip(HEADER).all(|(found, name)| found.trim_start_matches('\u{feff}') == name);
         if !is_right {
             let what = format!("the header must be {}, not {}", HEADER.join(","), quoted(&found.join(",")));
-            self.problems.add(1, what);
+            self.add_problem(1, &what);
         }
         Ok(is_right)
     }
@@ -166,7 +137,7 @@ impl<R: Read> MovieFile<R> {
                 Ok(more) => return Ok(more),
                 Err(csv::ErrorKind::Io(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
                     let what = format!("more than {} KiB: is a closing quote missing?", RECORD_LIMIT / 1024);
-                    self.problems.add(start, what);
+                    self.add_problem(start, &what);
                     return Ok(false);
                 }
                 Err(csv::ErrorKind::Io(error)) => return Err(error),

@@ -63,6 +63,17 @@ fn a_bad_query_string_is_told_what_is_wrong() {
 }
 
 #[test]
+fn of_many_problems_the_first_are_told_and_the_rest_is_counted() {
+    let message = problems(movie_filter(&"a&".repeat(30_000)).unwrap_err());
+    assert!(message.len() < 4096, "{} bytes", message.len());
+    assert!(message.ends_with("; … and 29980 more"), "{message}");
+    let fields: Map<_, _> = (0..30_000).map(|number| (format!("f{number}"), json!(1))).collect();
+    let message = problems(movie(&fields, Some(7)).unwrap_err());
+    // The missing title too.
+    assert!(message.len() < 4096 && message.ends_with("; … and 29981 more"), "{message}");
+}
+
+#[test]
 fn a_good_body_is_read() {
     let full = json!({"movie_id": 7, "title": "  Alien\u{a0}", "year": 1979, "genres": ["Horror", "Sci-Fi"]});
     let expected = Movie {
