@@ -218,6 +218,7 @@ fn bad_input_gets_its_status_and_a_message_and_changes_nothing() {
     }
 
     let nul = r#"{"movie_id": 5, "title": "a\u0000b"}"#;
+    let twice = r#"{"movie_id": 5, "movie_id": 6, "title": "x", "title": "x"}"#;
     let writes = [
         ("POST", "/api/movies", "{", 400, "line 1 column 1"),
         ("POST", "/api/movies", "", 400, "line 1 column 0"),
@@ -235,6 +236,7 @@ fn bad_input_gets_its_status_and_a_message_and_changes_nothing() {
         ),
         ("POST", "/api/movies", r#"{"movie_id": 5, "title": "x", "titel": "y"}"#, 422, "'titel': unknown"),
         ("POST", "/api/movies", nul, 422, "U+0000"),
+        ("POST", "/api/movies", twice, 422, "movie_id: given more than once; title: given more than once"),
         ("PUT", &id, r#"{"movie_id": 5, "title": "x"}"#, 422, "is not the 2000000000 of the path"),
         ("PUT", &id, r#"{"title": " "}"#, 422, "title: must not be empty"),
         ("PUT", "/api/movies/0", r#"{"title": "x"}"#, 422, "from 1 to 2147483647"),

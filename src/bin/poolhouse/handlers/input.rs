@@ -9,7 +9,9 @@ use actix_web::dev::Payload;
 use actix_web::web::Query;
 use actix_web::{FromRequest, HttpRequest};
 use poolhouse::web::ApiError;
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::RangeInclusive;
@@ -30,6 +32,34 @@ const SHOWN_LENGTH: usize = 40;
 
 const PARAMETERS: [&str; 5] = ["search", "genre", "year", "after", "limit"];
 const FIELDS: [&str; 4] = ["movie_id", "title", "year", "genres"];
+
+/// A JSON object as it was sent. A map would keep the last of several fields with the same name, and not say so.
+#[derive(Debug)]
+pub(crate) struct Body(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Body, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Body;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Body(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
 
 /// The `{movie_id}` of a path.
 #[derive(Debug, Clone, Copy)]
@@ -75,16 +105,22 @@ pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> 
 }
 
 /// Reads the body of a write. The id is the path's where there is one, and the body may only repeat it.
-pub(crate) fn movie(body: &Map<String, Value>, path_id: Option<i32>) -> Result<Movie, ApiError> {
+pub(crate) fn movie(body: &Body, path_id: Option<i32>) -> Result<Movie, ApiError> {
     let mut problems = Problems::default();
-    for name in body.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
-        problems.add(format!("{}: unknown, known are {}", shown(name), FIELDS.join(", ")));
+    let mut fields: HashMap<&str, &Value> = HashMap::new();
+    for (name, value) in &body.0 {
+        if !FIELDS.contains(&name.as_str()) {
+            problems.add(format!("{}: unknown, known are {}", shown(name), FIELDS.join(", ")));
+        } else if fields.insert(name, value).is_some() {
+            problems.add(format!("{name}: given more than once"));
+        }
     }
+    let field = |name| fields.get(name).copied();
     // Every field is read whatever became of the others, so that every problem is told at once.
-    let movie_id = problems.take(body_id(body.get("movie_id"), path_id));
-    let title = problems.take(body_title(body.get("title")));
-    let year = problems.take(body_year(body.get("year")));
-    let genres = problems.take(body_genres(body.get("genres")));
+    let movie_id = problems.take(body_id(field("movie_id"), path_id));
+    let title = problems.take(body_title(field("title")));
+    let year = problems.take(body_year(field("year")));
+    let genres = problems.take(body_genres(field("genres")));
     none_or_refuse(&problems)?;
     Ok(Movie {
         movie_id: movie_id.unwrap_or_default(),

@@ -1,12 +1,11 @@
 //! `/api/movies`: reading is open, writing needs a token.
 
-use super::input::{self, MovieId};
+use super::input::{self, Body, MovieId};
 use crate::services::movies::{self as service, Movie, MovieError};
 use actix_web::http::header::LOCATION;
 use actix_web::web::{self, Json, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use poolhouse::web::{ApiError, BearerAuth, blocking, method_not_allowed, read};
-use serde_json::{Map, Value};
 
 pub(crate) fn movie_routes(auth: BearerAuth) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
@@ -34,13 +33,13 @@ async fn show(id: MovieId) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(movie))
 }
 
-async fn create(body: Json<Map<String, Value>>) -> Result<HttpResponse, ApiError> {
+async fn create(body: Json<Body>) -> Result<HttpResponse, ApiError> {
     let movie = write(input::movie(&body, None)?, service::add_movie).await?;
     let location = format!("/api/movies/{}", movie.movie_id);
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(movie))
 }
 
-async fn replace(id: MovieId, body: Json<Map<String, Value>>) -> Result<HttpResponse, ApiError> {
+async fn replace(id: MovieId, body: Json<Body>) -> Result<HttpResponse, ApiError> {
     let movie = write(input::movie(&body, Some(id.0))?, service::replace_movie).await?;
     Ok(HttpResponse::Ok().json(movie))
 }
