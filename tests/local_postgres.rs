@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -296,6 +297,22 @@ fn a_first_run_that_is_killed_leaves_nothing_running() {
     assert!(fs::read_dir(made).unwrap().count() < 3, "initdb went on to its end");
     let app = serve(project);
     assert!(movies(&app, "casablanca").contains("1942"));
+}
+
+#[test]
+fn an_initdb_with_much_to_say_is_heard_out() {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let directory = TempDir::new().unwrap();
+    let bin = directory.path().to_owned();
+    // More than a pipe holds. Written by a shell: a program that we had open could not be run for a moment.
+    let script = "#!/bin/sh\nyes 'nothing but words' | head -c 300000 >&2\necho the end >&2\nexit 1\n";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"printf %s "$1" >"$0" && chmod +x "$0""#]).arg(bin.join("initdb")).arg(script);
+    assert!(shell.status().unwrap().success());
+    let cluster = Cluster::new(Programs { bin, major: 15 }, directory.path().join("data"), None);
+    let cluster = cluster.unless(|| START.elapsed() > GONE_WITHIN);
+    let said = cluster.create("me", "secret").unwrap_err().to_string();
+    assert!(said.starts_with("initdb failed: nothing but words") && said.ends_with("the end"), "{said:.200}");
 }
 
 #[test]

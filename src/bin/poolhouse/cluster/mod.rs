@@ -159,6 +159,13 @@ impl Cluster {
     }
 
     fn wait_for_initdb(&self, mut child: Child) -> Result<(), ClusterError> {
+        let stderr = child.stderr.take();
+        // Read meanwhile: with the pipe full it would not go on.
+        let words = std::thread::spawn(move || {
+            let mut words = Vec::new();
+            let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut words));
+            words
+        });
         let status = loop {
             if let Some(status) = child.try_wait().map_err(ClusterError::during("run initdb"))? {
                 break status;
@@ -173,10 +180,7 @@ impl Cluster {
         if status.success() {
             return Ok(());
         }
-        let mut words = Vec::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            let _ = stderr.read_to_end(&mut words);
-        }
+        let words = words.join().unwrap_or_default();
         Err(ClusterError::new(format!("initdb failed: {}", String::from_utf8_lossy(&words).trim())))
     }
 
