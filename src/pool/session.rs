@@ -1,9 +1,11 @@
 //! One server session: the driver's client, its prepared statements, its age, and whether it is clean.
 
 mod judgement;
+mod limit;
 
 pub(crate) use self::judgement::{Effect, Failure, describe};
 use self::judgement::{Mark, judge_apart};
+pub(crate) use self::limit::Limit;
 pub(crate) use super::cancelling::Cancel;
 pub(crate) use super::statements::Params;
 use super::statements::{Prepared, Statements, Traits};
@@ -54,35 +56,6 @@ impl Drop for Session {
 
 /// How long closing a connection may wait for the server.
 const FAREWELL: Duration = Duration::from_millis(50);
-
-/// By when an operation must be answered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Limit {
-    /// This long from its start; `None` is for ever.
-    Within(Option<Duration>),
-    Until(Instant),
-}
-
-impl Limit {
-    /// The same, for what began at `start`.
-    fn since(self, start: Instant) -> Limit {
-        match self {
-            Limit::Within(Some(time)) => Limit::Until(super::add(start, time)),
-            limit => limit,
-        }
-    }
-
-    /// Fails with `DeadlineExceeded` where it is over before anything has been sent.
-    pub(crate) fn check(self) -> Result<()> {
-        match self {
-            Limit::Until(deadline) if deadline <= Instant::now() => {
-                let text = "the deadline had passed before the statement was sent";
-                Err(Error::DeadlineExceeded(Interruption::new(Duration::ZERO, text)))
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// What is to happen to a session that comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
