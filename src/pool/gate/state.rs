@@ -130,9 +130,13 @@ impl State {
         None
     }
 
-    /// What to tell a caller whose time is up: an outage is not an exhaustion.
+    /// What to tell a caller whose time is up: an outage is not an exhaustion, nor is a server that has never answered.
     pub(super) fn time_is_up(&self) -> Refusal {
-        if self.live() == 0 { self.outage.refusal() } else { Refusal::TimedOut }
+        match self.outage.refusal() {
+            _ if self.live() > 0 => Refusal::TimedOut,
+            Refusal::TimedOut if self.counts.connects == 0 => Refusal::Down,
+            refusal => refusal,
+        }
     }
 
     /// Whether the current thread holds a connection and all others are held too. One that the keeper checks or
