@@ -23,7 +23,7 @@ const BACKWARD: [(&str, &str); 1] = [
 
 /// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
 /// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 21] = [
+const POOL: [(&str, &[&str]); 22] = [
     ("address", &[]),
     ("decoy", &[]),
     ("generation", &[]),
@@ -43,19 +43,9 @@ const POOL: [(&str, &[&str]); 21] = [
     // The keeper buries what r2d2 lets go of.
     (
         "manager",
-        &[
-            "address",
-            "gate",
-            "generation",
-            "session",
-            "statements",
-            "status",
-            "tls",
-            "transport",
-            "wire",
-            "keeper",
-        ],
+        &["address", "gate", "generation", "session", "statements", "tls", "transport", "wire", "keeper"],
     ),
+    ("pooled", &["manager", "session"]),
     // Who lends and who keeps house do the same things to a connection.
     ("keeper", &["gate", "generation", "lending", "session", "status"]),
     ("lending", &["gate", "generation", "scope", "session", "status"]),
@@ -69,6 +59,7 @@ const POOL: [(&str, &[&str]); 21] = [
             "keeper",
             "lending",
             "manager",
+            "pooled",
             "scope",
             "session",
             "status",

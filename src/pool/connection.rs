@@ -1,8 +1,8 @@
 //! What a borrower holds.
 
+use super::Shared;
 use super::gate::Permit;
 use super::session::{Failure, Params, Session};
-use super::{Pooled, Shared};
 use crate::error::{Error, Result};
 use crate::query::{Execute, Transaction, run_transaction};
 use postgres::Row;
@@ -15,12 +15,12 @@ use std::sync::Arc;
 pub(crate) struct Lease {
     shared: Arc<Shared>,
     // Taken by `drop` only.
-    lent: Option<(Pooled, Permit)>,
+    lent: Option<(Box<Session>, Permit)>,
 }
 
 impl Lease {
-    pub(crate) fn new(shared: Arc<Shared>, pooled: Pooled, permit: Permit) -> Lease {
-        Lease { shared, lent: Some((pooled, permit)) }
+    pub(crate) fn new(shared: Arc<Shared>, session: Box<Session>, permit: Permit) -> Lease {
+        Lease { shared, lent: Some((session, permit)) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -33,7 +33,7 @@ impl Lease {
 
     fn parts(&mut self) -> (&Arc<Shared>, &mut Session) {
         match &mut self.lent {
-            Some((pooled, _)) => (&self.shared, pooled),
+            Some((session, _)) => (&self.shared, session),
             None => unreachable!("bug: a lease is used after it was dropped"),
         }
     }
@@ -53,8 +53,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((pooled, permit)) = self.lent.take() {
-            self.shared.give_back(pooled, permit);
+        if let Some((session, permit)) = self.lent.take() {
+            self.shared.give_back(session, permit);
         }
     }
 }

@@ -52,6 +52,13 @@ pub(crate) struct Limits {
 #[must_use = "a permit that is not given back is a connection lost"]
 pub(crate) struct Permit(usize);
 
+impl Permit {
+    /// No two that are out at the same time have the same; fewer than there may be connections.
+    pub(crate) fn number(&self) -> usize {
+        self.0
+    }
+}
+
 /// Why a caller was turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {

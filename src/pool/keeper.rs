@@ -1,7 +1,7 @@
 //! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
 //! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
 
-use super::gate::{Permit, Surplus};
+use super::gate::{Gate, Permit, Surplus};
 use super::generation::Standing;
 use super::lending::{Taken, unpanicked};
 use super::session::{Cancel, Session};
@@ -83,8 +83,15 @@ impl Keeper {
 }
 
 impl KeeperHandle {
+    /// Ends a session that the store has no place for any more.
+    pub(crate) fn let_go(&self, session: Box<Session>, gate: &Gate) {
+        let reason = session.close_reason().unwrap_or(CloseReason::Retired);
+        gate.with_counts(|counts| counts.close(reason));
+        self.bury(session);
+    }
+
     /// Says goodbye to the server for a session.
-    pub(crate) fn bury(&self, session: Box<Session>) {
+    fn bury(&self, session: Box<Session>) {
         if let Err(unsent) = self.send(Work::Bury(session)) {
             // The keeper is gone. A thread of its own, because the caller may be async code, where the driver
             // panics.

@@ -50,7 +50,10 @@ impl Shared {
                 }
                 Taken::Nothing => {}
                 Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
-                    None => return Ok(Lease::new(self, pooled, permit)),
+                    None => {
+                        let session = self.guards.part(permit.number(), pooled);
+                        return Ok(Lease::new(self, session, permit));
+                    }
                     Some(reason) => drop_condemned(pooled, reason),
                 },
             }
@@ -66,11 +69,11 @@ impl Shared {
     pub(super) fn take(&self) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(store) = store.as_ref() else { return Taken::Closed };
-        if let Some(pooled) = store.try_get() {
-            return Taken::Session(pooled);
+        if let Some(guard) = store.try_get() {
+            return Taken::Session(Pooled::new(guard));
         }
         // Whatever the caller's deadline: to give up here is to lose count of the connection.
-        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, Taken::Session)
+        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, |guard| Taken::Session(Pooled::new(guard)))
     }
 
     /// Why an idle session must not be lent; checks with the server where there is reason to.
@@ -122,7 +125,15 @@ impl Shared {
     }
 
     /// Takes a connection back: keeps it, has it cleaned, or closes it.
-    pub(super) fn give_back(&self, pooled: Pooled, permit: Permit) {
+    pub(super) fn give_back(&self, session: Box<Session>, permit: Permit) {
+        let pooled = match self.guards.join(permit.number(), session) {
+            Ok(pooled) => pooled,
+            Err(session) => {
+                self.keeper.let_go(session, &self.gate);
+                self.gate.discard(permit);
+                return;
+            }
+        };
         if pooled.verdict() == Verdict::Reset
             && !self.gate.retires()
             && self.generations.standing(pooled.generation) != Standing::Outdated

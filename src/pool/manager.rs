@@ -10,7 +10,6 @@ use super::gate::{Gate, Order};
 use super::generation::Generations;
 use super::session::{Session, describe};
 use super::statements::Statements;
-use super::status::CloseReason;
 use super::tls::TlsPlan;
 use super::transport::Connector;
 use super::wire::Wire;
@@ -152,11 +151,11 @@ impl Manager {
 }
 
 impl ManageConnection for Manager {
-    // Boxed: r2d2 moves connections in and out of its list under its lock.
-    type Connection = Box<Session>;
+    // Boxed: r2d2 moves connections in and out of its list under its lock. `None` while it is lent.
+    type Connection = Option<Box<Session>>;
     type Error = PoolClosed;
 
-    fn connect(&self) -> Result<Box<Session>, PoolClosed> {
+    fn connect(&self) -> Result<Option<Box<Session>>, PoolClosed> {
         loop {
             let patience = match self.gate.next_order() {
                 Order::Stop => return Err(PoolClosed),
@@ -179,7 +178,7 @@ impl ManageConnection for Manager {
                         let _ =
                             catch_unwind(|| info!("Database is back after {:.1} s", down_for.as_secs_f64()));
                     }
-                    return Ok(session);
+                    return Ok(Some(session));
                 }
                 Err(error) => {
                     if self.gate.failed(error.text.clone(), error.is_login) {
@@ -191,12 +190,12 @@ impl ManageConnection for Manager {
     }
 
     // Checking is done by the pool, within the caller's deadline.
-    fn is_valid(&self, _session: &mut Box<Session>) -> Result<(), PoolClosed> {
+    fn is_valid(&self, _session: &mut Option<Box<Session>>) -> Result<(), PoolClosed> {
         Ok(())
     }
 
-    fn has_broken(&self, session: &mut Box<Session>) -> bool {
-        session.is_broken()
+    fn has_broken(&self, session: &mut Option<Box<Session>>) -> bool {
+        session.as_ref().is_none_or(|session| session.is_broken())
     }
 }
 
@@ -207,10 +206,10 @@ pub(crate) struct Farewell {
     pub(crate) gate: Arc<Gate>,
 }
 
-impl r2d2::CustomizeConnection<Box<Session>, PoolClosed> for Farewell {
-    fn on_release(&self, session: Box<Session>) {
-        let reason = session.close_reason().unwrap_or(CloseReason::Retired);
-        self.gate.with_counts(|counts| counts.close(reason));
-        self.keeper.bury(session);
+impl r2d2::CustomizeConnection<Option<Box<Session>>, PoolClosed> for Farewell {
+    fn on_release(&self, session: Option<Box<Session>>) {
+        if let Some(session) = session {
+            self.keeper.let_go(session, &self.gate);
+        }
     }
 }

@@ -11,6 +11,7 @@ mod keeper;
 mod lending;
 mod line;
 mod manager;
+mod pooled;
 mod scope;
 mod session;
 mod sql;
@@ -33,6 +34,8 @@ use self::generation::Generations;
 use self::keeper::{Keeper, KeeperHandle};
 use self::lending::drop_condemned;
 use self::manager::{Farewell, Manager, SessionMaker};
+use self::pooled::Guards;
+pub(crate) use self::pooled::Pooled;
 use self::status::CloseReason;
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::settings::{PoolSettings, Start};
@@ -48,9 +51,6 @@ const MAKERS: usize = 4;
 
 /// How much longer than the connect timeout opening waits, so that the failed attempt tells its own reason.
 const OWN_WORDS: Duration = Duration::from_millis(100);
-
-/// A connection of r2d2's store in our hands.
-pub(crate) type Pooled = r2d2::PooledConnection<Manager>;
 
 /// A pool of connections to one database; cheap to clone, every clone is the same pool.
 ///
@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     keeper: KeeperHandle,
     /// Emptied by `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
+    guards: Guards,
 }
 
 impl std::fmt::Debug for Pool {
@@ -128,6 +129,7 @@ impl Pool {
             max_connections: AtomicU32::new(settings.max_connections),
             keeper: keeper.handle(),
             store: RwLock::new(Some(store)),
+            guards: Guards::new(ceiling),
         });
         keeper.start(&shared).map_err(Error::application)?;
         let pool = Pool { shared };
@@ -263,10 +265,11 @@ impl Pool {
         let left = shared.gate.wait_until_idle(add(Instant::now(), deadline));
         let store = shared.store.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(store) = store {
-            while let Some(pooled) = store.try_get() {
-                drop_condemned(pooled, CloseReason::Retired);
+            while let Some(guard) = store.try_get() {
+                drop_condemned(Pooled::new(guard), CloseReason::Retired);
             }
         }
+        shared.guards.close();
         shared.keeper.stop();
         if left > 0 {
             warn!("Pool closed with {left} connections still lent; each ends when it is returned");

@@ -153,6 +153,17 @@ fn a_closed_pools_threads_are_gone() {
     }
     let pool = pool(2, 8, |_| ());
     assert!(pool_threads().len() >= 2, "{:?}", pool_threads());
-    pool.close(Duration::from_secs(5));
+    assert!(pool.close(Duration::from_secs(5)));
     eventually("no thread is left", Duration::from_secs(2), || pool_threads().is_empty());
+
+    let pool = self::pool(2, 8, |_| ());
+    let held = pool.get_connection().unwrap();
+    assert!(!pool.close(200 * MS));
+    eventually("nor because of a connection that is kept", Duration::from_secs(2), || {
+        pool_threads().is_empty()
+    });
+    assert_eq!(held.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1), "which goes on");
+    drop(held);
+    let status = pool.status();
+    assert_eq!((status.total, status.closed.retired), (0, 2));
 }

@@ -168,6 +168,7 @@ fn another_server_with_the_same_id_is_not_believed() {
         let mut other = new.client();
         while other.query_one("SELECT txid_current()", &[]).unwrap().get::<_, i64>(0) <= id {}
         eventually("the commit is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        old.kill();
         proxies[0].refuse();
         proxies[1].pass();
         let outcome = asking.join().unwrap();

@@ -52,8 +52,6 @@ pub(super) struct World {
     /// The patient ones, in the order in which they came.
     queue: VecDeque<usize>,
     outage: Option<Refusal>,
-    /// Nothing has ever been made.
-    has_made_none: bool,
     tally: Tally,
 }
 
@@ -89,7 +87,6 @@ impl World {
             callers: 0,
             queue: VecDeque::new(),
             outage: None,
-            has_made_none: true,
             tally: Tally::default(),
         }
     }
@@ -129,8 +126,8 @@ impl World {
     }
 
     fn time_is_up(&self) -> Refusal {
-        let never_made = self.has_made_none.then_some(Refusal::Down);
-        self.outage.or(never_made).filter(|_| self.live() == 0).unwrap_or(Refusal::TimedOut)
+        let never_answered = (self.gate.lock().counts.connects == 0).then_some(Refusal::Down);
+        self.outage.or(never_answered).filter(|_| self.live() == 0).unwrap_or(Refusal::TimedOut)
     }
 
     fn count(&mut self, refusal: Refusal) {
@@ -341,7 +338,7 @@ impl World {
             Event::Made { took } => {
                 if let Some(maker) = self.in_hand.pop() {
                     self.add_idle();
-                    (self.outage, self.has_made_none) = (None, false);
+                    self.outage = None;
                     self.gate.made(took);
                     self.verdicts[maker].send(()).unwrap();
                 }
