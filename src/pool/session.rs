@@ -54,6 +54,9 @@ impl Drop for Session {
     }
 }
 
+/// How often one statement is prepared anew because what it refers to has changed: more often means something else.
+const MOST_HEALINGS: u32 = 3;
+
 /// How long closing a connection may wait for the server.
 const FAREWELL: Duration = Duration::from_millis(50);
 
@@ -119,7 +122,7 @@ impl Session {
             // Whatever follows would commit by itself.
             return Err(Failure::of_caller(Error::TransactionEnded));
         }
-        let mut healed = false;
+        let mut healed = 0;
         loop {
             let mark = self.begin(limit);
             let in_transaction = self.in_transaction || self.is_in_own_transaction();
@@ -139,15 +142,15 @@ impl Session {
                 Err(error) => error,
             };
             let may_be_done = !kind.is_read && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
-            if prepared.is_kept && self.may_be_stale(&error) {
-                // What it refers to may have changed since it was prepared. A statement that was refused has
+            if self.may_be_stale(&error, prepared.is_kept) {
+                // What it refers to may have changed since it was prepared, if only a moment ago. A statement that was refused has
                 // done nothing, so running it once more, prepared anew, is safe; not a procedure, which may
                 // have committed in between, and not inside a transaction, which has failed with it: the next
                 // one will be well.
                 self.statements.forget(sql);
                 self.client.clear_type_cache();
-                if !in_transaction && !healed && !kind.leaves_traces && !may_be_done {
-                    healed = true;
+                if !in_transaction && healed < MOST_HEALINGS && !kind.leaves_traces && !may_be_done {
+                    healed += 1;
                     limit = limit.since(mark.at);
                     continue;
                 }
@@ -173,16 +176,16 @@ impl Session {
         self.is_dirty && self.statements.are_behind_pgbouncer() && self.wire.status() != Some(b'I')
     }
 
-    /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan,
-    /// its name, the tables, columns and types it refers to (PostgreSQL, "Error Codes": 0A000, 26000, class 42,
-    /// XX000), or the parameters' types as they were, which the driver judges by.
-    fn may_be_stale(&self, error: &postgres::Error) -> bool {
+    /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or
+    /// its name, and where it was prepared some time ago the tables, columns and types it refers to (PostgreSQL, "Error
+    /// Codes": 0A000, 26000, class 42, XX000), or the parameters' types as they were, which the driver judges by.
+    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool) -> bool {
         match error.as_db_error() {
             Some(refusal) => {
                 let code = refusal.code().code();
-                matches!(code, "0A000" | "26000" | "XX000") || code.starts_with("42")
+                matches!(code, "0A000" | "26000") || is_kept && (code == "XX000" || code.starts_with("42"))
             }
-            None => !self.is_connection_failure(),
+            None => is_kept && !self.is_connection_failure(),
         }
     }
 

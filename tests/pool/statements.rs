@@ -1,8 +1,10 @@
 //! Prepared statements: kept, bounded, healed.
 
 use super::*;
+use crate::support::{Proxy, eventually};
 use poolhouse::Execute;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::thread;
 
 fn prepared(pool: &Pool) -> i64 {
     pool.execute_query_one("SELECT count(*) FROM pg_prepared_statements", &[]).unwrap().unwrap()
@@ -82,4 +84,31 @@ fn changed_types_heal_by_themselves() {
     pool.execute_write("DROP TYPE level", &[]).unwrap();
     pool.execute_write("CREATE TYPE level AS ENUM ('high', 'low')", &[]).unwrap();
     assert_eq!(ask().unwrap().as_deref(), Some("high"));
+}
+
+/// Preparing and running are two round trips the first time.
+#[test]
+fn a_table_that_changes_between_the_two_heals_as_well() {
+    let database = postgres::fresh_database();
+    database.client().batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").unwrap();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    let pool = Pool::open(&settings).unwrap();
+    let mut direct = database.client();
+    thread::scope(|scope| {
+        proxy.stall_replies_after(0);
+        let before = proxy.bytes_to_server();
+        let reading = scope.spawn(|| pool.execute_query::<Value>("SELECT * FROM t", &[]));
+        eventually("it is being prepared", Duration::from_secs(5), || proxy.bytes_to_server() > before);
+        let prepared = "SELECT count(*) FROM pg_stat_activity
+                        WHERE query = 'SELECT * FROM t' AND state = 'idle' AND datname = current_database()";
+        eventually("it is prepared", Duration::from_secs(5), || {
+            direct.query_one(prepared, &[]).unwrap().get::<_, i64>(0) == 1
+        });
+        direct.batch_execute("ALTER TABLE t ADD COLUMN b int").unwrap();
+        proxy.pass();
+        let rows = reading.join().unwrap().unwrap();
+        assert_eq!(rows, [json!({"a": 1, "b": null})]);
+    });
 }
