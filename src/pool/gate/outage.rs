@@ -4,13 +4,16 @@ use super::Refusal;
 use crate::error::ConnectFailure;
 use std::time::{Duration, Instant};
 
-/// The first pause after a failed attempt; each next one is twice as long.
+/// The shortest pause after a failed attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause while the server cannot be reached: short, because a refused attempt costs next to
 /// nothing and every pause is time lost after the server is back.
 const LONGEST_PAUSE: Duration = Duration::from_millis(320);
 /// The longest pause while the login is refused: longer, because servers log and may punish failed logins.
 const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(5);
+/// What part of its age so far an outage is left alone for: short ones should end with the server's absence, and long
+/// ones cost little.
+const SHARE_OF_AGE: u32 = 10;
 /// Silence for so many times the usual connect time means that nobody will answer: an attempt that hangs hides
 /// that the server is back, and only one is made at a time.
 const SILENCE: u32 = 20;
@@ -41,6 +44,8 @@ struct Standing {
     last: Instant,
     text: String,
     login: bool,
+    /// Since when it is about the login, or is not.
+    changed: Instant,
     attempts: u32,
     next_at: Instant,
     line_at: Instant,
@@ -73,18 +78,24 @@ impl Outage {
     /// Remembers a failure. Returns whether it is worth a log line: the first, another reason, or one in a while.
     pub(crate) fn note(&mut self, now: Instant, text: String, login: bool) -> bool {
         let Some(standing) = &mut self.standing else {
-            let next_at = now + pause(0, login);
-            let line_at = now + LINE_INTERVAL;
-            self.standing =
-                Some(Standing { since: now, last: now, text, login, attempts: 1, next_at, line_at });
+            self.standing = Some(Standing {
+                since: now,
+                last: now,
+                text,
+                login,
+                changed: now,
+                attempts: 1,
+                next_at: now + pause(Duration::ZERO, login),
+                line_at: now + LINE_INTERVAL,
+            });
             return true;
         };
         let changed = standing.login != login;
         let worth_a_line = changed || now >= standing.line_at;
         if changed {
-            standing.attempts = 0;
+            (standing.attempts, standing.changed) = (0, now);
         }
-        standing.next_at = now + pause(standing.attempts, login);
+        standing.next_at = now + pause(now.saturating_duration_since(standing.changed), login);
         standing.attempts = standing.attempts.saturating_add(1);
         (standing.last, standing.text, standing.login) = (now, text, login);
         if worth_a_line {
@@ -122,11 +133,14 @@ impl Outage {
     }
 }
 
-/// Doubling, bounded, and spread over ±20 % so that many pools do not knock together.
-fn pause(attempts: u32, login: bool) -> Duration {
-    let longest = if login { LONGEST_LOGIN_PAUSE } else { LONGEST_PAUSE };
-    let pause = FIRST_PAUSE.saturating_mul(1 << attempts.min(10)).min(longest);
-    pause.mul_f64(0.8 + 0.4 * fastrand::f64())
+/// A tenth of the outage's age, all of it where the login is refused; bounded, and spread over ±20 % so that many pools
+/// do not knock together.
+fn pause(age: Duration, login: bool) -> Duration {
+    let pause = match login {
+        true => age.min(LONGEST_LOGIN_PAUSE),
+        false => (age / SHARE_OF_AGE).min(LONGEST_PAUSE),
+    };
+    pause.max(FIRST_PAUSE).mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
 #[cfg(test)]
@@ -134,13 +148,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_stay_bounded() {
-        for attempts in 0..50 {
-            assert!(pause(attempts, false) <= LONGEST_PAUSE.mul_f64(1.2));
-            assert!(pause(attempts, true) <= LONGEST_LOGIN_PAUSE.mul_f64(1.2));
+    fn pauses_grow_with_the_outage_and_stay_bounded() {
+        let ms = Duration::from_millis;
+        for (age, outage, login) in [(0, 20, 20), (200, 20, 200), (1000, 100, 1000), (60_000, 320, 5000)] {
+            for (pause, about) in [(pause(ms(age), false), ms(outage)), (pause(ms(age), true), ms(login))] {
+                assert!(
+                    pause >= about.mul_f64(0.79) && pause <= about.mul_f64(1.21),
+                    "{pause:?} after {age} ms"
+                );
+            }
         }
-        assert!(pause(0, false) < Duration::from_millis(25));
-        assert!(pause(9, false) > Duration::from_millis(250));
     }
 
     #[test]
