@@ -4,7 +4,7 @@ mod blocking;
 mod futures;
 
 pub(crate) use blocking::{Bare, Ours, PerCall, R2d2};
-pub(crate) use futures::{Deadpool, Sqlx, deadpool_pool, sqlx_options};
+pub(crate) use futures::{Deadpool, Sqlx, deadpool_config, deadpool_pool, sqlx_options};
 
 use crate::measure::{Figures, Tally, cpu_time};
 use poolhouse::settings::DatabaseSettings;

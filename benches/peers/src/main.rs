@@ -19,14 +19,15 @@ mod support {
 
 use clap::{Parser, ValueEnum};
 use measure::{Rounds, load};
-use scenarios::{Stage, acquire, first_answer, import, recovery, spike, throughput};
+use scenarios::faults::Fault;
+use scenarios::{Stage, acquire, faults, first_answer, import, recovery, spike, throughput};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Measures poolhouse and its peers against one private PostgreSQL; see benches/README.md
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What to run; everything where nothing is named
+    /// What to run; everything but the faults where nothing is named
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// How often each contestant has its turn; the medians are printed
@@ -41,6 +42,9 @@ struct Cli {
     /// The service's program, for the import and the first answer; usually the one beside this
     #[arg(long, env = "POOLHOUSE_PROGRAM")]
     program: Option<PathBuf>,
+    /// Which of the faults; all of them where none is named
+    #[arg(long, value_enum)]
+    fault: Vec<Fault>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,6 +59,7 @@ enum Scenario {
     Recovery,
     Import,
     FirstAnswer,
+    Faults,
 }
 
 fn main() {
@@ -68,7 +73,12 @@ fn main() {
     let stage = Stage::new(rounds, cli.movies_csv, program);
     println!("{} rounds of {} ms, medians; load at the start {}\n", cli.rounds, cli.round_ms, load());
     let all = Scenario::value_variants();
-    for scenario in all.iter().filter(|one| cli.scenarios.is_empty() || cli.scenarios.contains(one)) {
+    // The faults alone take half as long as all others.
+    let is_chosen = |one: &Scenario| match cli.scenarios.as_slice() {
+        [] => *one != Scenario::Faults,
+        named => named.contains(one),
+    };
+    for scenario in all.iter().filter(|one| is_chosen(one)) {
         match scenario {
             Scenario::Acquire => acquire::run(&stage),
             Scenario::Point => throughput::run(&stage, throughput::POINT),
@@ -80,6 +90,7 @@ fn main() {
             Scenario::Recovery => recovery::run(&stage),
             Scenario::Import => import::run(&stage),
             Scenario::FirstAnswer => first_answer::run(&stage),
+            Scenario::Faults => faults::run(&stage, &cli.fault),
         }
     }
     println!("took {:.0} s; load at the end {}", begun.elapsed().as_secs_f64(), load());

@@ -25,12 +25,12 @@ impl Deadpool {
 /// Its default queue takes the connection that lay idle longest.
 pub(crate) fn deadpool_pool(setup: &Setup) -> deadpool_postgres::Pool {
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(config(&setup.database), NoTls, recycling);
+    let manager = Manager::from_config(deadpool_config(&setup.database), NoTls, recycling);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(setup.connections as usize).build();
     pool.expect("a pool")
 }
 
-fn config(database: &DatabaseSettings) -> tokio_postgres::Config {
+pub(crate) fn deadpool_config(database: &DatabaseSettings) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     for (host, port) in &database.hosts {
         config.host(host).port(*port);
