@@ -2,7 +2,8 @@
 //!
 //! A blocking driver on an async one pays for every wait twice: it asks the system to be told when the reply is
 //! there, and then for the reply. Where nothing else is to be done than to wait for a reply, a line waits in the
-//! reading itself, which is one system call and one wake-up less.
+//! reading itself, which is one system call and one wake-up less. And a reply that comes soon it does not sleep for:
+//! falling asleep and being woken can take longer than a nearby server takes to answer.
 
 use super::address::{Address, Endpoint};
 use super::wire::Wire;
@@ -14,8 +15,10 @@ use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -36,6 +39,67 @@ pub(crate) struct Line {
     /// Where reads go. The driver offers all the room it has, which after one large row is megabytes, and without
     /// unsafe code room has to be cleared before it is read into.
     read: Box<[u8]>,
+    eagerness: Eagerness,
+}
+
+/// How long a reply is looked out for before the thread goes to sleep. In between others may run.
+const GLANCE: Duration = Duration::from_micros(50);
+
+/// So many threads of this process may look out at once: half the processors, because each has a session on the server
+/// that needs one as well, if that is on this machine. With more, looking would keep somebody from working.
+static MOST_LOOKING: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(0, |processors| processors.get() / 2));
+
+/// Threads that wait for a reply, asleep or not.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// So many replies more are slept for because of a moment with too many threads: where there was one there are others.
+static CROWD: AtomicU32 = AtomicU32::new(0);
+
+struct Waiting;
+
+impl Waiting {
+    /// And whether this thread may look out.
+    fn begin() -> (Waiting, bool) {
+        let others = WAITING.fetch_add(1, Ordering::Relaxed);
+        let left = if others < *MOST_LOOKING { CROWD.load(Ordering::Relaxed) } else { LONGEST_REST };
+        if left > 0 {
+            CROWD.store(left - 1, Ordering::Relaxed);
+        }
+        (Waiting, left == 0)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The most replies in a row that are not looked out for.
+const LONGEST_REST: u32 = 64;
+
+/// Whether looking out for the next reply is worth it: as long as it was with the last ones. For a server that is far
+/// away, or statements that take their time, it comes to less than a microsecond each.
+#[derive(Debug, Default)]
+struct Eagerness {
+    /// So many replies are not looked out for,
+    rest: u32,
+    /// after so many the last time.
+    last_rest: u32,
+}
+
+impl Eagerness {
+    fn is_worth_it(&mut self) -> bool {
+        let is_worth_it = self.rest == 0;
+        self.rest = self.rest.saturating_sub(1);
+        is_worth_it
+    }
+
+    fn note(&mut self, was_in_vain: bool) {
+        self.last_rest = if was_in_vain { (2 * self.last_rest).clamp(1, LONGEST_REST) } else { 0 };
+        self.rest = self.last_rest;
+    }
 }
 
 /// As much as one read takes, in bytes.
@@ -99,11 +163,31 @@ impl Line {
         // From here on each call says for itself whether it waits.
         ioctl_fionbio(&socket, false)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(LOOK))?;
-        Ok(Line { socket, wire, read: vec![0; READ_SIZE].into() })
+        Ok(Line { socket, wire, read: vec![0; READ_SIZE].into(), eagerness: Eagerness::default() })
+    }
+
+    /// Looks out for the first bytes of a reply; returns whether they came.
+    fn read_eagerly(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let started = Instant::now();
+        loop {
+            match receive(&self.socket, &mut self.read, buf, RecvFlags::DONTWAIT) {
+                Err(Errno::AGAIN | Errno::INTR) if started.elapsed() < GLANCE => thread::yield_now(),
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+                received => return Ok(received.map(|()| true)?),
+            }
+        }
     }
 
     /// Waits for the first bytes of a reply until the wire's deadline.
     fn read_patiently(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let (_waiting, may_look) = Waiting::begin();
+        if may_look && self.eagerness.is_worth_it() {
+            let has_come = self.read_eagerly(buf)?;
+            self.eagerness.note(!has_come);
+            if has_come {
+                return Ok(());
+            }
+        }
         loop {
             let left = self.wire.deadline().map(|at| at.saturating_duration_since(Instant::now()));
             let flags = match left {
