@@ -2,10 +2,22 @@
 
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// How many jobs are looked out for after there was a crowd.
+const CROWD: u32 = 64;
+
+/// How long a thread looks out.
+const GLANCE: Duration = Duration::from_micros(20);
+
+/// How many look out at once: more could not run.
+static MOST_LOOKING: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(0, NonZeroUsize::get));
 
 /// Something to run on one of the threads.
 pub(super) trait Job: Send + Sync {
@@ -24,12 +36,16 @@ struct State {
     threads: usize,
     /// Threads that have been called and have not taken a job yet: as many jobs do not wait.
     called: usize,
+    /// Threads that look out for a job instead of being called: as many do not wait either.
+    looking: usize,
+    /// So many jobs more are looked out for, because lately more waited than there are threads.
+    crowd: u32,
     refused: u64,
 }
 
 impl State {
     fn waiting(&self) -> usize {
-        self.queue.len().saturating_sub(self.called)
+        self.queue.len().saturating_sub(self.called + self.looking)
     }
 }
 
@@ -62,7 +78,15 @@ pub(super) struct Load {
 
 impl Threads {
     pub(super) const fn new() -> Threads {
-        let state = State { queue: VecDeque::new(), idle: Vec::new(), threads: 0, called: 0, refused: 0 };
+        let state = State {
+            queue: VecDeque::new(),
+            idle: Vec::new(),
+            threads: 0,
+            called: 0,
+            looking: 0,
+            crowd: 0,
+            refused: 0,
+        };
         Threads { state: Mutex::new(state) }
     }
 
@@ -78,6 +102,10 @@ impl Threads {
         most_queued: usize,
     ) -> Accepted {
         let mut state = self.state();
+        if state.called + state.looking > state.queue.len() {
+            state.queue.push_back(job);
+            return Accepted::AtOnce;
+        }
         if let Some(idler) = state.idle.pop() {
             state.queue.push_back(job);
             state.called += 1;
@@ -104,6 +132,9 @@ impl Threads {
             return Accepted::Refused;
         }
         state.queue.push_back(job);
+        if state.waiting() > state.threads {
+            state.crowd = CROWD;
+        }
         Accepted::Queued
     }
 
@@ -130,7 +161,11 @@ impl Threads {
         loop {
             let mut state = self.state();
             state.called -= usize::from(std::mem::take(&mut is_called));
+            if state.queue.is_empty() && state.crowd > 0 && state.looking < *MOST_LOOKING {
+                state = self.look_out(state);
+            }
             if let Some(job) = state.queue.pop_front() {
+                state.crowd = state.crowd.saturating_sub(1);
                 drop(state);
                 // Also what it drops may panic, where nobody waits for it any more; the panic hook has told.
                 let _ = catch_unwind(AssertUnwindSafe(move || {
@@ -147,11 +182,26 @@ impl Threads {
             is_called = true;
         }
     }
+
+    /// Lets whoever hands out jobs run, and looks whether there is one then: under load there is, and to fall asleep and
+    /// be woken for it would cost more than the job.
+    fn look_out<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.looking += 1;
+        let started = Instant::now();
+        while state.queue.is_empty() && started.elapsed() < GLANCE {
+            drop(state);
+            thread::yield_now();
+            state = self.state();
+        }
+        state.looking -= 1;
+        state
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Says its name when it begins, and ends when it is told to.
@@ -190,5 +240,46 @@ mod tests {
         assert!(threads.withdraw(&accepted[2].1) && !threads.withdraw(&accepted[0].1));
         drop(holds);
         assert_eq!(beginnings.recv().unwrap(), "d");
+    }
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Job for Counted {
+        fn run(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn every_job_runs_once_whether_its_thread_is_called_or_looks_out_for_it() {
+        const JOBS: usize = 5_000;
+        let threads = threads();
+        let runs = Arc::new(AtomicUsize::new(0));
+        // One submits so much at once that they queue, the other one by one.
+        let submit = |count| {
+            for _ in 0..count {
+                assert_ne!(threads.submit(Arc::new(Counted(runs.clone())), 2, usize::MAX), Accepted::Refused);
+            }
+        };
+        let started = Instant::now();
+        let until = |count| {
+            while runs.load(Ordering::Relaxed) < count {
+                assert!(
+                    started.elapsed() < Duration::from_secs(20),
+                    "a job is forgotten: {:?}",
+                    threads.load()
+                );
+                thread::yield_now();
+            }
+        };
+        for round in 1..=10 {
+            submit(JOBS / 20);
+            until(round * JOBS / 10 - JOBS / 20);
+            for job in 1..=JOBS / 20 {
+                submit(1);
+                until(round * JOBS / 10 - JOBS / 20 + job);
+            }
+        }
+        assert_eq!((runs.load(Ordering::Relaxed), threads.load().waiting), (JOBS, 0));
     }
 }
