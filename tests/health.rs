@@ -169,3 +169,42 @@ fn with_the_server_gone_health_says_so_at_once_and_opens_nothing() {
         pool_health(&app).1["status"] == "healthy"
     });
 }
+
+/// Names have their addresses in a file that only this service sees.
+#[test]
+fn a_name_that_stops_resolving_is_an_outage_that_names_it() {
+    const NAME: &str = "db.poolhouse.test";
+    let with_hosts = ["unshare", "--mount", "sh", "-c", r#"mount --bind hosts /etc/hosts && exec "$0" "$@""#];
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    let resolves = format!("127.0.0.1 localhost {NAME}\n");
+    std::fs::write(&hosts, &resolves).unwrap();
+    let mut attempt = std::process::Command::new(with_hosts[0]);
+    attempt.args(&with_hosts[1..]).arg("true").current_dir(&directory).stderr(std::process::Stdio::null());
+    if !attempt.status().is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: a process cannot have a hosts file of its own here");
+    }
+    let database = crate::support::postgres::fresh_database().with_schema();
+    let url = database.url().replace("127.0.0.1", NAME);
+    assert!(url.contains(NAME), "{url}");
+    let variables =
+        [("DATABASE_URL", url.as_str()), ("DB_POOL_OUTAGE_GRACE_S", "0.1"), ("DB_CONNECT_TIMEOUT_S", "1")];
+    let app = App::spawn(&with_hosts, directory, &variables).until_it_answers();
+    assert_eq!(app.get("/api/movies/1").0, 404);
+
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    database.client().batch_execute(sql).unwrap();
+    let within = Duration::from_secs(10);
+    eventually("it is down", within, || app.get("/api/movies/1").1.contains("\"down\""));
+    eventually("the log says why", within, || app.log().contains(&format!("cannot resolve \"{NAME}\"")));
+    let health = get_as_known(&app, "/api/health/db");
+    assert!(
+        health.status == 503 && !health.text.contains(NAME),
+        "it tells where the database is: {health:?}"
+    );
+
+    std::fs::write(&hosts, &resolves).unwrap();
+    eventually("it is well again", within, || app.get("/api/movies/1").0 == 404);
+}
