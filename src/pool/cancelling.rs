@@ -34,10 +34,10 @@ impl Cancel {
     pub(crate) fn send(&self, limit: Duration) -> Result<(), postgres::Error> {
         let wire = Arc::new(Wire::new());
         let connector = Connector { wire: wire.clone(), limit, ..self.connector.clone() };
-        self.is_astray.store(true, Ordering::Relaxed);
+        let is_one_astray = self.is_astray.swap(true, Ordering::Relaxed);
         let sent = self.token.cancel_query(Canceller { connector });
         if sent.is_ok() || wire.written() == 0 {
-            self.is_astray.store(false, Ordering::Relaxed);
+            self.is_astray.store(is_one_astray, Ordering::Relaxed);
         }
         sent
     }

@@ -107,7 +107,10 @@ impl KeeperHandle {
         }
         self.backlog.fetch_add(1, Ordering::Relaxed);
         match self.send(Work::Clean(pooled, permit)) {
-            Err(Work::Clean(pooled, permit)) => Some((pooled, permit)),
+            Err(Work::Clean(pooled, permit)) => {
+                self.backlog.fetch_sub(1, Ordering::Relaxed);
+                Some((pooled, permit))
+            }
             _ => None,
         }
     }
@@ -178,7 +181,9 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                     // A server that is silent is silent for all who asked meanwhile: one wait is enough.
                     Work::Cancel(_, asked) if silent_at.is_some_and(|at| asked < at) => {}
                     Work::Cancel(cancel, _) => {
-                        if !shared.cancel(&cancel) {
+                        let started = Instant::now();
+                        shared.cancel(&cancel);
+                        if started.elapsed() >= PATIENCE {
                             silent_at = Some(Instant::now());
                         }
                     }
@@ -210,14 +215,14 @@ impl Shared {
         self.give_back_clean(pooled, permit);
     }
 
-    /// Returns whether the server can be reached at all.
-    fn cancel(&self, cancel: &Cancel) -> bool {
+    fn cancel(&self, cancel: &Cancel) {
+        if self.gate.is_closed() {
+            return;
+        }
         // The driver unwraps where the system has no descriptor left.
-        self.gate.is_closed()
-            || unpanicked(|| {
-                let sent = cancel.send(PATIENCE);
-                sent.inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
-            })
+        unpanicked(|| {
+            cancel.send(PATIENCE).inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
+        });
     }
 }
 

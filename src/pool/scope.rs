@@ -138,7 +138,10 @@ pub(super) struct InFlight<'a>(&'a Stop);
 impl InFlight<'_> {
     /// It is answered. Returns whether it was aborted meanwhile.
     pub(super) fn end(self) -> bool {
-        self.0.state().is_stopped
+        // At one go: an abort in between would go out and not be known of.
+        let mut state = self.0.state();
+        state.abort = None;
+        state.is_stopped
     }
 }
 

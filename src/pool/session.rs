@@ -149,9 +149,15 @@ impl Session {
                 // one will be well.
                 self.statements.forget(sql);
                 self.client.clear_type_cache();
-                if !in_transaction && healed < MOST_HEALINGS && !kind.leaves_traces && !may_be_done {
+                limit = limit.since(mark.at);
+                let is_in_time = limit.check().is_ok();
+                if is_in_time
+                    && !in_transaction
+                    && healed < MOST_HEALINGS
+                    && !kind.leaves_traces
+                    && !may_be_done
+                {
                     healed += 1;
-                    limit = limit.since(mark.at);
                     continue;
                 }
             }

@@ -54,7 +54,8 @@ impl Pool {
     /// since. With synchronous replication it is committed when the standby has it.
     ///
     /// It costs no round trip: the transaction's id comes with BEGIN. The server is told to give one out even if
-    /// nothing is written, and reads its control file, some 40 µs.
+    /// nothing is written, and reads its control file, some 40 µs. That is a query: the transaction's snapshot is
+    /// taken then, and its isolation level cannot be set any more.
     ///
     /// What it relies on: the server's word on a transaction id, and, after a crash, that it crashed only once
     /// before it was asked. `synchronous_commit` must be on for a commit to survive a crash at all.

@@ -7,7 +7,7 @@
 //!   answers for the second one. A crash shows by statistics that were reset ("The Cumulative Statistics System").
 //!   Recovery ends with a checkpoint that names the next id to give out; an id not below it was not known any more,
 //!   so its first owner did nothing that lasts. That checkpoint is told from later ones by beginning where it is
-//!   written, as only that of an orderly stop does too, and there the server has been started since the reset. (With
+//!   written, as only that of an orderly stop does too, and that is older than the server's start or was there before. (With
 //!   `wal_level = minimal` others may as well, so it is not told.) It tells of the last recovery only: should the
 //!   server crash a second time before it is asked, having given out the same id in between, its answer is believed
 //!   wrongly.
@@ -22,7 +22,7 @@
 use super::Execute;
 use super::options::TransactionOptions;
 use crate::error::{Error, Result};
-use crate::pool::{Connection, Failure, Limit, Session};
+use crate::pool::{Connection, Failure, Limit, Session, is_stopped};
 use serde::Deserialize;
 
 /// What is noted at the beginning of a transaction to ask about it later. It comes with BEGIN in one round trip.
@@ -32,6 +32,7 @@ pub(super) struct Ticket {
     system: String,
     timeline: String,
     started: String,
+    checkpoint: String,
     /// Where there ever was a reset.
     reset: Option<String>,
 }
@@ -39,8 +40,8 @@ pub(super) struct Ticket {
 /// `txid_*` in place of the newer `pg_xact_*`: these take the id as a number, and every supported server has them.
 const NOTE: &str = "
 SELECT txid_current(), system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
-       pg_postmaster_start_time(), pg_stat_get_bgwriter_stat_reset_time()
-FROM pg_control_system()";
+       pg_postmaster_start_time(), checkpoint_lsn, pg_stat_get_bgwriter_stat_reset_time()
+FROM pg_control_system(), pg_control_checkpoint()";
 
 /// In one statement, and so of one server: behind PgBouncer the next one may meet it after a restart.
 const ASK: &str = "
@@ -52,7 +53,9 @@ SELECT CASE WHEN $1 >= txid_snapshot_xmax(txid_current_snapshot()) THEN 'unassig
             ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) <> $3 END AS has_failed_over,
        started <> $4::text::timestamptz AS has_restarted,
        reset IS DISTINCT FROM $5::text::timestamptz AS has_crashed,
-       checkpoint_lsn = redo_lsn AND reset >= started AND current_setting('wal_level') <> 'minimal' AS is_of_recovery,
+       checkpoint_lsn = redo_lsn AND checkpoint_lsn <> $6::text::pg_lsn AND reset >= started
+           AND checkpoint_time >= date_trunc('second', started)
+           AND current_setting('wal_level') <> 'minimal' AS is_of_recovery,
        (split_part(next_xid, ':', 1)::bigint << 32) + split_part(next_xid, ':', 2)::bigint > $1 AS was_known,
        current_setting('synchronous_standby_names') <> '' AS waits_for_standbys
 FROM pg_control_checkpoint(), pg_control_system(),
@@ -111,12 +114,13 @@ impl Ticket {
     ) -> Result<Ticket, Failure> {
         let row = session.begin_transaction(&options.begin(), options.is_read_only, NOTE, limit)?;
         let ticket = match row.as_slice() {
-            [Some(id), Some(system), Some(timeline), Some(started), reset] => {
+            [Some(id), Some(system), Some(timeline), Some(started), Some(checkpoint), reset] => {
                 id.parse().ok().map(|id| Ticket {
                     id,
                     system: system.clone(),
                     timeline: timeline.clone(),
                     started: started.clone(),
+                    checkpoint: checkpoint.clone(),
                     reset: reset.clone(),
                 })
             }
@@ -129,12 +133,17 @@ impl Ticket {
 
     /// Asks the server behind `connection`.
     pub(super) fn ask(&self, connection: &Connection) -> Result<Fate> {
-        let Ticket { id, system, timeline, started, reset } = self;
-        let facts = connection.execute_query_one::<Facts>(ASK, &[id, system, timeline, started, reset])?;
+        let Ticket { id, system, timeline, started, checkpoint, reset } = self;
+        let facts = connection
+            .execute_query_one::<Facts>(ASK, &[id, system, timeline, started, reset, checkpoint])?;
         let Some(facts) = facts else { return Ok(Fate::Unknown) };
         let fate = facts.fate();
         if fate == Fate::Committed && facts.waits_for_standbys {
             connection.execute_write(COMMIT_BEHIND, &[])?;
+            // To a cancelled wait for the standby the server answers as if it had come to its end.
+            if is_stopped() {
+                return Ok(Fate::Open);
+            }
         }
         Ok(fate)
     }

@@ -121,7 +121,8 @@ impl Threads {
                     state.threads += 1;
                     state.called += 1;
                     state.queue.push_back(job);
-                    return Accepted::AtOnce;
+                    // It takes the oldest, where others wait already.
+                    return if state.waiting() == 0 { Accepted::AtOnce } else { Accepted::Queued };
                 }
                 // It waits for another thread then.
                 Err(error) => log::warn!("no thread for a request: {error}"),

@@ -131,6 +131,34 @@ fn an_id_given_out_twice_is_not_taken_for_ours() {
     assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "after a checkpoint: {outcome:?}");
 }
 
+/// Somebody resets the statistics by hand, when the last checkpoint is that of an orderly stop: it looks like a recovery
+/// that did not know the transaction.
+#[test]
+fn a_commit_is_not_told_as_not_done_because_of_reset_statistics() {
+    let server = Postgres::start();
+    server.stop_fast();
+    server.start_again();
+    let proxy = Proxy::to(&server.database_settings());
+    let pool = pool_behind(&proxy);
+    let mut direct = server.client();
+    thread::scope(|scope| {
+        let (pool, proxy) = (&pool, &proxy);
+        let asking = scope.spawn(move || {
+            pool.transaction_verified(|tx| {
+                insert(tx)?;
+                proxy.stall_replies_after(0);
+                Ok(())
+            })
+        });
+        eventually("it is committed", Duration::from_secs(5), || rows(&mut direct) == 1);
+        eventually("its answer is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        direct.batch_execute("SELECT pg_stat_reset_shared('bgwriter')").unwrap();
+        proxy.pass();
+        let outcome = asking.join().unwrap();
+        assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+    });
+}
+
 /// With so little in the log an ordinary checkpoint may look like that of a recovery.
 #[test]
 fn an_id_given_out_twice_is_not_taken_for_ours_where_the_log_is_minimal() {

@@ -21,6 +21,8 @@ const SILENCE: u32 = 20;
 const LEAST_SILENCE: Duration = Duration::from_millis(500);
 /// Every so many attempts one gets all the time the settings give, for a server that has become slow.
 const PATIENT_EVERY: u32 = 8;
+/// So often an outage may begin anew by being about the login, or about it no more.
+const MOST_CHANGES: u32 = 4;
 /// A standing outage is logged at most this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -46,6 +48,7 @@ struct Standing {
     login: bool,
     /// Since when it is about the login, or is not.
     changed: Instant,
+    changes: u32,
     attempts: u32,
     next_at: Instant,
     line_at: Instant,
@@ -84,16 +87,19 @@ impl Outage {
                 text,
                 login,
                 changed: now,
+                changes: 0,
                 attempts: 1,
                 next_at: now + pause(Duration::ZERO, login),
                 line_at: now + LINE_INTERVAL,
             });
             return true;
         };
-        let changed = standing.login != login;
+        // Two servers may take turns, one of which is down and the other refuses the login: that is no news for long.
+        let changed = standing.login != login && standing.changes < MOST_CHANGES;
         let worth_a_line = changed || now >= standing.line_at;
         if changed {
             (standing.attempts, standing.changed) = (0, now);
+            standing.changes += 1;
         }
         standing.next_at = now + pause(now.saturating_duration_since(standing.changed), login);
         standing.attempts = standing.attempts.saturating_add(1);
@@ -185,6 +191,24 @@ mod tests {
         assert_eq!(outage.next_attempt(now + Duration::from_secs(1), true), Attempt::Never);
         assert_eq!(outage.next_attempt(now + Duration::from_secs(1), false), Attempt::Now);
         assert!(matches!(outage.next_attempt(now, false), Attempt::At(_)));
+    }
+
+    #[test]
+    fn two_servers_that_fail_in_turns_for_other_reasons_are_an_outage_like_any_other() {
+        let mut now = Instant::now();
+        let mut outage = Outage::default();
+        let lines = (0..100).filter(|attempt| {
+            let is_line = outage.note(now, "refused".into(), attempt % 2 == 0);
+            if let Attempt::At(next) = outage.next_attempt(now, false) {
+                now = next;
+            }
+            is_line
+        });
+        assert!(lines.count() < 20, "the log is filled");
+        assert!(
+            now.elapsed() == Duration::ZERO && now > Instant::now() + Duration::from_secs(20),
+            "it never rests"
+        );
     }
 
     /// #25: one line where r2d2 writes one for each failure.
