@@ -119,6 +119,16 @@ impl Pool {
             }
         }
     }
+
+    /// The rows of a query. Others may have the connection while they are decoded.
+    fn rows(
+        &self,
+        at: &'static Location<'static>,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        self.on_a_connection(at, |lease| lease.query(sql, params)).map(|(_, rows)| rows)
+    }
 }
 
 impl Execute for Pool {
@@ -128,10 +138,7 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let (lease, rows) = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
-        // Others may have the connection while its rows are decoded.
-        drop(lease);
-        all(&rows)
+        all(&self.rows(Location::caller(), sql, params)?)
     }
 
     #[track_caller]
@@ -140,10 +147,7 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let (lease, rows) = self.on_a_connection(Location::caller(), |lease| lease.query(sql, params))?;
-        // Others may have the connection while its rows are decoded.
-        drop(lease);
-        at_most_one(&rows)
+        at_most_one(&self.rows(Location::caller(), sql, params)?)
     }
 
     #[track_caller]

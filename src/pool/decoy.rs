@@ -24,9 +24,8 @@ pub(super) fn address() -> io::Result<SocketAddr> {
     LISTENER.get_or_init(|| listener).local_addr()
 }
 
-/// Lets everything go that has connected so far, whoever it was: where too many wait, nobody gets through any more. In
-/// good order: another thread's driver may be about to look at
-/// what its connecting has come to.
+/// Lets everything go that has connected so far, whoever it was: where too many wait, nobody gets through any more.
+/// In good order: another thread's driver may be about to look at what its connecting has come to.
 pub(super) fn clear() {
     while let Some(Ok(_)) = LISTENER.get().map(TcpListener::accept) {}
 }

@@ -143,9 +143,9 @@ impl Session {
             };
             let may_be_done = !kind.is_read && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
             if self.may_be_stale(&error, prepared.is_kept) {
-                // What it refers to may have changed since it was prepared, if only a moment ago. A statement that was refused has
-                // done nothing, so running it once more, prepared anew, is safe; not a procedure, which may
-                // have committed in between, and not inside a transaction, which has failed with it: the next
+                // What it refers to may have changed since it was prepared, if only a moment ago. A statement that
+                // was refused has done nothing, so running it again, prepared anew, is safe; not a procedure, which
+                // may have committed in between, and not inside a transaction, which has failed with it: the next
                 // one will be well.
                 self.statements.forget(sql);
                 self.client.clear_type_cache();

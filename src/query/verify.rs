@@ -7,10 +7,10 @@
 //!   answers for the second one. A crash shows by statistics that were reset ("The Cumulative Statistics System").
 //!   Recovery ends with a checkpoint that names the next id to give out; an id not below it was not known any more,
 //!   so its first owner did nothing that lasts. That checkpoint is told from later ones by beginning where it is
-//!   written, as only that of an orderly stop does too, and that is older than the server's start or was there before. (With
-//!   `wal_level = minimal` others may as well, so it is not told.) It tells of the last recovery only: should the
-//!   server crash a second time before it is asked, having given out the same id in between, its answer is believed
-//!   wrongly.
+//!   written, as only that of an orderly stop does too, and that is older than the server's start or was there
+//!   before. (With `wal_level = minimal` others may as well, so it is not told.) It tells of the last recovery only:
+//!   should the server crash a second time before it is asked, having given out the same id in between, its answer
+//!   is believed wrongly.
 //! - After a failover the ids of the new primary need not be those of the old one: a commit found there proves
 //!   nothing. The timeline tells: not that of the control file, which a promoted server leaves behind until it has
 //!   finished a checkpoint, but that of the log it writes.
