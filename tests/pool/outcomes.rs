@@ -114,28 +114,27 @@ fn a_closure_that_ends_the_transaction_itself_is_told_so() {
     assert!(rows(&pool).is_empty(), "nothing was committed on its own");
 }
 
-#[test]
-fn a_procedure_that_commits_half_way_is_not_told_as_not_done() {
-    let pool = pool(1, 2, |_| ());
-    with_table(&pool);
-    let body = "INSERT INTO t VALUES (1); COMMIT; PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1);";
+/// Has a procedure write a row, commit, and do `rest`, which ends it.
+fn assert_unknown_after_a_commit(pool: &Pool, rest: &str) {
+    with_table(pool);
+    let body = format!("INSERT INTO t VALUES (1); COMMIT; {rest}");
     pool.execute_write(&format!("CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"), &[])
         .unwrap();
     let error = pool.execute_write("CALL p()", &[]).unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
-    assert_eq!(rows(&pool), [1]);
+    assert_eq!(rows(pool), [1]);
+}
+
+#[test]
+fn a_procedure_that_commits_half_way_is_not_told_as_not_done() {
+    let end = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1);";
+    assert_unknown_after_a_commit(&pool(1, 2, |_| ()), end);
 }
 
 #[test]
 fn a_procedure_that_is_cancelled_half_way_is_not_told_as_not_done() {
     let pool = pool(1, 2, |settings| settings.statement_timeout = Some(200 * MS));
-    with_table(&pool);
-    let body = "INSERT INTO t VALUES (1); COMMIT; PERFORM pg_sleep(10);";
-    pool.execute_write(&format!("CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN {body} END $$"), &[])
-        .unwrap();
-    let error = pool.execute_write("CALL p()", &[]).unwrap_err();
-    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
-    assert_eq!(rows(&pool), [1]);
+    assert_unknown_after_a_commit(&pool, "PERFORM pg_sleep(10);");
 }
 
 #[test]

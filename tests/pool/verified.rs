@@ -131,13 +131,8 @@ fn an_id_given_out_twice_is_not_taken_for_ours() {
     assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "after a checkpoint: {outcome:?}");
 }
 
-/// Somebody resets the statistics by hand, when the last checkpoint is that of an orderly stop: it looks like a recovery
-/// that did not know the transaction.
-#[test]
-fn a_commit_is_not_told_as_not_done_because_of_reset_statistics() {
-    let server = Postgres::start();
-    server.stop_fast();
-    server.start_again();
+/// Commits a row on `server`, loses the answer, and lets `meanwhile` happen before the server can be asked.
+fn unanswered(server: &Postgres, meanwhile: impl FnOnce(&Pool)) -> poolhouse::Result<()> {
     let proxy = Proxy::to(&server.database_settings());
     let pool = pool_behind(&proxy);
     let mut direct = server.client();
@@ -151,12 +146,24 @@ fn a_commit_is_not_told_as_not_done_because_of_reset_statistics() {
             })
         });
         eventually("it is committed", Duration::from_secs(5), || rows(&mut direct) == 1);
-        eventually("its answer is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
-        direct.batch_execute("SELECT pg_stat_reset_shared('bgwriter')").unwrap();
+        meanwhile(pool);
         proxy.pass();
-        let outcome = asking.join().unwrap();
-        assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
+        asking.join().unwrap()
+    })
+}
+
+/// Somebody resets the statistics by hand, when the last checkpoint is that of an orderly stop: it looks like a recovery
+/// that did not know the transaction.
+#[test]
+fn a_commit_is_not_told_as_not_done_because_of_reset_statistics() {
+    let server = Postgres::start();
+    server.stop_fast();
+    server.start_again();
+    let outcome = unanswered(&server, |pool| {
+        eventually("its answer is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+        server.client().batch_execute("SELECT pg_stat_reset_shared('bgwriter')").unwrap();
     });
+    assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
 }
 
 /// With so little in the log an ordinary checkpoint may look like that of a recovery.
@@ -284,24 +291,11 @@ fn a_commit_whose_standby_never_answered_is_not_told_as_done_before_it_does() {
 #[test]
 fn a_commit_before_a_crash_is_told_as_done_after_it() {
     let server = Postgres::start();
-    let proxy = Proxy::to(&server.database_settings());
-    let pool = pool_behind(&proxy);
-    let mut direct = server.client();
-    thread::scope(|scope| {
-        let (pool, proxy) = (&pool, &proxy);
-        let asking = scope.spawn(move || {
-            pool.transaction_verified(|tx| {
-                insert(tx)?;
-                proxy.stall_replies_after(0);
-                Ok(())
-            })
-        });
-        eventually("it is committed", Duration::from_secs(5), || rows(&mut direct) == 1);
+    let outcome = unanswered(&server, |_| {
         server.kill();
         server.start_again();
-        proxy.pass();
-        asking.join().unwrap().unwrap();
     });
+    outcome.unwrap();
 }
 
 #[test]
