@@ -80,4 +80,4 @@ fi
 echo "poolhouse: installing$missing"
 $as_root apt-get update
 # Unquoted on purpose: these are several words.
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends $missing
