@@ -44,6 +44,12 @@ impl Lease {
         shared.query(session, sql, params)
     }
 
+    /// Runs a query again whose answer was lost, within the same.
+    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
+        let (shared, session) = self.parts();
+        shared.query_again(session, sql, params)
+    }
+
     /// Runs a statement that writes, within the same.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
         let (shared, session) = self.parts();

@@ -3,17 +3,20 @@
 mod judgement;
 mod limit;
 
-pub(crate) use self::judgement::{Effect, Failure, describe};
+pub(crate) use self::judgement::{Effect, Failure, Retry, describe};
 use self::judgement::{Mark, judge_apart};
 pub(crate) use self::limit::Limit;
 pub(crate) use super::cancelling::Cancel;
+use super::catalogue::{SessionState, Traits};
+use super::sql::is_copy_in;
 pub(crate) use super::statements::Params;
-use super::statements::{Prepared, Statements, Traits};
+use super::statements::{Prepared, Statements};
 use super::status::CloseReason;
 use super::transport::Connector;
 use super::wire::Wire;
 use crate::error::{Error, Interruption, Result};
-use postgres::{Client, CopyInWriter, Row, SimpleQueryMessage};
+use fallible_iterator::FallibleIterator;
+use postgres::{Client, CopyInWriter, Row, SimpleQueryMessage, SimpleQueryRow};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,8 +43,10 @@ pub(crate) struct Session {
     must_be_writable: bool,
     /// It does not any more, as after a failover.
     is_demoted: bool,
-    /// The transaction was begun so.
+    /// The transaction, while there is one, was begun so.
     is_read_only: bool,
+    /// A statement may have changed what the catalogue says of others, which holds from the end of its transaction on.
+    has_changed_catalogue: bool,
     statement_timeout: Option<Duration>,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
@@ -56,6 +61,17 @@ impl Drop for Session {
 
 /// How often one statement is prepared anew because what it refers to has changed: more often means something else.
 const MOST_HEALINGS: u32 = 3;
+
+/// What DISCARD ALL does (PostgreSQL, "SQL Commands"), without DEALLOCATE ALL: temporary tables, settings, roles, locks,
+/// cursors, channels end. Of prepared statements those end that were made with PREPARE; the last row counts the others,
+/// and has the text that ends these. The driver's own, with which it looks types up, cannot be made again.
+const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;
+    SELECT pg_catalog.count(*) FILTER (WHERE NOT from_sql), pg_catalog.string_agg('DEALLOCATE ' ||
+        pg_catalog.quote_ident(name), '; ') FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statements";
+
+/// The SQLSTATE of a write that a read-only server or transaction refuses.
+const READ_ONLY: &str = "25006";
 
 /// How long closing a connection may wait for the server.
 const FAREWELL: Duration = Duration::from_millis(50);
@@ -92,6 +108,7 @@ impl Session {
             must_be_writable,
             is_demoted: false,
             is_read_only: false,
+            has_changed_catalogue: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
@@ -126,27 +143,41 @@ impl Session {
         loop {
             let mark = self.begin(limit);
             let in_transaction = self.in_transaction || self.is_in_own_transaction();
-            let prepared = match self.statements.prepare(&mut self.client, sql, params, in_transaction) {
+            let was_dirty = self.is_dirty;
+            let state = SessionState { in_transaction, is_dirty: was_dirty };
+            let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
                 Ok(prepared) => prepared,
                 Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
             };
-            let kind = prepared.traits;
-            if self.in_transaction && kind.controls_transaction {
+            let traits = prepared.traits;
+            if self.in_transaction && traits.controls_transaction {
                 return Err(Failure::of_caller(Error::TransactionEnded));
             }
             // Behind PgBouncer a trace is out of reach by the time it could be removed.
-            self.is_dirty |= kind.leaves_traces && !self.statements.are_behind_pgbouncer();
-            let mark = Mark { written: self.wire.written(), ..mark };
-            let error = match operation(&prepared, &mut self.client, sql, params) {
+            self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
+            self.has_changed_catalogue |= traits.changes_catalogue;
+            let mark =
+                Mark { written: self.wire.written(), is_trusted: traits.is_clean && !was_dirty, ..mark };
+            let outcome = operation(&prepared, &mut self.client, sql, params);
+            self.settle_catalogue();
+            let error = match outcome {
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
-            let may_be_done = !kind.is_read && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
+            let effect = match traits {
+                _ if self.in_transaction => Effect::None,
+                // In a session that was set up by its borrower the text may mean something else.
+                Traits { only_reads: true, .. } if !was_dirty => Effect::None,
+                Traits { is_atomic: false, .. } => Effect::InSteps,
+                _ => Effect::Lasting,
+            };
+            let may_be_done =
+                effect != Effect::None && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
             if self.may_be_stale(&error, prepared.is_kept) {
                 // What it refers to may have changed since it was prepared, if only a moment ago. A statement that
-                // was refused has done nothing, so running it again, prepared anew, is safe; not a procedure, which
-                // may have committed in between, and not inside a transaction, which has failed with it: the next
-                // one will be well.
+                // was refused has done nothing, so running it again, prepared anew, is safe; not where something
+                // behind it may have had an effect that no rollback undoes, and not inside a transaction, which has
+                // failed with it: the next one will be well.
                 self.statements.forget(sql);
                 self.client.clear_type_cache();
                 limit = limit.since(mark.at);
@@ -154,25 +185,59 @@ impl Session {
                 if is_in_time
                     && !in_transaction
                     && healed < MOST_HEALINGS
-                    && !kind.leaves_traces
+                    && traits.is_clean
+                    && traits.is_atomic
                     && !may_be_done
                 {
                     healed += 1;
                     continue;
                 }
             }
-            let effect = match kind {
-                _ if self.in_transaction => Effect::None,
-                Traits { is_read: true, .. } => Effect::None,
-                Traits { leaves_traces: true, .. } => Effect::InSteps,
-                _ => Effect::Lasting,
-            };
-            if may_be_done && effect != Effect::None && self.is_of_afterwards(&error) {
+            if may_be_done && self.is_of_afterwards(&error) {
                 let text = format!("the result's types could not be looked up: {}", describe(&error));
                 let error = Error::OutcomeUnknown(Interruption::new(mark.at.elapsed(), text));
                 return Err(Failure::of_caller(error));
             }
             return Err(self.judge(error, mark, effect));
+        }
+    }
+
+    /// Runs a query again whose answer was lost, in a transaction in which the server refuses to write: that it only reads
+    /// is what the catalogue says, and functions may be declared to be better than they are.
+    pub(crate) fn query_again(
+        &mut self,
+        sql: &str,
+        params: Params<'_>,
+        limit: Limit,
+    ) -> Result<Vec<Row>, Failure> {
+        self.begin_transaction("BEGIN READ ONLY", true, "", limit)?;
+        self.in_transaction = true;
+        let rows = self.query(sql, params, limit);
+        let end = if rows.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        if !self.is_broken() {
+            // Nothing depends on it any more: a session in which it fails is closed.
+            let _ = self.command(end, limit, Effect::None);
+        }
+        self.in_transaction = false;
+        rows.map_err(|failure| match failure.error.sqlstate() {
+            Some(READ_ONLY) => {
+                let text = "the answer was lost, and when it was run again it wanted to write";
+                Failure::of_caller(Error::OutcomeUnknown(Interruption::new(Duration::ZERO, text)))
+            }
+            // It is prepared anew then.
+            Some("0A000" | "26000") => Failure { retry: Retry::ReadOnly, ..failure },
+            _ if matches!(failure.error, Error::ConnectionLost(_)) => {
+                Failure { retry: Retry::ReadOnly, ..failure }
+            }
+            _ => failure,
+        })
+    }
+
+    /// Tells the other connections that the catalogue has changed, once they can see it.
+    fn settle_catalogue(&mut self) {
+        if self.has_changed_catalogue && matches!(self.wire.status(), Some(b'I') | None) {
+            self.has_changed_catalogue = self.wire.status().is_none();
+            self.statements.note_catalogue_change();
         }
     }
 
@@ -198,7 +263,9 @@ impl Session {
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let mark = self.begin(limit);
-        self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
+        let outcome = self.client.batch_execute(sql);
+        self.settle_catalogue();
+        outcome.map_err(|error| self.judge(error, mark, effect))
     }
 
     /// Begins a transaction with `begin`, and returns the row of `query` if there is one: all in one round trip.
@@ -220,15 +287,20 @@ impl Session {
         if !query.is_empty() {
             sql.to_mut().extend(["; ", query]);
         }
-        let mark = self.begin(limit);
-        let messages =
-            self.client.simple_query(&sql).map_err(|error| self.judge(error, mark, Effect::None))?;
-        let row = messages.iter().rev().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
+        let row = self.last_row(&sql, limit)?;
         Ok(row.map_or_else(Vec::new, |row| {
             (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect()
+        }))
+    }
+
+    /// Runs fixed statements without parameters, of which the last one may return a row.
+    fn last_row(&mut self, sql: &str, limit: Limit) -> Result<Option<SimpleQueryRow>, Failure> {
+        let mark = self.begin(limit);
+        let messages =
+            self.client.simple_query(sql).map_err(|error| self.judge(error, mark, Effect::None))?;
+        Ok(messages.into_iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
         }))
     }
 
@@ -242,37 +314,46 @@ impl Session {
         is_alive
     }
 
-    /// Makes the session as new, whatever was done to it; false where that did not work.
+    /// Makes the session as new, whatever was done to it, but for the prepared statements of the pool and the driver;
+    /// false where that did not work.
     ///
-    /// `DISCARD ALL` (PostgreSQL, "SQL Commands") ends temporary tables, settings, roles, locks, cursors,
-    /// channels and prepared statements; it is refused inside a transaction, hence the ROLLBACK. Behind PgBouncer
-    /// it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
+    /// Behind PgBouncer it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
         if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
             return false;
         }
-        let mut steps = match self.wire.status() {
-            _ if self.statements.are_behind_pgbouncer() => &["ROLLBACK"][..],
-            Some(b'I') => &["DISCARD ALL"],
-            _ => &["ROLLBACK", "DISCARD ALL"],
+        let limit = Limit::Until(deadline);
+        let is_reset = match self.statements.are_behind_pgbouncer() {
+            true => self.reset_step("ROLLBACK", limit).is_some(),
+            false => self.reset_all(limit),
         };
-        while let [step, rest @ ..] = steps {
-            let written = self.wire.written();
-            if self.command(step, Limit::Until(deadline), Effect::None).is_err() {
-                return false;
-            }
-            // A borrower with `&mut Client` can put another client in its place.
-            if self.wire.written() == written || self.wire.status() != Some(b'I') {
-                return false;
-            }
-            steps = rest;
+        if is_reset {
+            // What was sent to the borrower is in the driver's buffer by now.
+            while let Ok(Some(_)) = self.client.notifications().iter().next() {}
+            (self.is_dirty, self.is_cancelled) = (false, false);
         }
-        if !self.statements.are_behind_pgbouncer() {
-            self.statements.forget_all();
-            self.client.clear_type_cache();
-        }
-        (self.is_dirty, self.is_cancelled) = (false, false);
-        true
+        is_reset
+    }
+
+    fn reset_all(&mut self, limit: Limit) -> bool {
+        let rollback = if self.wire.status() == Some(b'I') { "" } else { "ROLLBACK;" };
+        let seed = 2.0 * fastrand::f64() - 1.0;
+        let row =
+            self.reset_step(&format!("{rollback} SELECT pg_catalog.setseed({seed:.9}); {RESET}"), limit);
+        let Some(Some(row)) = row else { return false };
+        let (kept, removal) = (row.get(0).and_then(|count| count.parse::<usize>().ok()), row.get(1));
+        // With DEALLOCATE ALL a borrower drops ours as well, and those of the driver, which would miss them.
+        let are_all_there = kept.is_some_and(|kept| kept >= self.statements.count_on_server());
+        are_all_there && removal.is_none_or(|removal| self.reset_step(removal, limit).is_some())
+    }
+
+    /// Runs a part of a reset; `None` where that did not work.
+    fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
+        let written = self.wire.written();
+        let row = self.last_row(sql, limit).ok()?;
+        self.settle_catalogue();
+        // A borrower with `&mut Client` can put another client in its place.
+        (self.wire.written() != written && self.wire.status() == Some(b'I')).then_some(row)
     }
 
     /// The driver's client, for whatever the helpers do not offer.
@@ -286,9 +367,14 @@ impl Session {
         self.begin(limit);
     }
 
-    /// Begins a COPY, whose traces end with the transaction.
+    /// Begins a COPY.
     pub(crate) fn copy_in(&mut self, sql: &str, limit: Limit) -> Result<CopyInWriter<'_>> {
+        if !is_copy_in(sql) {
+            return Err(Error::application(format!("copy_in takes COPY … FROM STDIN, and was given: {sql}")));
+        }
         limit.check()?;
+        // What a trigger does is not looked into.
+        self.is_dirty = true;
         let (mark, wire) = (self.begin(limit), self.wire.clone());
         // The writer has the client, so the session cannot judge.
         self.client.copy_in(sql).map_err(|error| judge_apart(&wire, error, mark))
@@ -384,6 +470,6 @@ impl Session {
             Limit::Within(time) => time.map(|time| super::add(now, time)),
             Limit::Until(deadline) => Some(deadline),
         });
-        Mark { at: now, written: self.wire.written() }
+        Mark { at: now, written: self.wire.written(), is_trusted: !self.is_dirty }
     }
 }
