@@ -11,7 +11,6 @@
 //! what cannot be looked up counts as unsafe.
 
 use super::sql::{Form, Kind};
-use super::statements::Unprepared;
 use lru::LruCache;
 use postgres::Client;
 use postgres::types::Type;
@@ -235,7 +234,7 @@ impl Catalogue {
         client: &mut Client,
         sql: &str,
         session: SessionState,
-    ) -> Result<Traits, Unprepared> {
+    ) -> Result<Traits, postgres::Error> {
         let kind = Kind::of(sql);
         let verdict = match kind.form {
             Form::Query | Form::Write => self.verdict(client, sql, &kind, session)?,
@@ -258,7 +257,7 @@ impl Catalogue {
         sql: &str,
         kind: &Kind,
         session: SessionState,
-    ) -> Result<Verdict, Unprepared> {
+    ) -> Result<Verdict, postgres::Error> {
         if self.is_unreadable.load(Ordering::Relaxed) {
             return Ok(Verdict::UNKNOWN);
         }
@@ -277,11 +276,11 @@ impl Catalogue {
                 self.is_unreadable.store(true, Ordering::Relaxed);
                 match session.in_transaction {
                     // It has failed with the question; the next one will not be asked.
-                    true => return Err(Unprepared { error, spoils_session: false }),
+                    true => return Err(error),
                     false => return Ok(Verdict::UNKNOWN),
                 }
             }
-            Err(error) => return Err(Unprepared { error, spoils_session: false }),
+            Err(error) => return Err(error),
         };
         if !session.is_dirty {
             self.answers().put(sql.into(), Answer { verdict, epoch, at: now });

@@ -2,21 +2,21 @@
 
 mod judgement;
 mod limit;
+mod reset;
+mod statement;
 
 pub(crate) use self::judgement::{Effect, Failure, Retry, describe};
 use self::judgement::{Mark, judge_apart};
 pub(crate) use self::limit::Limit;
 pub(crate) use super::cancelling::Cancel;
-use super::catalogue::{SessionState, Traits};
 use super::sql::is_copy_in;
 pub(crate) use super::statements::Params;
-use super::statements::{Prepared, Statements};
+use super::statements::Statements;
 use super::status::CloseReason;
 use super::transport::Connector;
 use super::wire::Wire;
-use crate::error::{Error, Interruption, Result};
-use fallible_iterator::FallibleIterator;
-use postgres::{Client, CopyInWriter, Row, SimpleQueryMessage, SimpleQueryRow};
+use crate::error::{Error, Result};
+use postgres::{Client, CopyInWriter, SimpleQueryMessage, SimpleQueryRow};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,17 +58,6 @@ impl Drop for Session {
         self.wire.set_deadline(Some(Instant::now() + FAREWELL));
     }
 }
-
-/// How often one statement is prepared anew because what it refers to has changed: more often means something else.
-const MOST_HEALINGS: u32 = 3;
-
-/// What DISCARD ALL does (PostgreSQL, "SQL Commands"), without DEALLOCATE ALL: temporary tables, settings, roles, locks,
-/// cursors, channels end. Of prepared statements those end that were made with PREPARE; the last row counts the others,
-/// and has the text that ends these. The driver's own, with which it looks types up, cannot be made again.
-const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;
-    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;
-    SELECT pg_catalog.count(*) FILTER (WHERE NOT from_sql), pg_catalog.string_agg('DEALLOCATE ' ||
-        pg_catalog.quote_ident(name), '; ') FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statements";
 
 /// The SQLSTATE of a write that a read-only server or transaction refuses.
 const READ_ONLY: &str = "25006";
@@ -112,151 +101,6 @@ impl Session {
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
-        }
-    }
-
-    /// Runs a query.
-    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Vec<Row>, Failure> {
-        self.run(sql, params, limit, Prepared::query, Prepared::asks_afterwards)
-    }
-
-    /// Runs a statement and returns the number of rows affected.
-    pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
-        self.run(sql, params, limit, Prepared::execute, |_| false)
-    }
-
-    /// `asks_afterwards`: whether the driver may fail although the statement has run.
-    fn run<R>(
-        &mut self,
-        sql: &str,
-        params: Params<'_>,
-        mut limit: Limit,
-        operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
-        asks_afterwards: fn(&Prepared) -> bool,
-    ) -> Result<R, Failure> {
-        limit.check().map_err(Failure::of_caller)?;
-        if self.in_transaction && self.wire.status() == Some(b'I') {
-            // Whatever follows would commit by itself.
-            return Err(Failure::of_caller(Error::TransactionEnded));
-        }
-        let mut healed = 0;
-        loop {
-            let mark = self.begin(limit);
-            let in_transaction = self.in_transaction || self.is_in_own_transaction();
-            let was_dirty = self.is_dirty;
-            let state = SessionState { in_transaction, is_dirty: was_dirty };
-            let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
-                Ok(prepared) => prepared,
-                Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
-            };
-            let traits = prepared.traits;
-            if self.in_transaction && traits.controls_transaction {
-                return Err(Failure::of_caller(Error::TransactionEnded));
-            }
-            // Behind PgBouncer a trace is out of reach by the time it could be removed.
-            self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
-            self.has_changed_catalogue |= traits.changes_catalogue;
-            let mark =
-                Mark { written: self.wire.written(), is_trusted: traits.is_clean && !was_dirty, ..mark };
-            let outcome = operation(&prepared, &mut self.client, sql, params);
-            self.settle_catalogue();
-            let error = match outcome {
-                Ok(result) => return Ok(result),
-                Err(error) => error,
-            };
-            let effect = match traits {
-                _ if self.in_transaction => Effect::None,
-                // In a session that was set up by its borrower the text may mean something else.
-                Traits { only_reads: true, .. } if !was_dirty => Effect::None,
-                Traits { is_atomic: false, .. } => Effect::InSteps,
-                _ => Effect::Lasting,
-            };
-            let may_be_done =
-                effect != Effect::None && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
-            if self.may_be_stale(&error, prepared.is_kept) {
-                // What it refers to may have changed since it was prepared, if only a moment ago. A statement that
-                // was refused has done nothing, so running it again, prepared anew, is safe; not where something
-                // behind it may have had an effect that no rollback undoes, and not inside a transaction, which has
-                // failed with it: the next one will be well.
-                self.statements.forget(sql);
-                self.client.clear_type_cache();
-                limit = limit.since(mark.at);
-                let is_in_time = limit.check().is_ok();
-                if is_in_time
-                    && !in_transaction
-                    && healed < MOST_HEALINGS
-                    && traits.is_clean
-                    && traits.is_atomic
-                    && !may_be_done
-                {
-                    healed += 1;
-                    continue;
-                }
-            }
-            if may_be_done && self.is_of_afterwards(&error) {
-                let text = format!("the result's types could not be looked up: {}", describe(&error));
-                let error = Error::OutcomeUnknown(Interruption::new(mark.at.elapsed(), text));
-                return Err(Failure::of_caller(error));
-            }
-            return Err(self.judge(error, mark, effect));
-        }
-    }
-
-    /// Runs a query again whose answer was lost, in a transaction in which the server refuses to write: that it only reads
-    /// is what the catalogue says, and functions may be declared to be better than they are.
-    pub(crate) fn query_again(
-        &mut self,
-        sql: &str,
-        params: Params<'_>,
-        limit: Limit,
-    ) -> Result<Vec<Row>, Failure> {
-        self.begin_transaction("BEGIN READ ONLY", true, "", limit)?;
-        self.in_transaction = true;
-        let rows = self.query(sql, params, limit);
-        let end = if rows.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        if !self.is_broken() {
-            // Nothing depends on it any more: a session in which it fails is closed.
-            let _ = self.command(end, limit, Effect::None);
-        }
-        self.in_transaction = false;
-        rows.map_err(|failure| match failure.error.sqlstate() {
-            Some(READ_ONLY) => {
-                let text = "the answer was lost, and when it was run again it wanted to write";
-                Failure::of_caller(Error::OutcomeUnknown(Interruption::new(Duration::ZERO, text)))
-            }
-            // It is prepared anew then.
-            Some("0A000" | "26000") => Failure { retry: Retry::ReadOnly, ..failure },
-            _ if matches!(failure.error, Error::ConnectionLost(_)) => {
-                Failure { retry: Retry::ReadOnly, ..failure }
-            }
-            _ => failure,
-        })
-    }
-
-    /// Tells the other connections that the catalogue has changed, once they can see it.
-    fn settle_catalogue(&mut self) {
-        if self.has_changed_catalogue && matches!(self.wire.status(), Some(b'I') | None) {
-            self.has_changed_catalogue = self.wire.status().is_none();
-            self.statements.note_catalogue_change();
-        }
-    }
-
-    /// Whether the borrower has begun a transaction with the driver's client, which must not be ended for them:
-    /// of use behind PgBouncer only.
-    fn is_in_own_transaction(&self) -> bool {
-        self.is_dirty && self.statements.are_behind_pgbouncer() && self.wire.status() != Some(b'I')
-    }
-
-    /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or
-    /// its name, and where it was prepared some time ago the tables, columns and types it refers to (PostgreSQL, "Error
-    /// Codes": 0A000, 26000, class 42, XX000), or the parameters' types as they were, which the driver judges by.
-    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool) -> bool {
-        match error.as_db_error() {
-            Some(refusal) => {
-                let code = refusal.code().code();
-                matches!(code, "0A000" | "26000") || is_kept && (code == "XX000" || code.starts_with("42"))
-            }
-            None => is_kept && !self.is_connection_failure(),
         }
     }
 
@@ -312,48 +156,6 @@ impl Session {
             self.close_reason = Some(CloseReason::Invalid);
         }
         is_alive
-    }
-
-    /// Makes the session as new, whatever was done to it, but for the prepared statements of the pool and the driver;
-    /// false where that did not work.
-    ///
-    /// Behind PgBouncer it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
-    pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
-            return false;
-        }
-        let limit = Limit::Until(deadline);
-        let is_reset = match self.statements.are_behind_pgbouncer() {
-            true => self.reset_step("ROLLBACK", limit).is_some(),
-            false => self.reset_all(limit),
-        };
-        if is_reset {
-            // What was sent to the borrower is in the driver's buffer by now.
-            while let Ok(Some(_)) = self.client.notifications().iter().next() {}
-            (self.is_dirty, self.is_cancelled) = (false, false);
-        }
-        is_reset
-    }
-
-    fn reset_all(&mut self, limit: Limit) -> bool {
-        let rollback = if self.wire.status() == Some(b'I') { "" } else { "ROLLBACK;" };
-        let seed = 2.0 * fastrand::f64() - 1.0;
-        let row =
-            self.reset_step(&format!("{rollback} SELECT pg_catalog.setseed({seed:.9}); {RESET}"), limit);
-        let Some(Some(row)) = row else { return false };
-        let (kept, removal) = (row.get(0).and_then(|count| count.parse::<usize>().ok()), row.get(1));
-        // With DEALLOCATE ALL a borrower drops ours as well, and those of the driver, which would miss them.
-        let are_all_there = kept.is_some_and(|kept| kept >= self.statements.count_on_server());
-        are_all_there && removal.is_none_or(|removal| self.reset_step(removal, limit).is_some())
-    }
-
-    /// Runs a part of a reset; `None` where that did not work.
-    fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
-        let written = self.wire.written();
-        let row = self.last_row(sql, limit).ok()?;
-        self.settle_catalogue();
-        // A borrower with `&mut Client` can put another client in its place.
-        (self.wire.written() != written && self.wire.status() == Some(b'I')).then_some(row)
     }
 
     /// The driver's client, for whatever the helpers do not offer.

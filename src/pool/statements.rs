@@ -58,6 +58,10 @@ impl Unprepared {
         let spoils_session = error.code().is_some_and(|code| code.code() == "26000");
         Unprepared { error, spoils_session }
     }
+
+    fn of_question(error: postgres::Error) -> Unprepared {
+        Unprepared { error, spoils_session: false }
+    }
 }
 
 impl Statements {
@@ -87,7 +91,8 @@ impl Statements {
         let kept = self.kept.as_mut().and_then(|kept| kept.get_mut(sql));
         if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
             if prepared.epoch != epoch {
-                prepared.traits = self.catalogue.traits(client, sql, session)?;
+                prepared.traits =
+                    self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
                 prepared.epoch = epoch;
             }
             return Ok(prepared.clone());
@@ -97,7 +102,7 @@ impl Statements {
             (None, Some(_)) => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
             (None, None) => Way::Once,
         };
-        let traits = self.catalogue.traits(client, sql, session)?;
+        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
         let prepared = Prepared { way, traits, epoch, is_kept: false };
         if let Some(kept) = &mut self.kept {
             kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });

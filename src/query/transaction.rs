@@ -205,7 +205,8 @@ impl Transaction<'_> {
     ///
     /// # Errors
     ///
-    /// What `work` returned, or that of the savepoint's own statements.
+    /// What `work` returned, or that of the savepoint's own statements. `DeadlineExceeded` where the thread's deadline
+    /// ([`with_deadline`](crate::with_deadline)) has passed when `work` is done: the savepoint is undone.
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         let depth = self.depth + 1;
         let limit = self.shared.statement_limit();
@@ -232,6 +233,7 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// - `Query`: the server refuses the statement.
+    /// - `Application`: `sql` is not a `COPY … FROM STDIN`; nothing was sent.
     /// - `ConnectionLost`, `DeadlineExceeded`: as for any statement of the transaction.
     /// - `Cancelled`: the work has been called off.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
