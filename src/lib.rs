@@ -55,9 +55,14 @@ mod database_pool;
 mod decode;
 mod error;
 pub mod health;
+#[cfg_attr(
+    not(feature = "web"),
+    allow(dead_code, unused_imports, reason = "what only the bridge from async code uses")
+)]
 mod pool;
 mod query;
 pub mod settings;
+#[cfg(feature = "web")]
 pub mod web;
 
 pub use database_pool::{
