@@ -67,7 +67,7 @@ pub mod web;
 
 pub use database_pool::{
     DatabasePool, execute_query, execute_query_one, execute_write, transaction, transaction_verified,
-    transaction_with,
+    transaction_with, try_transaction, try_transaction_with,
 };
 pub use error::{
     ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, SettingsError,

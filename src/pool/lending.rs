@@ -5,7 +5,7 @@ use super::generation::Standing;
 use super::scope;
 use super::session::{Failure, Limit, Params, Session, Verdict};
 use super::status::CloseReason;
-use super::{Lease, Pooled, Shared, add, refused};
+use super::{Connection, Lease, Pooled, Shared, add, refused};
 use crate::error::{Error, Result};
 use crate::settings::PrePing;
 use log::warn;
@@ -62,6 +62,13 @@ impl Shared {
                 .acquire_again(permit, started, checks_end, at)
                 .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
         }
+    }
+
+    /// Lends a connection to the pool itself.
+    #[track_caller]
+    pub(crate) fn connection_until(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
+        let lease = self.clone().lend(Instant::now(), deadline, Location::caller())?;
+        Ok(Connection::new(lease))
     }
 
     /// Takes from the store what the gate has given leave to take: it is there, or will be within

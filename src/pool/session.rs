@@ -48,6 +48,8 @@ pub(crate) struct Session {
     /// A statement may have changed what the catalogue says of others, which holds from the end of its transaction on.
     has_changed_catalogue: bool,
     statement_timeout: Option<Duration>,
+    /// In this transaction the server has refused a statement because of another transaction.
+    pub(crate) has_lost_against_another: bool,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
 }
@@ -98,6 +100,7 @@ impl Session {
             is_demoted: false,
             is_read_only: false,
             has_changed_catalogue: false,
+            has_lost_against_another: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
