@@ -4,6 +4,7 @@
 
 mod age;
 mod basics;
+mod crashes;
 mod deadlines;
 mod encryption;
 mod failures;
