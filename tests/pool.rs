@@ -2,6 +2,7 @@
 //! the doc of the test that shows it; #25 is in `src/pool/gate/outage.rs`. #27, that the connection used last is lent first, is
 //! kept on purpose: it leaves the others idle, so that they can be trimmed.
 
+mod adversary;
 mod age;
 mod basics;
 mod crashes;
