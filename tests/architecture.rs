@@ -23,7 +23,7 @@ const BACKWARD: [(&str, &str); 1] = [
 
 /// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
 /// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 22] = [
+const POOL: [(&str, &[&str]); 23] = [
     ("address", &[]),
     ("decoy", &[]),
     ("generation", &[]),
@@ -38,12 +38,24 @@ const POOL: [(&str, &[&str]); 22] = [
     ("gate", &["status", "sync"]),
     ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
     ("cancelling", &["transport", "wire"]),
-    ("statements", &["sql"]),
-    ("session", &["cancelling", "statements", "status", "transport", "wire"]),
+    ("catalogue", &["sql"]),
+    ("statements", &["catalogue"]),
+    ("session", &["cancelling", "catalogue", "sql", "statements", "status", "transport", "wire"]),
     // The keeper buries what r2d2 lets go of.
     (
         "manager",
-        &["address", "gate", "generation", "session", "statements", "tls", "transport", "wire", "keeper"],
+        &[
+            "address",
+            "catalogue",
+            "gate",
+            "generation",
+            "session",
+            "statements",
+            "tls",
+            "transport",
+            "wire",
+            "keeper",
+        ],
     ),
     ("pooled", &["manager", "session"]),
     // Who lends and who keeps house do the same things to a connection.
@@ -73,7 +85,7 @@ const POOL: [(&str, &[&str]); 22] = [
 const ONLY_ERROR: [&str; 5] = ["gate", "status", "sync", "generation", "sql"];
 
 /// Foreign crates, and where they may be named.
-const FENCES: [(&[&str], &[&str]); 10] = [
+const FENCES: [(&[&str], &[&str]); 11] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
     (&["tokio", "tokio_rustls", "lru"], &["src/pool/"]),
     (
@@ -91,7 +103,9 @@ const FENCES: [(&[&str], &[&str]); 10] = [
             "src/lib.rs",
         ],
     ),
-    (&["postgres_protocol", "fallible_iterator"], &["src/decode/"]),
+    (&["postgres_protocol"], &["src/decode/"]),
+    // Array elements, and the notifications a borrower has left.
+    (&["fallible_iterator"], &["src/decode/", "src/pool/session/reset.rs"]),
     (&["actix_web"], &["src/web/", "src/bin/"]),
     (&["futures_core"], &["src/web/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),

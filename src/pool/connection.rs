@@ -44,6 +44,12 @@ impl Lease {
         shared.query(session, sql, params)
     }
 
+    /// Runs a query again whose answer was lost, within the same.
+    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
+        let (shared, session) = self.parts();
+        shared.query_again(session, sql, params)
+    }
+
     /// Runs a statement that writes, within the same.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
         let (shared, session) = self.parts();
@@ -86,8 +92,8 @@ impl Connection {
 
     /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.
     ///
-    /// The session is reset when the connection is returned (`ROLLBACK`, `DISCARD ALL`, in the background), so
-    /// nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
+    /// The session is reset when the connection is returned, in the background: `ROLLBACK`, and what `DISCARD ALL` does
+    /// except for the pool's prepared statements. So nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
     /// what is done with the client afterwards must end within it, or the connection fails.
     ///
     /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) it is for whole transactions

@@ -216,6 +216,16 @@ impl Shared {
         self.unless_called_off(session, |session| session.query(sql, params, limit))
     }
 
+    pub(crate) fn query_again(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let limit = self.statement_limit();
+        self.unless_called_off(session, |session| session.query_again(sql, params, limit))
+    }
+
     pub(crate) fn write(
         self: &Arc<Shared>,
         session: &mut Session,

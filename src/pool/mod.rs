@@ -2,6 +2,7 @@
 
 mod address;
 mod cancelling;
+mod catalogue;
 mod connection;
 mod decoy;
 mod frames;
@@ -26,7 +27,7 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use scope::with_deadline;
 pub(crate) use scope::{Stop, is_stopped};
-pub(crate) use session::{Effect, Failure, Limit, Session};
+pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
 use self::gate::{Gate, Limits, Refusal};

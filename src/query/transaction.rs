@@ -4,7 +4,9 @@ use super::options::TransactionOptions;
 use super::verify::{Fate, Ticket};
 use super::{Execute, all, at_most_one};
 use crate::error::{Error, Interruption, Result};
-use crate::pool::{Effect, Failure, Lease, Limit, Pool, Session, Shared, add, is_stopped, with_deadline};
+use crate::pool::{
+    Effect, Failure, Lease, Limit, Pool, Retry, Session, Shared, add, is_stopped, with_deadline,
+};
 use log::debug;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
@@ -139,7 +141,7 @@ impl Pool {
         at: &'static Location<'static>,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<R> {
-        let (mut lease, ticket) = self.on_a_connection(at, |lease| begin(lease, options))?;
+        let (mut lease, ticket) = self.on_a_connection(at, |lease, _| begin(lease, options))?;
         let Finished { value, commit } = finish(&mut lease, work)?;
         // Whoever looks into it needs a connection.
         drop(lease);
@@ -203,7 +205,8 @@ impl Transaction<'_> {
     ///
     /// # Errors
     ///
-    /// What `work` returned, or that of the savepoint's own statements.
+    /// What `work` returned, or that of the savepoint's own statements. `DeadlineExceeded` where the thread's deadline
+    /// ([`with_deadline`](crate::with_deadline)) has passed when `work` is done: the savepoint is undone.
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         let depth = self.depth + 1;
         let limit = self.shared.statement_limit();
@@ -212,7 +215,10 @@ impl Transaction<'_> {
         let mut open = Open { session, depth, is_open: true };
         let mut inner = Transaction { session: RefCell::new(&mut *open.session), shared: self.shared, depth };
         let value = work(&mut inner)?;
+        // Of what is left now, not before the work. Once that is nothing, the savepoint is undone and all else goes on.
+        let limit = self.shared.statement_limit();
         open.session.check_transaction(limit)?;
+        limit.check()?;
         open.is_open = false;
         open.session.command(&format!("RELEASE poolhouse_{depth}"), limit, Effect::None)?;
         Ok(value)
@@ -227,6 +233,7 @@ impl Transaction<'_> {
     /// # Errors
     ///
     /// - `Query`: the server refuses the statement.
+    /// - `Application`: `sql` is not a `COPY … FROM STDIN`; nothing was sent.
     /// - `ConnectionLost`, `DeadlineExceeded`: as for any statement of the transaction.
     /// - `Cancelled`: the work has been called off.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
@@ -280,7 +287,10 @@ fn begin(lease: &mut Lease, options: &TransactionOptions) -> Result<Option<Ticke
         Some(_) => Ticket::begin(lease.session(), options, limit).map(Some),
     };
     // A transaction that has only begun ends with its connection.
-    begun.map_err(|failure| Failure { had_no_effect: failure.had_no_effect || failure.was_read, ..failure })
+    begun.map_err(|failure| match failure.retry {
+        Retry::ReadOnly => Failure { retry: Retry::Safe, ..failure },
+        _ => failure,
+    })
 }
 
 /// A transaction whose work is done, and what came of its commit.

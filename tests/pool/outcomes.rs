@@ -26,8 +26,7 @@ fn writes_under_a_storm_of_terminations_are_never_told_wrongly() {
         0 => pool.execute_write(INSERT, &[&id]),
         _ => pool.transaction(|tx| tx.execute_write(INSERT, &[&id])),
     };
-    let done = write_under_a_storm(&pool, 1500 * MS, write, server.client(), |_, _| {});
-    assert!(done > 0, "some writes succeed");
+    write_under_a_storm(&pool, 128, write, server.client(), |_, _| {});
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn options(retry: RetryPolicy) -> TransactionOptions {
 }
 
 /// Sums, reads, and only reads; and runs for a while.
-const LONG_READ: &str = "SELECT sum(a::bigint * a) FROM generate_series(1, 2000000) AS a";
+const LONG_READ: &str = "SELECT sum(a::bigint * a) FROM generate_series(1, $1) AS a";
 
 #[test]
 fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
@@ -24,8 +24,11 @@ fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
         settings.retry_reads = retry_reads;
         let pool = Pool::open(&settings).unwrap();
         let mut admin = database.client();
+        // Prepared, so that it is run when it is seen to run.
+        pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&1]).unwrap();
         thread::scope(|scope| {
-            let reading = scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[]));
+            let reading =
+                scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&2_000_000]));
             let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1";
             crate::support::eventually("it runs", Duration::from_secs(5), || {
                 admin.query_one(running, &[&LONG_READ]).unwrap().get::<_, i64>(0) == 1
