@@ -155,8 +155,8 @@ pub(super) const CARRIERS: &[Carrier] = &[
         "SELECT count(*) FROM (VALUES («(2)»::c), («(1)»::c)) AS v(x) GROUP BY x"),
     plain("a cast", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
         CREATE CAST (int AS c) WITH FUNCTION to_c(int)", "SELECT 1::{c}"),
-    plain("a cast written as a function", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
-        CREATE CAST (int AS c) WITH FUNCTION to_c(int)", "SELECT {~c}(1)"),
+    plain("a function with the name of its type", "CREATE TYPE c AS (a int); CREATE FUNCTION c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c'",
+        "SELECT {c}(1)"),
     plain("a cast of an array's elements", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
         CREATE CAST (int AS c) WITH FUNCTION to_c(int)", "SELECT ARRAY[1]::{c}[]"),
     plain("a cast at an assignment", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
@@ -299,7 +299,7 @@ pub(super) const CLEAN: &[(&str, &str)] = &[
     ("", "SELECT pg_advisory_xact_lock(1)"),
     ("", "SELECT pg_notify('news', 'x')"),
     ("CREATE VIEW v AS SELECT id, lower(a) AS a, now() AS at FROM u", "SELECT a FROM v"),
-    ("CREATE TABLE k (temp int, \"set_config\" int, set int, local int)", "SELECT temp, \"set_config\", set, local FROM k"),
+    ("CREATE TABLE k (temp int, temporary int, set int, local int)", "SELECT temp, temporary, set, local FROM k"),
     ("CREATE FUNCTION quiet(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1'", "SELECT quiet(1)"),
     ("CREATE TABLE o (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), at timestamptz DEFAULT now())", "INSERT INTO o DEFAULT VALUES"),
     ("CREATE TYPE level AS ENUM ('low', 'high'); CREATE DOMAIN small AS int CHECK (VALUE < 10); CREATE TABLE l (level level, n small)",
