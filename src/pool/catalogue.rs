@@ -120,7 +120,8 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// write, `$5` whether `set_config` is harmless in it.
 ///
 /// Ids from 16384 on are those of objects made after `initdb` (`FirstNormalObjectId`); PostgreSQL itself has no operator,
-/// cast, type or aggregate with a volatile function. Expressions are stored as trees in which `:funcid` and the like are
+/// cast, type or aggregate with a volatile function. Where a foreign key passes changes on, any trigger in the database may
+/// be reached. `OFFSET 0` has the planner look up relation by relation, of which there are few. Expressions are stored as trees in which `:funcid` and the like are
 /// followed by a function's id. The functions `…_to_xml` are declared stable and run whatever query they are given.
 const ASK: &str = r"
 WITH RECURSIVE relation (oid) AS (
@@ -133,22 +134,20 @@ WITH RECURSIVE relation (oid) AS (
         WHERE ev_class = relation.oid
         UNION ALL
         SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = relation.oid
-        UNION ALL
-        SELECT conrelid FROM pg_catalog.pg_constraint
-        WHERE $4 AND confrelid = relation.oid AND contype = 'f'
-            AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
     ) AS behind (oid)
 ), tree (text) AS (
-    SELECT pg_catalog.concat(ev_action, ev_qual)
-    FROM pg_catalog.pg_rewrite JOIN relation ON ev_class = relation.oid WHERE $4 OR ev_type = '1'
-    UNION ALL
-    SELECT pg_catalog.concat(polqual, polwithcheck)
-    FROM pg_catalog.pg_policy JOIN relation ON polrelid = relation.oid
-    UNION ALL
-    SELECT adbin::text FROM pg_catalog.pg_attrdef JOIN relation ON adrelid = relation.oid WHERE $4
-    UNION ALL
-    SELECT conbin::text FROM pg_catalog.pg_constraint JOIN relation ON conrelid = relation.oid
-    WHERE $4 AND conbin IS NOT NULL
+    SELECT behind.tree FROM relation, LATERAL (
+        SELECT pg_catalog.concat(ev_action, ev_qual) FROM pg_catalog.pg_rewrite
+        WHERE ev_class = relation.oid AND ($4 OR ev_type = '1')
+        UNION ALL
+        SELECT pg_catalog.concat(polqual, polwithcheck) FROM pg_catalog.pg_policy WHERE polrelid = relation.oid
+        UNION ALL
+        SELECT adbin::text FROM pg_catalog.pg_attrdef WHERE $4 AND adrelid = relation.oid
+        UNION ALL
+        SELECT conbin::text FROM pg_catalog.pg_constraint
+        WHERE $4 AND conrelid = relation.oid AND conbin IS NOT NULL
+        OFFSET 0
+    ) AS behind (tree)
     UNION ALL
     SELECT conbin::text FROM pg_catalog.pg_constraint
     WHERE contypid <> 0 AND oid >= 16384 AND conbin IS NOT NULL
@@ -176,9 +175,14 @@ WITH RECURSIVE relation (oid) AS (
     UNION ALL
     SELECT false FROM relation JOIN pg_catalog.pg_class USING (oid) WHERE relkind = 'f'
     UNION ALL
-    SELECT false FROM relation JOIN pg_catalog.pg_trigger t ON tgrelid = relation.oid
-        JOIN pg_catalog.pg_proc p ON p.oid = tgfoid
+    SELECT false FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc p ON p.oid = tgfoid
     WHERE $4 AND NOT tgisinternal AND p.oid >= 16384 AND provolatile = 'v'
+        AND (tgrelid IN (SELECT oid FROM relation) OR EXISTS (
+            SELECT FROM pg_catalog.pg_constraint JOIN relation ON confrelid = relation.oid
+            WHERE contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))))
+    UNION ALL
+    SELECT false FROM pg_catalog.pg_constraint JOIN relation ON confrelid = relation.oid
+    WHERE $4 AND contype = 'f' AND (confdeltype = 'd' OR confupdtype = 'd')
     UNION ALL
     SELECT false FROM (
         SELECT oprcode FROM pg_catalog.pg_operator WHERE oid >= 16384
