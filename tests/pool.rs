@@ -10,6 +10,7 @@ mod deadlines;
 mod encryption;
 mod failures;
 mod growth;
+mod interrupted;
 mod lifecycle;
 mod messages;
 mod numbers;
@@ -19,6 +20,7 @@ mod retries;
 mod sessions;
 mod statements;
 mod storm;
+mod transactions;
 mod verified;
 mod waiting;
 
