@@ -2,13 +2,17 @@
 //! the doc of the test that shows it; #25 is in `src/pool/gate/outage.rs`. #27, that the connection used last is lent first, is
 //! kept on purpose: it leaves the others idle, so that they can be trimmed.
 
+mod adversary;
 mod age;
 mod basics;
+mod crashes;
 mod deadlines;
 mod encryption;
 mod failures;
 mod growth;
+mod interrupted;
 mod lifecycle;
+mod messages;
 mod numbers;
 mod outcomes;
 mod pgbouncer;
@@ -16,6 +20,7 @@ mod retries;
 mod sessions;
 mod statements;
 mod storm;
+mod transactions;
 mod verified;
 mod waiting;
 

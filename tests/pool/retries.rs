@@ -1,7 +1,8 @@
 //! What is run again, and what is not.
 
 use super::*;
-use crate::support::Proxy;
+use crate::support::proxy::Act;
+use crate::support::{Database, Proxy};
 use poolhouse::{Error, Execute, Isolation, RetryPolicy, TransactionOptions};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -141,6 +142,71 @@ fn other_failures_are_the_callers() {
     let read_only = TransactionOptions { is_read_only: true, ..TransactionOptions::default() };
     let error = pool.transaction_with(&read_only, |tx| tx.execute_write("CREATE TABLE t (a int)", &[]));
     assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));
+}
+
+/// A pool of two behind a proxy that loses answers, on a database with a ledger that several things write to.
+fn lossy(database: &Database) -> (Proxy, Pool) {
+    let ddl = "CREATE TABLE ledger (a int); CREATE TABLE t (a int); INSERT INTO t VALUES (1);
+        CREATE FUNCTION charge(int) RETURNS int LANGUAGE sql AS 'INSERT INTO ledger VALUES ($1) RETURNING a';
+        CREATE FUNCTION set(text, text) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION Éclat(int) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION bill(t) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION lying() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN RETURN charge(1); END';
+        CREATE FUNCTION quiet(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
+        CREATE VIEW charged AS SELECT charge(1) AS a; CREATE VIEW harmless AS SELECT quiet(a) AS a FROM t";
+    database.client().batch_execute(ddl).unwrap();
+    let proxy = Proxy::forging(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (2, 2);
+    let pool = Pool::open(&settings).unwrap();
+    (proxy, pool)
+}
+
+#[test]
+fn a_read_that_writes_is_not_run_twice() {
+    let database = postgres::fresh_database();
+    let (proxy, pool) = lossy(&database);
+    let mut direct = database.client();
+    for sql in [
+        "SELECT charge(1)",
+        "SELECT a FROM charged",
+        "SELECT set('k', 'v')",
+        "SELECT lower(1)",
+        "SELECT Éclat(1)",
+        "SELECT t.bill FROM t",
+        // Which nothing shows to be no read, until it is refused where only reads are taken.
+        "SELECT lying()",
+    ] {
+        proxy.forge(sql, Act::Lose);
+        let outcome = pool.execute_query::<(i32,)>(sql, &[]);
+        assert!(proxy.has_forged());
+        assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{sql}: {outcome:?}");
+        let written: i64 = direct.query_one("SELECT count(*) FROM ledger", &[]).unwrap().get(0);
+        assert_eq!(written, 1, "{sql}");
+        direct.batch_execute("TRUNCATE ledger").unwrap();
+    }
+}
+
+#[test]
+fn what_is_known_to_only_read_is_run_again() {
+    let database = postgres::fresh_database();
+    let (proxy, pool) = lossy(&database);
+    for sql in [
+        "SELECT a FROM t WHERE a = 1",
+        "SELECT a FROM harmless",
+        "SELECT quiet(1)",
+        "SELECT count(*) FROM t",
+        "TABLE t",
+    ] {
+        proxy.forge(sql, Act::Lose);
+        let outcome = pool.execute_query::<(i64,)>(sql, &[]);
+        assert!(proxy.has_forged());
+        assert_eq!(outcome.unwrap(), [(1,)], "{sql}");
+        // The session it was run on again is as any other.
+        pool.execute_write("INSERT INTO ledger VALUES (1)", &[]).unwrap();
+    }
+    assert_eq!(pool.status().resets, 0);
 }
 
 /// What a caller may have instead of the pool's errors.
