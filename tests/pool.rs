@@ -16,6 +16,8 @@ mod retries;
 mod sessions;
 mod statements;
 mod storm;
+#[cfg(target_os = "linux")]
+mod strangers;
 mod verified;
 mod waiting;
 

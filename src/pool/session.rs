@@ -357,10 +357,8 @@ impl Session {
 
     /// What cancels the running statement.
     pub(crate) fn cancel(&mut self) -> Arc<Cancel> {
-        let (client, connector) = (&self.client, &self.connector);
-        self.cancel
-            .get_or_insert_with(|| Arc::new(Cancel::new(client.cancel_token(), connector.clone())))
-            .clone()
+        let connector = &self.connector;
+        self.cancel.get_or_insert_with(|| Arc::new(Cancel::new(connector.clone()))).clone()
     }
 
     /// A cancel request is on its way: whatever it meets must be the reset that this asks for.

@@ -1,7 +1,7 @@
 //! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
@@ -26,6 +26,7 @@ pub(crate) struct Wire {
     asked: AtomicBool,
     /// The error with which the server ended the session in place of completing a reply, in its words.
     last_words: Mutex<Option<String>>,
+    cancel_key: OnceLock<Box<[u8]>>,
 }
 
 /// The zero of the deadlines' clock.
@@ -43,6 +44,7 @@ impl Wire {
             lost_count: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
+            cancel_key: OnceLock::new(),
         }
     }
 
@@ -79,17 +81,15 @@ impl Wire {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
-    /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
-    pub(crate) fn restart(&self, limit: Duration) {
-        self.set_deadline(Some(Instant::now() + limit));
-        self.written.store(0, Ordering::Relaxed);
-        self.status.store(0, Ordering::Relaxed);
-        self.outstanding.store(0, Ordering::Relaxed);
-        self.asked.store(false, Ordering::Relaxed);
-        self.ended.store(false, Ordering::Relaxed);
-        self.timed_out.store(false, Ordering::Relaxed);
-        self.lost_count.store(false, Ordering::Relaxed);
-        *self.last_words() = None;
+    /// What the server gave at the login to cancel by: a process id and a secret. Empty where it gave nothing.
+    pub(crate) fn cancel_key(&self) -> Box<[u8]> {
+        self.cancel_key.get().cloned().unwrap_or_default()
+    }
+
+    /// The server gave what to cancel by.
+    pub(crate) fn keep_cancel_key(&self, key: &[u8]) {
+        // It does so once.
+        let _ = self.cancel_key.set(key.into());
     }
 
     pub(crate) fn fail(&self, timed_out: bool) {
