@@ -37,17 +37,14 @@ const POOL: [(&str, &[&str]); 22] = [
     ("frames", &["wire"]),
     ("gate", &["status", "sync"]),
     ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
-    ("cancelling", &["transport", "wire"]),
+    ("cancelling", &["line", "transport", "wire"]),
     ("statements", &["sql"]),
     ("session", &["cancelling", "statements", "status", "transport", "wire"]),
     // The keeper buries what r2d2 lets go of.
-    (
-        "manager",
-        &["address", "gate", "generation", "session", "statements", "tls", "transport", "wire", "keeper"],
-    ),
+    ("manager", &["address", "gate", "generation", "session", "statements", "tls", "transport", "keeper"]),
     ("pooled", &["manager", "session"]),
     // Who lends and who keeps house do the same things to a connection.
-    ("keeper", &["gate", "generation", "lending", "session", "status"]),
+    ("keeper", &["cancelling", "gate", "generation", "lending", "session", "status"]),
     ("lending", &["gate", "generation", "scope", "session", "status"]),
     ("connection", &["gate", "session"]),
     (
