@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long cleaning, checking or cancelling may take before the server is given up on.
+/// How long cleaning or cancelling may take before the server is given up on.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How much work may queue before borrowers clean for themselves: one thread does it for the whole pool, and a
 /// connection that waits to be cleaned is one that nobody has.
@@ -249,7 +249,8 @@ fn look(shared: &Shared) {
             shared.gate.end_check_closed();
             continue;
         };
-        let idle_for = now.saturating_duration_since(pooled.last_used);
+        let idle_for = now.saturating_duration_since(pooled.idle_since);
+        let unheard_for = now.saturating_duration_since(pooled.answered_at());
         let standing = shared.generations.standing(pooled.generation);
         let reason = if above_max > 0 || standing == Standing::Outdated {
             Some(CloseReason::Retired)
@@ -271,7 +272,9 @@ fn look(shared: &Shared) {
             pooled.condemn(reason);
             drop(pooled);
             shared.gate.end_check_closed();
-        } else if standing == Standing::Suspect || settings.keepalive.is_some_and(|every| idle_for >= every) {
+        } else if standing == Standing::Suspect
+            || settings.keepalive.is_some_and(|every| unheard_for >= every)
+        {
             check.push(pooled);
         } else {
             keep.push(pooled);
@@ -284,7 +287,7 @@ fn look(shared: &Shared) {
     }
     for mut pooled in check {
         let outdated = shared.generations.standing(pooled.generation) == Standing::Outdated;
-        if !outdated && shared.is_alive(&mut pooled, Instant::now() + PATIENCE) {
+        if !outdated && shared.is_alive(&mut pooled, None) {
             drop(pooled);
             shared.gate.end_check();
         } else {

@@ -29,7 +29,8 @@ pub(crate) struct Session {
     statements: Statements,
     /// When it has to be closed for its age.
     pub(crate) retire_at: Option<Instant>,
-    pub(crate) last_used: Instant,
+    /// When it was made, or last given back.
+    pub(crate) idle_since: Instant,
     /// Which generation of connections it belongs to; see `Generations`.
     pub(crate) generation: u64,
     /// Why it must not be lent again.
@@ -86,7 +87,7 @@ impl Session {
             is_cancelled: false,
             statements,
             retire_at,
-            last_used: Instant::now(),
+            idle_since: Instant::now(),
             generation,
             close_reason: None,
             must_be_writable,
@@ -311,6 +312,11 @@ impl Session {
             _ => Error::TransactionAborted,
         };
         Err(Failure::of_caller(error))
+    }
+
+    /// When the server last answered something.
+    pub(crate) fn answered_at(&self) -> Instant {
+        self.wire.answered_at()
     }
 
     pub(crate) fn is_demoted(&self) -> bool {

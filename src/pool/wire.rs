@@ -12,6 +12,8 @@ pub(crate) struct Wire {
     deadline: AtomicU64,
     /// Bytes written since the connection was made: what was not written, the server cannot have seen.
     written: AtomicU64,
+    /// When the last reply was complete, in nanoseconds since [`EPOCH`].
+    answered: AtomicU64,
     /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding.
     status: AtomicU8,
     /// Requests sent whose reply is not complete.
@@ -29,14 +31,19 @@ pub(crate) struct Wire {
     cancel_key: OnceLock<Box<[u8]>>,
 }
 
-/// The zero of the deadlines' clock.
+/// The zero of the wires' clock.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn nanos(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
+}
 
 impl Wire {
     pub(crate) fn new() -> Wire {
         Wire {
             deadline: AtomicU64::new(u64::MAX),
             written: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             status: AtomicU8::new(0),
             outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
@@ -50,10 +57,7 @@ impl Wire {
 
     /// Everything from now on must be done by `deadline`.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
-        let nanos = deadline.map_or(u64::MAX, |at| {
-            u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
-        });
-        self.deadline.store(nanos, Ordering::Relaxed);
+        self.deadline.store(deadline.map_or(u64::MAX, nanos), Ordering::Relaxed);
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -65,6 +69,11 @@ impl Wire {
 
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// When the server last showed that it is there: when its last reply was complete.
+    pub(crate) fn answered_at(&self) -> Instant {
+        *EPOCH + Duration::from_nanos(self.answered.load(Ordering::Relaxed))
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -154,6 +163,7 @@ impl Wire {
 
     /// A reply is complete, and this is what it says of the session: for now, where others are outstanding.
     pub(crate) fn end_reply(&self, status: u8) {
+        self.answered.store(nanos(Instant::now()), Ordering::Relaxed);
         if self.end_request() == 0 {
             self.status.store(status, Ordering::Relaxed);
         }

@@ -47,7 +47,8 @@ pub struct PoolSettings {
     pub keepalive: Option<Duration>,
     /// `DB_POOL_PRE_PING`: whether a connection is checked before it is lent.
     pub pre_ping: PrePing,
-    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection used within this time is lent unchecked.
+    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection the server has answered on
+    /// within this time is lent unchecked.
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
@@ -100,7 +101,7 @@ pub enum PrePing {
     On,
     /// Never.
     Off,
-    /// Only when it has not been used for a while, or another connection has just broken.
+    /// Only when the server has not answered on it for a while, or another connection has just broken.
     Auto,
 }
 
