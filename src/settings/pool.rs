@@ -241,17 +241,14 @@ pub(super) fn read(
 fn read_start(reader: &mut Reader) -> Start {
     let parse = |text: &str| one_of(&DB_START.allowed, text, &Start::ALL, Start::as_str);
     let said = reader.said(&DB_START, parse);
-    match reader.settle(&DB_START, [said], |start| start.as_str().to_owned()) {
-        Some(said) => said.value,
-        None => parse(reader.preset(&DB_START)).unwrap_or(Start::Fail),
-    }
+    reader.settle(&DB_START, [said], parse, |start| start.as_str().to_owned())
 }
 
 fn read_retry_reads(reader: &mut Reader) -> bool {
-    let said =
-        reader.said(&DB_RETRY_READS, |text| DB_RETRY_READS.allowed.word(text).map(|word| word == "on"));
+    let parse = |text: &str| DB_RETRY_READS.allowed.word(text).map(|word| word == "on");
     let show = |is_on: &bool| if *is_on { "on".to_owned() } else { "off".to_owned() };
-    reader.settle(&DB_RETRY_READS, [said], show).is_none_or(|said| said.value)
+    let said = reader.said(&DB_RETRY_READS, parse);
+    reader.settle(&DB_RETRY_READS, [said], parse, show)
 }
 
 fn read_pre_ping(reader: &mut Reader) -> PrePing {
@@ -263,16 +260,12 @@ fn read_pre_ping(reader: &mut Reader) -> PrePing {
             Some(_) => Some(PrePing::Off),
             None => None,
         });
-    reader
-        .settle(&DB_POOL_PRE_PING, [said, second], |ping| ping.as_str().to_owned())
-        .map_or(PrePing::Auto, |said| said.value)
+    reader.settle(&DB_POOL_PRE_PING, [said, second], parse, |ping| ping.as_str().to_owned())
 }
 
 fn read_pgbouncer_mode(reader: &mut Reader) -> PgBouncerMode {
     let variable = &DB_PGBOUNCER_MODE;
-    let said = reader
-        .said(variable, |text| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str));
-    reader
-        .settle(variable, [said], |mode| mode.as_str().to_owned())
-        .map_or(PgBouncerMode::Off, |said| said.value)
+    let parse = |text: &str| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str);
+    let said = reader.said(variable, parse);
+    reader.settle(variable, [said], parse, |mode| mode.as_str().to_owned())
 }
