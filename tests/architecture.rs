@@ -31,7 +31,7 @@ const POOL: [(&str, &[&str]); 23] = [
     ("frames", &["wire"]),
     ("gate", &["status", "sync"]),
     ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
-    ("cancelling", &["transport", "wire"]),
+    ("cancelling", &["line", "transport", "wire"]),
     ("catalogue", &["sql"]),
     ("statements", &["catalogue"]),
     ("session", &["cancelling", "catalogue", "sql", "statements", "status", "transport", "wire"]),
@@ -47,13 +47,12 @@ const POOL: [(&str, &[&str]); 23] = [
             "statements",
             "tls",
             "transport",
-            "wire",
             "keeper",
         ],
     ),
     ("pooled", &["manager", "session"]),
     // Who lends and who keeps house do the same things to a connection.
-    ("keeper", &["gate", "generation", "lending", "session", "status"]),
+    ("keeper", &["cancelling", "gate", "generation", "lending", "session", "status"]),
     ("lending", &["gate", "generation", "scope", "session", "status"]),
     ("connection", &["gate", "session"]),
     (

@@ -14,6 +14,7 @@ mod http;
 mod import;
 mod local_postgres;
 mod movies_api;
+mod pins;
 mod pool;
 mod proxy;
 mod readme;

@@ -1,20 +1,22 @@
 //! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
 //! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
 
+use super::cancelling::{Cancel, send_all};
 use super::gate::{Gate, Permit, Surplus};
 use super::generation::Standing;
 use super::lending::{Taken, unpanicked};
-use super::session::{Cancel, Session};
+use super::session::Session;
 use super::status::CloseReason;
 use super::{Pooled, Shared};
 use log::warn;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long cleaning, checking or cancelling may take before the server is given up on.
+/// How long cleaning or cancelling may take before the server is given up on.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How much work may queue before borrowers clean for themselves: one thread does it for the whole pool, and a
 /// connection that waits to be cleaned is one that nobody has.
@@ -23,7 +25,7 @@ const BACKLOG: usize = 4;
 enum Work {
     Bury(Box<Session>),
     Clean(Pooled, Permit),
-    Cancel(Arc<Cancel>, Instant),
+    Cancel(Arc<Cancel>),
     Look,
     Stop,
 }
@@ -117,7 +119,7 @@ impl KeeperHandle {
 
     /// Asks the server to stop the statement nobody waits for any more.
     pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
-        let _ = self.send(Work::Cancel(cancel, Instant::now()));
+        let _ = self.send(Work::Cancel(cancel));
     }
 
     /// Has the keeper look after the idle connections now.
@@ -161,12 +163,15 @@ const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
 
 fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
     let mut next_look = Instant::now() + tick;
-    let mut silent_at = None;
+    let mut queued = VecDeque::new();
     loop {
-        let work = match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
-            Ok(work) => work,
-            Err(RecvTimeoutError::Timeout) => Work::Look,
-            Err(RecvTimeoutError::Disconnected) => return,
+        let work = match queued.pop_front() {
+            Some(work) => work,
+            None => match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+                Ok(work) => work,
+                Err(RecvTimeoutError::Timeout) => Work::Look,
+                Err(RecvTimeoutError::Disconnected) => return,
+            },
         };
         match work {
             Work::Bury(session) => drop(session),
@@ -178,14 +183,18 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                         backlog.fetch_sub(1, Ordering::Relaxed);
                         shared.clean(pooled, permit, PATIENCE);
                     }
-                    // A server that is silent is silent for all who asked meanwhile: one wait is enough.
-                    Work::Cancel(_, asked) if silent_at.is_some_and(|at| asked < at) => {}
-                    Work::Cancel(cancel, _) => {
-                        let started = Instant::now();
-                        shared.cancel(&cancel);
-                        if started.elapsed() >= PATIENCE {
-                            silent_at = Some(Instant::now());
-                        }
+                    // Together with all others that are asked for: a silent server is waited for once.
+                    Work::Cancel(cancel) => {
+                        queued.extend(receiver.try_iter());
+                        let mut cancels = vec![cancel];
+                        queued.retain(|work| match work {
+                            Work::Cancel(cancel) => {
+                                cancels.push(cancel.clone());
+                                false
+                            }
+                            _ => true,
+                        });
+                        shared.cancel(&cancels);
                     }
                     _ => next_look = Instant::now(),
                 }
@@ -215,14 +224,13 @@ impl Shared {
         self.give_back_clean(pooled, permit);
     }
 
-    fn cancel(&self, cancel: &Cancel) {
+    fn cancel(&self, cancels: &[Arc<Cancel>]) {
         if self.gate.is_closed() {
             return;
         }
-        // The driver unwraps where the system has no descriptor left.
-        unpanicked(|| {
-            cancel.send(PATIENCE).inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
-        });
+        if let Err(error) = send_all(cancels, PATIENCE) {
+            log::debug!("cannot send cancel requests: {error}");
+        }
     }
 }
 
@@ -241,7 +249,8 @@ fn look(shared: &Shared) {
             shared.gate.end_check_closed();
             continue;
         };
-        let idle_for = now.saturating_duration_since(pooled.last_used);
+        let idle_for = now.saturating_duration_since(pooled.idle_since);
+        let unheard_for = now.saturating_duration_since(pooled.answered_at());
         let standing = shared.generations.standing(pooled.generation);
         let reason = if above_max > 0 || standing == Standing::Outdated {
             Some(CloseReason::Retired)
@@ -263,7 +272,9 @@ fn look(shared: &Shared) {
             pooled.condemn(reason);
             drop(pooled);
             shared.gate.end_check_closed();
-        } else if standing == Standing::Suspect || settings.keepalive.is_some_and(|every| idle_for >= every) {
+        } else if standing == Standing::Suspect
+            || settings.keepalive.is_some_and(|every| unheard_for >= every)
+        {
             check.push(pooled);
         } else {
             keep.push(pooled);
@@ -276,7 +287,7 @@ fn look(shared: &Shared) {
     }
     for mut pooled in check {
         let outdated = shared.generations.standing(pooled.generation) == Standing::Outdated;
-        if !outdated && shared.is_alive(&mut pooled, Instant::now() + PATIENCE) {
+        if !outdated && shared.is_alive(&mut pooled, None) {
             drop(pooled);
             shared.gate.end_check();
         } else {

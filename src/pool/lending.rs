@@ -104,26 +104,26 @@ impl Shared {
             PrePing::On => true,
             PrePing::Auto => {
                 standing == Standing::Suspect
-                    || now.saturating_duration_since(pooled.last_used) >= self.settings.validate_after
+                    || now.saturating_duration_since(pooled.answered_at()) >= self.settings.validate_after
             }
         };
-        if !is_to_check || self.is_alive(pooled, deadline) { None } else { Some(CloseReason::Invalid) }
+        if !is_to_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
     }
 
-    /// Checks a session with the server, within `deadline` and [`CHECK_LIMIT`].
-    pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Instant) -> bool {
+    /// Checks a session with the server, within [`CHECK_LIMIT`], and until `deadline` where there is one.
+    pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Option<Instant>) -> bool {
         let now = Instant::now();
-        let limit = deadline.clamp(now + LEAST_CHECK, now + CHECK_LIMIT);
+        let whole = now + CHECK_LIMIT;
+        let limit = deadline.map_or(whole, |at| at.clamp(now + LEAST_CHECK, whole));
         let generation = pooled.generation;
         // Read before the check: doubt cast while it runs is not laid to rest by it.
         let current = self.generations.current();
         if unpanicked(|| pooled.is_alive(limit)) {
             pooled.generation = current;
-            pooled.last_used = now;
             return true;
         }
         // Silence for the whole limit is more than one connection's trouble: the others are not worth a wait.
-        if pooled.has_timed_out() && limit == now + CHECK_LIMIT {
+        if pooled.has_timed_out() && limit == whole {
             self.generations.outdate(generation);
         } else {
             self.generations.suspect(generation);
@@ -176,7 +176,7 @@ impl Shared {
         };
         let holder = match reason {
             None => {
-                pooled.last_used = now;
+                pooled.idle_since = now;
                 // Into the store first: the gate may lend it on the moment it hears of it.
                 drop(pooled);
                 self.gate.release(permit, now)

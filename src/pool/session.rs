@@ -32,7 +32,8 @@ pub(crate) struct Session {
     statements: Statements,
     /// When it has to be closed for its age.
     pub(crate) retire_at: Option<Instant>,
-    pub(crate) last_used: Instant,
+    /// When it was made, or last given back.
+    pub(crate) idle_since: Instant,
     /// Which generation of connections it belongs to; see `Generations`.
     pub(crate) generation: u64,
     /// Why it must not be lent again.
@@ -93,7 +94,7 @@ impl Session {
             is_cancelled: false,
             statements,
             retire_at,
-            last_used: Instant::now(),
+            idle_since: Instant::now(),
             generation,
             close_reason: None,
             must_be_writable,
@@ -204,6 +205,11 @@ impl Session {
         Err(Failure::of_caller(error))
     }
 
+    /// When the server last answered something.
+    pub(crate) fn answered_at(&self) -> Instant {
+        self.wire.answered_at()
+    }
+
     pub(crate) fn is_demoted(&self) -> bool {
         self.is_demoted
     }
@@ -248,10 +254,8 @@ impl Session {
 
     /// What cancels the running statement.
     pub(crate) fn cancel(&mut self) -> Arc<Cancel> {
-        let (client, connector) = (&self.client, &self.connector);
-        self.cancel
-            .get_or_insert_with(|| Arc::new(Cancel::new(client.cancel_token(), connector.clone())))
-            .clone()
+        let connector = &self.connector;
+        self.cancel.get_or_insert_with(|| Arc::new(Cancel::new(connector.clone()))).clone()
     }
 
     /// A cancel request is on its way: whatever it meets must be the reset that this asks for.

@@ -8,7 +8,7 @@ use super::variables::{
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How the HTTP service listens and whom it trusts.
@@ -52,12 +52,10 @@ impl fmt::Debug for ApiToken {
 
 pub(super) fn read(reader: &mut Reader) -> HttpSettings {
     let bind = reader.said(&HTTP_BIND, |text| text.parse::<SocketAddr>().ok());
-    let bind = reader.settle(&HTTP_BIND, [bind], SocketAddr::to_string);
-    let preset = || reader.preset(&HTTP_BIND).parse().unwrap_or((Ipv4Addr::LOCALHOST, 5000).into());
-    let bind = bind.map_or_else(preset, |said| said.value);
+    let bind = reader.settle(&HTTP_BIND, [bind], |text| text.parse().ok(), SocketAddr::to_string);
 
     let workers = reader.said(&HTTP_WORKERS, |text| HTTP_WORKERS.allowed.count(text));
-    let workers = match reader.settle(&HTTP_WORKERS, [workers], u32::to_string) {
+    let workers = match reader.settle_unset(&HTTP_WORKERS, [workers], u32::to_string) {
         Some(said) => said.value as usize,
         None => {
             let parallelism = std::thread::available_parallelism().map_or(1, |n| n.get().min(256));

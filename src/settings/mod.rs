@@ -172,9 +172,7 @@ fn read_log_filter(reader: &mut Reader) -> String {
         (Some(filter), Some(level)) if level.source.rank() <= filter.source.rank() => None,
         (_, level) => level,
     };
-    reader
-        .settle(&LOG_LEVEL, [level, filter], String::clone)
-        .map_or_else(|| reader.preset(&LOG_LEVEL).to_owned(), |said| said.value)
+    reader.settle(&LOG_LEVEL, [level, filter], |text| Some(text.to_owned()), String::clone)
 }
 
 /// Whether `env_logger` reads this as it is meant. It takes whatever it does not know for the name of a module, and

@@ -47,7 +47,8 @@ pub struct PoolSettings {
     pub keepalive: Option<Duration>,
     /// `DB_POOL_PRE_PING`: whether a connection is checked before it is lent.
     pub pre_ping: PrePing,
-    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection used within this time is lent unchecked.
+    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection the server has answered on
+    /// within this time is lent unchecked.
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
@@ -100,7 +101,7 @@ pub enum PrePing {
     On,
     /// Never.
     Off,
-    /// Only when it has not been used for a while, or another connection has just broken.
+    /// Only when the server has not answered on it for a while, or another connection has just broken.
     Auto,
 }
 
@@ -240,17 +241,14 @@ pub(super) fn read(
 fn read_start(reader: &mut Reader) -> Start {
     let parse = |text: &str| one_of(&DB_START.allowed, text, &Start::ALL, Start::as_str);
     let said = reader.said(&DB_START, parse);
-    match reader.settle(&DB_START, [said], |start| start.as_str().to_owned()) {
-        Some(said) => said.value,
-        None => parse(reader.preset(&DB_START)).unwrap_or(Start::Fail),
-    }
+    reader.settle(&DB_START, [said], parse, |start| start.as_str().to_owned())
 }
 
 fn read_retry_reads(reader: &mut Reader) -> bool {
-    let said =
-        reader.said(&DB_RETRY_READS, |text| DB_RETRY_READS.allowed.word(text).map(|word| word == "on"));
+    let parse = |text: &str| DB_RETRY_READS.allowed.word(text).map(|word| word == "on");
     let show = |is_on: &bool| if *is_on { "on".to_owned() } else { "off".to_owned() };
-    reader.settle(&DB_RETRY_READS, [said], show).is_none_or(|said| said.value)
+    let said = reader.said(&DB_RETRY_READS, parse);
+    reader.settle(&DB_RETRY_READS, [said], parse, show)
 }
 
 fn read_pre_ping(reader: &mut Reader) -> PrePing {
@@ -262,16 +260,12 @@ fn read_pre_ping(reader: &mut Reader) -> PrePing {
             Some(_) => Some(PrePing::Off),
             None => None,
         });
-    reader
-        .settle(&DB_POOL_PRE_PING, [said, second], |ping| ping.as_str().to_owned())
-        .map_or(PrePing::Auto, |said| said.value)
+    reader.settle(&DB_POOL_PRE_PING, [said, second], parse, |ping| ping.as_str().to_owned())
 }
 
 fn read_pgbouncer_mode(reader: &mut Reader) -> PgBouncerMode {
     let variable = &DB_PGBOUNCER_MODE;
-    let said = reader
-        .said(variable, |text| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str));
-    reader
-        .settle(variable, [said], |mode| mode.as_str().to_owned())
-        .map_or(PgBouncerMode::Off, |said| said.value)
+    let parse = |text: &str| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str);
+    let said = reader.said(variable, parse);
+    reader.settle(variable, [said], parse, |mode| mode.as_str().to_owned())
 }
