@@ -73,9 +73,12 @@ const POOL: [(&str, &[&str]); 22] = [
 const ONLY_ERROR: [&str; 5] = ["gate", "status", "sync", "generation", "sql"];
 
 /// Foreign crates, and where they may be named.
-const FENCES: [(&[&str], &[&str]); 10] = [
+const FENCES: [(&[&str], &[&str]); 12] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
-    (&["tokio", "tokio_rustls", "lru"], &["src/pool/"]),
+    (&["tokio_rustls", "lru"], &["src/pool/"]),
+    // The traits of byte streams, one below the pool and one below the HTTP server.
+    (&["tokio"], &["src/pool/", "src/bin/poolhouse/server/"]),
+    (&["actix_http", "actix_service"], &["src/bin/poolhouse/server.rs"]),
     (
         &["postgres", "tokio_postgres"],
         &[
@@ -93,7 +96,7 @@ const FENCES: [(&[&str], &[&str]); 10] = [
     ),
     (&["postgres_protocol", "fallible_iterator"], &["src/decode/"]),
     (&["actix_web"], &["src/web/", "src/bin/"]),
-    (&["futures_core"], &["src/web/"]),
+    (&["futures_core"], &["src/web/", "src/bin/poolhouse/server/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),
     (&["subtle"], &["src/web/"]),
     (&["clap", "csv", "indicatif"], &["src/bin/"]),

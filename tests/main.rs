@@ -6,6 +6,7 @@ mod architecture;
 mod auth;
 mod chaos_short;
 mod cli;
+mod connections;
 mod decode;
 mod graceful;
 mod health;
