@@ -99,7 +99,7 @@ const FENCES: [(&[&str], &[&str]); 12] = [
     (&["futures_core"], &["src/web/", "src/bin/poolhouse/server/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),
     (&["subtle"], &["src/web/"]),
-    (&["clap", "csv", "indicatif"], &["src/bin/"]),
+    (&["clap", "csv", "indicatif", "unicode_properties"], &["src/bin/"]),
     (&["env_logger", "nix"], &["src/bin/"]),
 ];
 

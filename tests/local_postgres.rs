@@ -1,5 +1,7 @@
 //! The private PostgreSQL of a developer who has configured no database.
 
+mod inside;
+
 use crate::support::app::{App, poolhouse};
 use crate::support::server::cluster::{Account, Cluster, Programs, Shutdown};
 use crate::support::{eventually, is_running, processes};
@@ -97,52 +99,6 @@ fn it_serves_a_sample_ends_with_the_service_and_keeps_its_data() {
     assert!(!app.log().contains("Loaded a sample"), "{}", app.log());
 }
 
-/// A client of its superuser.
-fn client(data: &Path) -> postgres::Client {
-    let password = fs::read_to_string(data.with_file_name("password")).unwrap();
-    let lines = fs::read_to_string(data.join("postmaster.pid")).unwrap();
-    let port = lines.lines().nth(3).unwrap().trim();
-    let url = format!("postgres://poolhouse:{}@127.0.0.1:{port}/postgres?sslmode=disable", password.trim());
-    url.parse::<postgres::Config>().unwrap().connect(postgres::NoTls).unwrap()
-}
-
-/// The service finds the table empty, and before it loads its sample another poolhouse has imported a film under an id
-/// that the sample uses too.
-#[test]
-fn a_sample_is_never_put_over_an_import_at_the_same_moment() {
-    let app = serve(project());
-    // The first to ask for the lock of imports asks for it late: once there is a film.
-    let late = "
-        TRUNCATE movies;
-        CREATE SEQUENCE askers;
-        CREATE FUNCTION hashtext(name text) RETURNS integer LANGUAGE plpgsql AS $$
-            BEGIN
-                IF name = 'poolhouse import' AND nextval('askers') = 1 THEN
-                    WHILE NOT EXISTS (SELECT FROM movies) LOOP PERFORM pg_sleep(0.005); END LOOP;
-                END IF;
-                RETURN pg_catalog.hashtext(name);
-            END
-        $$;
-        ALTER DATABASE postgres SET search_path = public, pg_catalog";
-    client(&data(&app)).batch_execute(late).unwrap();
-    let app = App::spawn(&[], app.stop().2, &[]);
-    let mut asks = || {
-        let lock = fs::read_to_string(data(&app).join("postmaster.pid"));
-        let is_ready =
-            lock.is_ok_and(|lock| lock.lines().nth(7).is_some_and(|state| state.trim() == "ready"));
-        let sql = "SELECT is_called FROM askers";
-        is_ready && client(&data(&app)).query_one(sql, &[]).unwrap().get(0)
-    };
-    eventually("the service is about to load its sample", GONE_WITHIN, &mut asks);
-    let output = import(&app, "1,Zyxwv (2001),Drama");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let app = app.until_it_answers();
-    let (status, movie) = app.get("/api/movies/1");
-    assert!(status == 200 && movie.contains("Zyxwv"), "{movie}");
-    let log = app.log();
-    assert!(log.contains("Application started with 1 movies") && !log.contains("Loaded a sample"), "{log}");
-}
-
 #[test]
 fn only_this_user_with_the_password_gets_in() {
     let app = serve(project());
@@ -150,6 +106,7 @@ fn only_this_user_with_the_password_gets_in() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&home.join("password")), 0o600);
     assert_eq!(mode(&home.join("data")), 0o700);
+    assert_eq!(mode(&home.join("postgres.log")), 0o600);
     let lines = fs::read_to_string(home.join("data/postmaster.pid")).unwrap();
     let lines: Vec<_> = lines.lines().map(str::trim).collect();
     assert_eq!((lines[4], lines[5]), ("", "127.0.0.1"), "a socket directory, or another address");

@@ -14,6 +14,7 @@ mod hostile;
 mod http;
 mod import;
 mod local_postgres;
+mod logs;
 mod movies_api;
 mod pool;
 mod proxy;

@@ -203,7 +203,7 @@ mod tests {
             let bytes = [&head[..], &body, &next].concat();
 
             let (mut head_end, mut body_end) = (HeadEnd::default(), BodyEnd::CHUNKED);
-            let mut at = 0;
+            let mut at = 0_usize;
             let (mut found, mut taken) = (None, 0);
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 let end = at.saturating_add(cut).min(bytes.len());
