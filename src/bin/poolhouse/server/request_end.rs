@@ -144,7 +144,14 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_codec::Decoder;
+    use actix_http::ServiceConfig;
+    use actix_http::error::ParseError;
+    use actix_http::h1::{Codec, Message};
+    use actix_web::rt::{System, SystemRunner};
+    use actix_web::web::BytesMut;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn head_end(bytes: &[u8]) -> Option<usize> {
         HeadEnd::default().find(bytes)
@@ -154,7 +161,7 @@ mod tests {
     fn a_head_ends_with_its_first_empty_line() {
         assert_eq!(head_end(b"GET / HTTP/1.1\r\n\r\nG"), Some(18));
         assert_eq!(head_end(b"GET / HTTP/1.1\n\nG"), Some(16));
-        assert_eq!(head_end(b"\r\n\n\r\nGET / HTTP/1.1\r\nA: b\n\r\n\r\n"), Some(29));
+        assert_eq!(head_end(b"\r\n\n\r\nGET / HTTP/1.1\r\nA: b\n\r\n\r\n"), Some(28));
         for part in [&b""[..], b"\r\n\r\n\n", b"GET / HTTP/1.1\r\nA: b\r\n", b"GET / HTTP/1.1\r\n\r"] {
             assert_eq!(head_end(part), None, "{part:?}");
         }
@@ -170,7 +177,7 @@ mod tests {
             body.is_reached().then_some(taken)
         };
         assert_eq!(end(b"0\r\n\r\nGET"), Some(5));
-        assert_eq!(end(b"5;a=\"b\"\r\n12345\r\nA \t\r\n1234567890\r\n00\r\nX: y\r\n\r\nG"), Some(46));
+        assert_eq!(end(b"5;a=\"b\"\r\n12345\r\nA \t\r\n1234567890\r\n00\r\nX: y\r\n\r\nG"), Some(45));
         for broken in [
             &b"\r\n\r\n"[..],
             b"g\r\n",
@@ -185,14 +192,67 @@ mod tests {
         }
     }
 
+    /// Where the server itself sees the ends of a request's head and of its body, as far as it sees them.
+    fn seen_by_the_server(bytes: &[u8]) -> Result<(Option<usize>, Option<usize>), ParseError> {
+        thread_local! {
+            static SYSTEM: SystemRunner = System::new();
+        }
+        // A clock runs in it.
+        let mut codec = SYSTEM.with(|system| system.block_on(async { Codec::new(ServiceConfig::default()) }));
+        let mut left = BytesMut::from(bytes);
+        let mut ends = (None, None);
+        while let Some(message) = codec.decode(&mut left)? {
+            let end = Some(bytes.len() - left.len());
+            match message {
+                Message::Item(_) => ends.0 = end,
+                Message::Chunk(Some(_)) => {}
+                Message::Chunk(None) => {
+                    ends.1 = end;
+                    break;
+                }
+            }
+        }
+        Ok(ends)
+    }
+
+    const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+
     proptest! {
+        #[test]
+        fn a_head_ends_where_the_server_sees_its_end(
+            pieces in prop::collection::vec(
+                select(&["GET / HTTP/1.0", "\r\n", "\n", "\r", "\r\n\r\n", "A: b", "C:", " ", "\t", "x", "\0"][..]), 0..12,
+            ),
+        ) {
+            let bytes = pieces.concat().into_bytes();
+            if let Ok((end, _)) = seen_by_the_server(&bytes) {
+                prop_assert_eq!(HeadEnd::default().find(&bytes), end);
+            }
+        }
+
+        #[test]
+        fn a_body_ends_where_the_server_sees_its_end(
+            pieces in prop::collection::vec(
+                select(&["0", "1", "a", "1\r\nx\r\n", "0\r\n", "\r\n", "\r", "\n", ";", " ", "X: y", "\x01"][..]), 0..16,
+            ),
+        ) {
+            let body = pieces.concat().into_bytes();
+            let mut ours = BodyEnd::CHUNKED;
+            let taken = ours.take(&body);
+            let ours = ours.is_reached().then_some(HEAD.len() + taken);
+            match seen_by_the_server(&[HEAD, &body].concat()) {
+                Ok((_, end)) => prop_assert_eq!(ours, end),
+                // Where it stops reading, so do we.
+                Err(_) => prop_assert_eq!(ours, None),
+            }
+        }
+
         #[test]
         fn however_the_bytes_arrive_the_ends_are_the_same(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..4),
             cuts in prop::collection::vec(1..30_usize, 0..40),
             next in prop::collection::vec(any::<u8>(), 0..20),
         ) {
-            let head = b"\r\nPOST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
             let mut body = Vec::new();
             for chunk in &chunks {
                 body.extend(format!("{:x}\r\n", chunk.len()).bytes());
@@ -200,7 +260,7 @@ mod tests {
                 body.extend(b"\r\n");
             }
             body.extend(b"0\r\n\r\n");
-            let bytes = [&head[..], &body, &next].concat();
+            let bytes = [HEAD, &body, &next].concat();
 
             let (mut head_end, mut body_end) = (HeadEnd::default(), BodyEnd::CHUNKED);
             let mut at = 0_usize;
@@ -209,11 +269,11 @@ mod tests {
                 let end = at.saturating_add(cut).min(bytes.len());
                 found = found.or_else(|| head_end.find(&bytes[..end]));
                 if found.is_some() {
-                    taken += body_end.take(&bytes[head.len() + taken..end]);
+                    taken += body_end.take(&bytes[HEAD.len() + taken..end]);
                 }
                 at = end;
             }
-            prop_assert_eq!(found, Some(head.len()));
+            prop_assert_eq!(found, Some(HEAD.len()));
             prop_assert_eq!((taken, body_end.is_reached()), (body.len(), true));
         }
     }
