@@ -78,9 +78,12 @@ const POOL: [(&str, &[&str]); 23] = [
 const ONLY_ERROR: [&str; 5] = ["gate", "status", "sync", "generation", "sql"];
 
 /// Foreign crates, and where they may be named.
-const FENCES: [(&[&str], &[&str]); 11] = [
+const FENCES: [(&[&str], &[&str]); 13] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
-    (&["tokio", "tokio_rustls", "lru"], &["src/pool/"]),
+    (&["tokio_rustls", "lru"], &["src/pool/"]),
+    // The traits of byte streams, one below the pool and one below the HTTP server.
+    (&["tokio"], &["src/pool/", "src/bin/poolhouse/server/"]),
+    (&["actix_http", "actix_service"], &["src/bin/poolhouse/server.rs"]),
     (
         &["postgres", "tokio_postgres"],
         &[
@@ -100,10 +103,10 @@ const FENCES: [(&[&str], &[&str]); 11] = [
     // Array elements, and the notifications a borrower has left.
     (&["fallible_iterator"], &["src/decode/", "src/pool/session/reset.rs"]),
     (&["actix_web"], &["src/web/", "src/bin/"]),
-    (&["futures_core"], &["src/web/"]),
+    (&["futures_core"], &["src/web/", "src/bin/poolhouse/server/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),
     (&["subtle"], &["src/web/"]),
-    (&["clap", "csv", "indicatif"], &["src/bin/"]),
+    (&["clap", "csv", "indicatif", "unicode_properties"], &["src/bin/"]),
     (&["env_logger", "nix"], &["src/bin/"]),
 ];
 

@@ -35,6 +35,7 @@ impl Shared {
         if scope::is_stopped() {
             return Err(Error::Cancelled);
         }
+        let deadline = deadline.checked_sub(scope::take_waited()).unwrap_or(deadline);
         let deadline = scope::deadline().map_or(deadline, |at| at.min(deadline));
         let mut permit = self
             .gate

@@ -26,7 +26,7 @@ mod wire;
 pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use scope::with_deadline;
-pub(crate) use scope::{Stop, is_stopped};
+pub(crate) use scope::{Stop, having_waited, is_stopped};
 pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 

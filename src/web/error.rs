@@ -116,7 +116,8 @@ impl ApiError {
         self
     }
 
-    fn unavailable(code: &'static str, message: &'static str, retry_after: &'static str) -> ApiError {
+    /// 503, for what may succeed `retry_after` seconds later.
+    pub fn unavailable(code: &'static str, message: &'static str, retry_after: &'static str) -> ApiError {
         let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         error.header = Some((Extra::RetryAfter, retry_after));
         error
