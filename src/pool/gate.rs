@@ -114,8 +114,8 @@ pub(crate) struct State {
     free_entries: Vec<usize>,
     growth: Growth,
     outage: Outage,
-    /// Somebody waits without a time at which to ask again for one more connection, because there was no room
-    /// for one.
+    /// A caller waits without a time at which to look again whether one more connection is due: there was no room
+    /// for one, or the one it waits for was being made.
     is_unarmed: bool,
     shed_after: Option<Instant>,
     pub(crate) counts: Counts,
@@ -236,22 +236,26 @@ impl Gate {
     }
 
     fn order_minimum(&self, state: &mut State) {
+        let before = state.making;
         while state.phase != PoolState::Closed && state.total() < state.minimum() && !state.outage.is_down() {
             state.making += 1;
             self.orders.notify_one();
         }
+        if state.making > before {
+            state.note_demand(now());
+        }
     }
 
-    /// Orders connections as long as somebody waiting is expected to gain from one more. `unqueued` counts a
-    /// caller that would wait if it could.
+    /// Orders as many connections as demand is worth. `unqueued` counts a caller that would wait if it could.
     fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
-        let before = state.making;
-        while state.phase == PoolState::Open && state.wants_one_more(now, unqueued) {
-            state.making += 1;
-            self.orders.notify_one();
-        }
-        if state.making > before {
+        let wanted = state.wanted(now, unqueued);
+        if wanted > 0 {
+            state.making += wanted;
             state.owed = (state.owed + unqueued).min(state.making - state.connecting);
+        }
+        state.note_demand(now);
+        for _ in 0..wanted {
+            self.orders.notify_one();
         }
     }
 }

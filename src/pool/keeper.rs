@@ -156,11 +156,15 @@ fn tick(shared: &Shared) -> Duration {
         .clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
+/// What part of the idle timeout lies between two connections that are closed for being idle: load that pulses more
+/// slowly than the timeout pays for few connects at each pulse.
+const TRIM_SHARE: u32 = 8;
 /// How long an overflow connection may stay idle.
 const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
 
 fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
     let mut next_look = Instant::now() + tick;
+    let mut next_trim = Instant::now();
     let mut silent_at = None;
     loop {
         let work = match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
@@ -191,7 +195,7 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                 }
                 // Also while there is always something else to do.
                 if Instant::now() >= next_look {
-                    look(&shared);
+                    look(&shared, &mut next_trim);
                     next_look = Instant::now() + tick;
                 }
             }
@@ -226,15 +230,15 @@ impl Shared {
     }
 }
 
-/// Looks after the idle connections and the long-held ones.
-fn look(shared: &Shared) {
+/// Looks after the idle connections and the long-held ones. `next_trim` is when another one may go because it is
+/// idle.
+fn look(shared: &Shared, next_trim: &mut Instant) {
     report_leaks(shared);
     let now = Instant::now();
     let Surplus { mut above_max, mut above_min, mut overflow } =
         shared.gate.surplus(shared.settings.max_overflow);
     let mut keep = Vec::new();
     let mut check = Vec::new();
-    let mut trimmed = false;
     let settings = &shared.settings;
     for _ in 0..shared.gate.begin_check(u32::MAX) {
         let Taken::Session(mut pooled) = shared.take() else {
@@ -249,9 +253,13 @@ fn look(shared: &Shared) {
             Some(CloseReason::Expired)
         } else if overflow > 0 && idle_for >= OVERFLOW_IDLE {
             Some(CloseReason::Overflow)
-        } else if above_min > 0 && !trimmed && settings.idle_timeout.is_some_and(|limit| idle_for >= limit) {
-            // One at a time: the others may be needed yet, and are looked at again a tick later.
-            trimmed = true;
+        } else if let Some(limit) = settings.idle_timeout
+            && above_min > 0
+            && idle_for >= limit
+            && now >= *next_trim
+        {
+            // One at a time: load that comes back only a little later than that finds the others.
+            *next_trim = now + limit / TRIM_SHARE;
             Some(CloseReason::Idle)
         } else {
             None

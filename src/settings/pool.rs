@@ -38,7 +38,8 @@ pub struct PoolSettings {
     pub connect_timeout: Duration,
     /// `DB_STATEMENT_TIMEOUT_MS`: how long a statement may run; `None` is for ever.
     pub statement_timeout: Option<Duration>,
-    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever.
+    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever. Others
+    /// follow one at a time, an eighth of it apart, so that load that comes in pulses finds most of them.
     pub idle_timeout: Option<Duration>,
     /// `DB_POOL_MAX_LIFETIME_S`: how old a connection may become; each gets up to 10 % less, so that they do
     /// not all end together. `None` is any age.

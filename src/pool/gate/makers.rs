@@ -105,6 +105,7 @@ impl Gate {
         let probers = if state.phase == PoolState::Closed { 0 } else { 1 };
         state.making = state.connecting.max(probers);
         state.owed = 0;
+        state.note_demand(now);
         let mut woken = state.after_change(now);
         if is_news {
             // They are to wake when the grace ends.

@@ -142,18 +142,18 @@ impl Gate {
                 }
             }
             if (state.limits.is_called_off)() {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                state.leave(&waiter, now);
                 return Err(state.turn_away(Refusal::CalledOff, started));
             }
             if now >= deadline {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                state.leave(&waiter, now);
                 let refusal = state.time_is_up();
                 return Err(state.turn_away(refusal, started));
             }
             // An outage that outlasts its grace is told to those who wait already, at that moment.
             let grace_ends = state.outage.grace_ends(state.limits.outage_grace);
             if grace_ends.is_some_and(|ends| ends <= now) && state.live() == 0 {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                state.leave(&waiter, now);
                 let refusal = state.outage.refusal();
                 return Err(state.turn_away(refusal, started));
             }
@@ -162,13 +162,10 @@ impl Gate {
             if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
                 wake_at = wake_at.min(ends);
             }
-            let worth = started + state.growth.connect_time();
-            if worth > now {
-                if state.has_room() {
-                    wake_at = wake_at.min(worth);
-                } else {
-                    state.is_unarmed = true;
-                }
+            // Whoever comes or goes meanwhile looks as well: this is for when nobody does.
+            match state.growth.due().filter(|due| *due > now && state.has_room()) {
+                Some(due) => wake_at = wake_at.min(due),
+                None => state.is_unarmed = true,
             }
             drop(state);
             waiter.parker.park(wake_at.saturating_duration_since(now));

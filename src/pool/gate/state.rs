@@ -88,7 +88,16 @@ impl State {
             }
             woken.push(waiter);
         }
+        if !woken.is_empty() {
+            self.note_demand(now);
+        }
         woken
+    }
+
+    /// A caller gives up.
+    pub(super) fn leave(&mut self, waiter: &Arc<Waiter>, now: Instant) {
+        self.queue.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.note_demand(now);
     }
 
     /// Connections were lost, or there is room for more than there was: turns everybody away where the server
@@ -101,9 +110,10 @@ impl State {
             for waiter in &woken {
                 waiter.settle(outcome);
             }
+            self.note_demand(now);
             return woken;
         }
-        if self.is_unarmed && self.has_room() {
+        if self.is_unarmed && self.unserved() > 0 && self.has_room() {
             self.is_unarmed = false;
             return self.queue.iter().cloned().collect();
         }
@@ -191,17 +201,32 @@ impl State {
         }
     }
 
-    pub(super) fn wants_one_more(&self, now: Instant, unqueued: u32) -> bool {
-        if !self.has_room() {
-            return false;
+    /// How many callers wait for a connection that is neither there nor being made.
+    pub(super) fn unserved(&self) -> usize {
+        // Lending is not suspended for want of connections.
+        if self.phase != PoolState::Open {
+            return 0;
         }
-        let longest =
-            self.queue.front().map_or(Duration::ZERO, |head| now.saturating_duration_since(head.since));
-        // What the keeper has is back in a moment; the wait shows it where it is not.
-        let awaited = if longest < self.growth.connect_time() { self.checking } else { 0 };
-        let waiting = self.queue.len() + unqueued as usize;
-        let unserved = waiting.saturating_sub((self.making + awaited) as usize);
-        unserved > 0 && self.growth.is_worth_it(self.in_use + self.checking, unserved, longest)
+        self.queue.len().saturating_sub(self.making as usize)
+    }
+
+    /// To be called after every change of what [`unserved`](State::unserved) rests on.
+    pub(super) fn note_demand(&mut self, now: Instant) {
+        let unserved = self.unserved();
+        self.growth.note_demand(now, unserved);
+    }
+
+    /// How many connections to order for those who wait, and for `unqueued` who cannot.
+    pub(super) fn wanted(&mut self, now: Instant, unqueued: u32) -> u32 {
+        if self.phase != PoolState::Open || !self.has_room() {
+            return 0;
+        }
+        if unqueued > 0 {
+            self.growth.note_turned_away(now);
+        }
+        let unserved = (self.queue.len() + unqueued as usize).saturating_sub(self.making as usize);
+        let wanted = self.growth.orders(now, self.in_use, self.checking, unserved);
+        wanted.min(self.limits.max - self.total())
     }
 
     /// Whether one more connection may be made.
