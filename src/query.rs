@@ -103,7 +103,11 @@ impl Pool {
         let mut now = started;
         let mut attempts = 0;
         loop {
-            let mut lease = self.shared().clone().lend(now, deadline, at)?;
+            let shared = self.shared().clone();
+            let mut lease = match attempts {
+                0 => shared.lend(now, deadline, at)?,
+                _ => shared.lend_again(now, deadline, at)?,
+            };
             match operation(&mut lease) {
                 Ok(result) => return Ok((lease, result)),
                 Err(failure)

@@ -125,14 +125,21 @@ impl KeeperHandle {
         let _ = self.send(Work::Look);
     }
 
-    /// Ends the thread after what is queued, and waits for it where it is not the caller's own.
-    pub(crate) fn stop(&self) {
+    /// Ends the thread after what is queued, and waits for it, where it is not the caller's own, until `deadline`.
+    pub(crate) fn stop(&self, deadline: Instant) {
         let _ = self.send(Work::Stop);
         let thread = self.thread.lock().ok().and_then(|mut slot| slot.take());
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            let _ = thread.join();
+            // The standard library has no join with a time limit, and what is queued may be goodbyes to a server that
+            // does not answer.
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 
@@ -241,9 +248,16 @@ fn look(shared: &Shared, next_trim: &mut Instant) {
     let mut check = Vec::new();
     let settings = &shared.settings;
     for _ in 0..shared.gate.begin_check(u32::MAX) {
-        let Taken::Session(mut pooled) = shared.take() else {
-            shared.gate.end_check_closed();
-            continue;
+        let mut pooled = match shared.take(now + PATIENCE) {
+            Taken::Session(pooled) => pooled,
+            Taken::NotYet => {
+                shared.gate.end_check();
+                continue;
+            }
+            Taken::Closed => {
+                shared.gate.end_check_closed();
+                continue;
+            }
         };
         let idle_for = now.saturating_duration_since(pooled.last_used);
         let standing = shared.generations.standing(pooled.generation);
