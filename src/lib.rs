@@ -30,8 +30,9 @@
 //! - **connection**: what the pool counts and lends. **Acquire** and **release** are its ways out and back.
 //! - **session**: the server side's state behind a connection.
 //! - **waiting**: callers in the queue.
-//! - **exhausted**: every connection was in use until the caller's time ran out. **Saturated**: the queue is full,
-//!   refused at once. **Down**: the server cannot be reached. Three different errors, with different advice.
+//! - **exhausted**: no connection came free until the caller's time ran out. **Saturated**: the queue is full,
+//!   refused at once. **Down**: the server cannot be reached, or does not answer. Three different errors, with
+//!   different advice.
 //! - **outcome unknown**: a commit, or a write, whose answer was lost.
 //!
 //! # The way of the data

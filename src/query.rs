@@ -105,7 +105,11 @@ impl Pool {
         let mut attempts = 0;
         let mut may_be_done = false;
         loop {
-            let mut lease = self.shared().clone().lend(now, deadline, at)?;
+            let shared = self.shared().clone();
+            let mut lease = match attempts {
+                0 => shared.lend(now, deadline, at)?,
+                _ => shared.lend_again(now, deadline, at)?,
+            };
             let failure = match operation(&mut lease, may_be_done) {
                 Ok(result) => return Ok((lease, result)),
                 Err(failure) => failure,

@@ -44,12 +44,16 @@ impl Shared {
         // One budget for all checks of one acquire, so that many silent connections cost what one does.
         let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
-            match self.take() {
+            match self.take(checks_end) {
                 Taken::Closed => {
                     self.gate.discard(permit);
                     return Err(Error::Closed);
                 }
-                Taken::Nothing => {}
+                // It will be there for somebody who has the time.
+                Taken::NotYet => {
+                    let (refusal, numbers) = self.gate.put_back(permit, started);
+                    return Err(refused(refusal, numbers));
+                }
                 Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
                     None => {
                         let session = self.guards.part(permit.number(), pooled);
@@ -72,16 +76,41 @@ impl Shared {
         Ok(Connection::new(lease))
     }
 
-    /// Takes from the store what the gate has given leave to take: it is there, or will be within
-    /// microseconds, because a maker announces a connection just before r2d2 stores it.
-    pub(super) fn take(&self) -> Taken {
+    /// Lends another connection to a call whose first one was of no use: it is one request all the same.
+    pub(crate) fn lend_again(
+        self: Arc<Shared>,
+        now: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Lease> {
+        self.gate.with_counts(|counts| counts.requests -= 1);
+        self.lend(now, deadline, at)
+    }
+
+    /// Takes from the store what the gate has given leave to take: it is there, or will be within microseconds,
+    /// because a maker announces a connection just before r2d2 stores it. A machine that is short of processors may
+    /// hold the maker up in between; until `deadline` that is waited for.
+    pub(super) fn take(&self, deadline: Instant) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(store) = store.as_ref() else { return Taken::Closed };
-        if let Some(guard) = store.try_get() {
+        let Some(open) = store.as_ref() else { return Taken::Closed };
+        if let Some(guard) = open.try_get() {
             return Taken::Session(Pooled::new(guard));
         }
-        // Whatever the caller's deadline: to give up here is to lose count of the connection.
-        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, |guard| Taken::Session(Pooled::new(guard)))
+        // `close` waits for the lock.
+        let open = open.clone();
+        drop(store);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Ok(guard) = open.get_timeout(left.clamp(LEAST_CHECK, CHECK_LIMIT)) {
+                return Taken::Session(Pooled::new(guard));
+            }
+            if self.gate.is_closed() {
+                return Taken::Closed;
+            }
+            if left <= CHECK_LIMIT {
+                return Taken::NotYet;
+            }
+        }
     }
 
     /// Why an idle session must not be lent; checks with the server where there is reason to.
@@ -308,8 +337,8 @@ pub(super) fn unpanicked(f: impl FnOnce() -> bool) -> bool {
 /// What the store gave.
 pub(super) enum Taken {
     Session(Pooled),
-    /// A slot was lost against all rules; the caller tries again.
-    Nothing,
+    /// A maker has announced it and not stored it yet.
+    NotYet,
     Closed,
 }
 

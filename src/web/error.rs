@@ -5,7 +5,7 @@
 //!
 //! | error | status | code | `Retry-After` |
 //! |---|---|---|---|
-//! | exhausted, saturated | 503 | `exhausted`, `saturated` | 1 s |
+//! | exhausted, suspended, saturated | 503 | `exhausted`, `suspended`, `saturated` | 1 s |
 //! | down, closed | 503 | `down`, `closed` | 5 s |
 //! | connection lost; a transient SQLSTATE (serialization, deadlock, lock, resources, restart) | 503 | `try_again` | 1 s |
 //! | deadline exceeded, cancelled, statement timeout (57014) | 504 | `deadline_exceeded` | – |
@@ -133,7 +133,7 @@ impl ApiError {
     }
 
     pub(super) fn exhausted() -> ApiError {
-        ApiError::unavailable("exhausted", "every database connection is in use", "1")
+        ApiError::unavailable("exhausted", "no database connection came free in time", "1")
     }
 
     pub(super) fn saturated() -> ApiError {
@@ -161,6 +161,9 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
         let answer = match &error {
             Error::Exhausted(_) => ApiError::exhausted(),
+            Error::Suspended(_) => {
+                ApiError::unavailable("suspended", "the database is under maintenance", "1")
+            }
             Error::Saturated(_) => ApiError::saturated(),
             Error::Down(_) => ApiError::unavailable("down", "the database cannot be reached", "5"),
             Error::Authentication(_) => {
