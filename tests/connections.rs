@@ -167,6 +167,24 @@ fn pipelined_requests_are_answered_one_by_one_each_as_its_method_wants() {
     }
 }
 
+/// What is garbled is refused, or does not matter; it is never the reason that a change is made and not answered.
+#[test]
+fn a_garbled_body_is_refused_and_its_request_answered() {
+    let app = App::start();
+    let rest = format!(
+        "Authorization: Bearer {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+        app.token
+    );
+    for (method, status, after) in [("PUT", 400, 200), ("DELETE", 204, 404)] {
+        let mut raw = Raw::connect(&app);
+        raw.send(request(method, "/api/movies/1", &rest) + "5\r\n{\"tit\r\nzz\r\n");
+        let answer = raw.answer_to(method);
+        assert_eq!(answer.status(), status, "{answer:?}");
+        assert!(answer.has("connection: close"), "{answer:?}");
+        assert_eq!(get(&app, "/api/movies/1").status, after);
+    }
+}
+
 /// Each piece alone, with a moment between them.
 #[test]
 fn a_request_may_arrive_in_any_pieces() {

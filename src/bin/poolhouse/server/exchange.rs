@@ -133,11 +133,11 @@ impl Handling {
             exchange.has_begun.set(true);
             exchange.counted.replace(Some(Counted::new(in_flight.clone())));
             exchange.enter(Phase::Handling);
-            if request.head().expect() {
-                exchange.expects_continue.set(true);
+            exchange.expects_continue.set(request.head().expect());
+            if request.head().expect() || *exchange.body.borrow() == BodyEnd::CHUNKED {
                 let payload = request.take_payload();
                 let exchange = exchange.clone();
-                request.set_payload(Payload::Stream { payload: Box::pin(Wanted { payload, exchange }) });
+                request.set_payload(Payload::Stream { payload: Box::pin(Body { payload, exchange }) });
             }
         }
         Handling(exchange)
@@ -184,18 +184,24 @@ fn body_of(request: &mut ServiceRequest) -> BodyEnd {
     }
 }
 
-/// A request's body that says when it is asked for.
-struct Wanted {
+/// A request's body that says when it is asked for, and that ends with an error where it is not well-formed. The server
+/// would drop the request then, whatever its handler has done already.
+struct Body {
     payload: Payload,
     exchange: Rc<Exchange>,
 }
 
-impl Stream for Wanted {
+impl Stream for Body {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.exchange.is_body_wanted.set(true);
-        Pin::new(&mut self.payload).poll_next(context)
+        match Pin::new(&mut self.payload).poll_next(context) {
+            Poll::Pending if self.exchange.body.borrow().is_lost() => {
+                Poll::Ready(Some(Err(PayloadError::EncodingCorrupted)))
+            }
+            arrived => arrived,
+        }
     }
 }
 
