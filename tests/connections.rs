@@ -293,6 +293,45 @@ fn clients_that_keep_a_connection_keep_nobody_out() {
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
 }
 
+/// Room for 30 connections, of which 26 are at work.
+#[test]
+fn where_every_connection_is_at_work_health_is_still_answered() {
+    let database = crate::support::postgres::fresh_database().with_schema();
+    let variables = [
+        ("DATABASE_URL", &*database.url()),
+        ("HTTP_WORKERS", "1"),
+        ("DB_POOL_MIN_CONNECTIONS", "1"),
+        ("DB_POOL_MAX_CONNECTIONS", "2"),
+        ("DB_POOL_ACQUIRE_TIMEOUT_S", "60"),
+    ];
+    let shell = ["sh", "-c", r#"ulimit -n 100; exec "$0" "$@""#];
+    let app = App::spawn(&shell, tempfile::tempdir().unwrap(), &variables).until_it_answers();
+    let mut holder = database.client();
+    holder.batch_execute("BEGIN; LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
+    let at_work: Vec<Raw> = (0..26)
+        .map(|_| {
+            let mut raw = Raw::connect(&app);
+            raw.send(request("GET", "/api/movies/1", ""));
+            raw
+        })
+        .collect();
+    eventually("all are at work", SOON, || {
+        let load = &crate::http::get_as_known(&app, "/api/health/db").json()["request_threads"];
+        load["busy"].as_u64().unwrap() + load["waiting"].as_u64().unwrap() == 26
+    });
+    for _ in 0..10 {
+        let refused = get(&app, "/api/movies/1");
+        assert_eq!((refused.status, refused.error_code().as_str()), (503, "saturated"), "{refused:?}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(get(&app, "/api/health").status, 200);
+    }
+    holder.batch_execute("ROLLBACK").unwrap();
+    for mut raw in at_work {
+        assert_eq!(raw.answer_to("GET").status(), 404);
+    }
+    assert_eq!(get(&app, "/api/movies/1").status, 404);
+}
+
 /// Asks for pages until the service cannot write any more, and takes none.
 fn take_nothing(app: &App) -> Raw {
     // Pages of 150 KB: sockets hold some MB.
