@@ -53,7 +53,7 @@ pub(super) struct Exchange {
     pub(super) is_surplus: bool,
     /// It has to make room.
     is_sent_away: Cell<bool>,
-    /// The connection's task.
+    /// The connection's task, while it waits for its client.
     waker: RefCell<Option<Waker>>,
     counted: RefCell<Option<Counted>>,
 }
@@ -84,10 +84,11 @@ impl Exchange {
         self.since.set(Instant::now());
     }
 
-    /// Since when nothing happens because of the client; `None` while a request is at work.
+    /// Since when nothing happens because of the client; `None` while a request is at work, or may have come without
+    /// having been looked at.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let is_clients_turn = matches!(self.phase(), Phase::Waiting | Phase::Draining) || self.is_stuck.get();
-        is_clients_turn.then(|| self.since.get())
+        (is_clients_turn && self.waker.borrow().is_some()).then(|| self.since.get())
     }
 
     /// Has the connection end.
@@ -102,8 +103,8 @@ impl Exchange {
         self.is_sent_away.get()
     }
 
-    /// Has `context`'s task woken when this connection must make room.
-    pub(super) fn watch(&self, context: &Context<'_>) {
+    /// The client is waited for: has `context`'s task woken when this connection must make room.
+    pub(super) fn wait(&self, context: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -113,6 +114,7 @@ impl Exchange {
     /// All of the answer is written.
     pub(super) fn end(&self) {
         self.counted.replace(None);
+        self.waker.replace(None);
         self.is_stuck.set(false);
         self.is_body_wanted.set(false);
         self.expects_continue.set(false);
