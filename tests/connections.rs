@@ -167,6 +167,24 @@ fn pipelined_requests_are_answered_one_by_one_each_as_its_method_wants() {
     }
 }
 
+/// What is garbled is refused, or does not matter; it is never the reason that a change is made and not answered.
+#[test]
+fn a_garbled_body_is_refused_and_its_request_answered() {
+    let app = App::start();
+    let rest = format!(
+        "Authorization: Bearer {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+        app.token
+    );
+    for (method, status, after) in [("PUT", 400, 200), ("DELETE", 204, 404)] {
+        let mut raw = Raw::connect(&app);
+        raw.send(request(method, "/api/movies/1", &rest) + "5\r\n{\"tit\r\nzz\r\n");
+        let answer = raw.answer_to(method);
+        assert_eq!(answer.status(), status, "{answer:?}");
+        assert!(answer.has("connection: close"), "{answer:?}");
+        assert_eq!(get(&app, "/api/movies/1").status, after);
+    }
+}
+
 /// Each piece alone, with a moment between them.
 #[test]
 fn a_request_may_arrive_in_any_pieces() {
@@ -273,6 +291,45 @@ fn clients_that_keep_a_connection_keep_nobody_out() {
     }
     let log = app.log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+/// Room for 30 connections, of which 26 are at work.
+#[test]
+fn where_every_connection_is_at_work_health_is_still_answered() {
+    let database = crate::support::postgres::fresh_database().with_schema();
+    let variables = [
+        ("DATABASE_URL", &*database.url()),
+        ("HTTP_WORKERS", "1"),
+        ("DB_POOL_MIN_CONNECTIONS", "1"),
+        ("DB_POOL_MAX_CONNECTIONS", "2"),
+        ("DB_POOL_ACQUIRE_TIMEOUT_S", "60"),
+    ];
+    let shell = ["sh", "-c", r#"ulimit -n 100; exec "$0" "$@""#];
+    let app = App::spawn(&shell, tempfile::tempdir().unwrap(), &variables).until_it_answers();
+    let mut holder = database.client();
+    holder.batch_execute("BEGIN; LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
+    let at_work: Vec<Raw> = (0..26)
+        .map(|_| {
+            let mut raw = Raw::connect(&app);
+            raw.send(request("GET", "/api/movies/1", ""));
+            raw
+        })
+        .collect();
+    eventually("all are at work", SOON, || {
+        let load = &crate::http::get_as_known(&app, "/api/health/db").json()["request_threads"];
+        load["busy"].as_u64().unwrap() + load["waiting"].as_u64().unwrap() == 26
+    });
+    for _ in 0..10 {
+        let refused = get(&app, "/api/movies/1");
+        assert_eq!((refused.status, refused.error_code().as_str()), (503, "saturated"), "{refused:?}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(get(&app, "/api/health").status, 200);
+    }
+    holder.batch_execute("ROLLBACK").unwrap();
+    for mut raw in at_work {
+        assert_eq!(raw.answer_to("GET").status(), 404);
+    }
+    assert_eq!(get(&app, "/api/movies/1").status, 404);
 }
 
 /// Asks for pages until the service cannot write any more, and takes none.

@@ -225,7 +225,7 @@ impl Connection {
             let phase = self.exchange().phase();
             self.exchange().enter(phase);
         }
-        self.exchange().watch(context);
+        self.exchange().wait(context);
         let is_late = self.poll_timer(context, until.min(now + self.patience)).is_ready();
         if is_late || self.exchange().is_sent_away() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no answer")));
@@ -262,13 +262,16 @@ impl AsyncRead for Connection {
         let has_more = !self.exchange().body.borrow().is_reached();
         match self.exchange().phase() {
             Phase::Waiting => {
-                self.exchange().watch(context);
-                self.poll_head(context, buffer)
+                let head = self.poll_head(context, buffer);
+                if head.is_pending() {
+                    self.exchange().wait(context);
+                }
+                head
             }
             Phase::Handling | Phase::Writing if has_more => self.poll_body(context, buffer),
             Phase::HandedOver | Phase::Handling | Phase::Writing => self.poll_ahead(context),
             Phase::Draining => {
-                self.exchange().watch(context);
+                self.exchange().wait(context);
                 self.poll_drain(context)
             }
         }
@@ -318,6 +321,9 @@ impl AsyncWrite for Connection {
             (self.timer, self.answer_until) = (None, None);
             if exchange.phase() == Phase::Draining || !self.held.is_empty() {
                 context.waker().wake_by_ref();
+            } else {
+                // A large head's memory is not kept for the small ones after it.
+                self.held = Vec::new();
             }
         }
         Poll::Ready(Ok(()))

@@ -95,6 +95,7 @@ fn make_room(open: &mut HashMap<*const Exchange, Rc<Exchange>>) -> bool {
 mod tests {
     use super::*;
     use crate::server::exchange::Phase;
+    use std::task::{Context, Waker};
 
     #[test]
     fn the_limit_of_descriptors_is_shared_out() {
@@ -108,6 +109,8 @@ mod tests {
         let ceiling = Ceiling { share: 3, most: 4 };
         let mut places: Vec<_> = (0..3).map(|_| Place::take(ceiling)).collect();
         places[0].exchange.enter(Phase::Handling);
+        // What the last one has sent, nobody has looked at yet.
+        places[1].exchange.wait(&Context::from_waker(Waker::noop()));
         places.push(Place::take(ceiling));
         let sent_away: Vec<_> = places.iter().map(|place| place.exchange.is_sent_away()).collect();
         assert_eq!(sent_away, [false, true, false, false]);

@@ -53,7 +53,7 @@ pub(super) struct Exchange {
     pub(super) is_surplus: bool,
     /// It has to make room.
     is_sent_away: Cell<bool>,
-    /// The connection's task.
+    /// The connection's task, while it waits for its client.
     waker: RefCell<Option<Waker>>,
     counted: RefCell<Option<Counted>>,
 }
@@ -84,10 +84,11 @@ impl Exchange {
         self.since.set(Instant::now());
     }
 
-    /// Since when nothing happens because of the client; `None` while a request is at work.
+    /// Since when nothing happens because of the client; `None` while a request is at work, or may have come without
+    /// having been looked at.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let is_clients_turn = matches!(self.phase(), Phase::Waiting | Phase::Draining) || self.is_stuck.get();
-        is_clients_turn.then(|| self.since.get())
+        (is_clients_turn && self.waker.borrow().is_some()).then(|| self.since.get())
     }
 
     /// Has the connection end.
@@ -102,8 +103,8 @@ impl Exchange {
         self.is_sent_away.get()
     }
 
-    /// Has `context`'s task woken when this connection must make room.
-    pub(super) fn watch(&self, context: &Context<'_>) {
+    /// The client is waited for: has `context`'s task woken when this connection must make room.
+    pub(super) fn wait(&self, context: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
@@ -113,6 +114,7 @@ impl Exchange {
     /// All of the answer is written.
     pub(super) fn end(&self) {
         self.counted.replace(None);
+        self.waker.replace(None);
         self.is_stuck.set(false);
         self.is_body_wanted.set(false);
         self.expects_continue.set(false);
@@ -133,11 +135,11 @@ impl Handling {
             exchange.has_begun.set(true);
             exchange.counted.replace(Some(Counted::new(in_flight.clone())));
             exchange.enter(Phase::Handling);
-            if request.head().expect() {
-                exchange.expects_continue.set(true);
+            exchange.expects_continue.set(request.head().expect());
+            if request.head().expect() || *exchange.body.borrow() == BodyEnd::CHUNKED {
                 let payload = request.take_payload();
                 let exchange = exchange.clone();
-                request.set_payload(Payload::Stream { payload: Box::pin(Wanted { payload, exchange }) });
+                request.set_payload(Payload::Stream { payload: Box::pin(Body { payload, exchange }) });
             }
         }
         Handling(exchange)
@@ -184,18 +186,24 @@ fn body_of(request: &mut ServiceRequest) -> BodyEnd {
     }
 }
 
-/// A request's body that says when it is asked for.
-struct Wanted {
+/// A request's body that says when it is asked for, and that ends with an error where it is not well-formed. The server
+/// would drop the request then, whatever its handler has done already.
+struct Body {
     payload: Payload,
     exchange: Rc<Exchange>,
 }
 
-impl Stream for Wanted {
+impl Stream for Body {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.exchange.is_body_wanted.set(true);
-        Pin::new(&mut self.payload).poll_next(context)
+        match Pin::new(&mut self.payload).poll_next(context) {
+            Poll::Pending if self.exchange.body.borrow().is_lost() => {
+                Poll::Ready(Some(Err(PayloadError::EncodingCorrupted)))
+            }
+            arrived => arrived,
+        }
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) enum Chunk {
     Trailer,
     TrailerLf,
     EndLf,
-    /// Not well-formed: the server refuses it, and nothing more is handed over.
+    /// Not well-formed: from here on nothing is handed over.
     Broken,
 }
 
@@ -73,6 +73,11 @@ impl BodyEnd {
 
     pub(super) fn is_reached(&self) -> bool {
         *self == BodyEnd::After(0)
+    }
+
+    /// Whether it will never be reached, because the body is not well-formed.
+    pub(super) fn is_lost(&self) -> bool {
+        *self == BodyEnd::Chunks(Chunk::Broken)
     }
 
     /// Takes the bytes at the start of `bytes` that belong to the body; returns how many those are.
@@ -99,6 +104,7 @@ impl BodyEnd {
                         continue;
                     }
                     match mem::replace(state, Chunk::Broken).after(bytes[taken]) {
+                        Some(Chunk::Broken) => break,
                         Some(next) => *state = next,
                         None => *self = BodyEnd::After(0),
                     }
