@@ -158,6 +158,8 @@ impl std::error::Error for Error {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolNumbers {
+    /// The pool's name.
+    pub pool: String,
     /// How long the caller had waited.
     pub waited: Duration,
     /// Connections lent out.
@@ -186,6 +188,9 @@ impl fmt::Display for PoolNumbers {
             self.waiting,
             self.max
         )?;
+        if !self.pool.is_empty() {
+            write!(f, ", pool \"{}\"", self.pool)?;
+        }
         match &self.last_failure {
             Some(failure) => write!(f, "; {failure}"),
             None => Ok(()),

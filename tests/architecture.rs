@@ -23,10 +23,11 @@ const BACKWARD: [(&str, &str); 1] = [
 
 /// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
 /// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 22] = [
+const POOL: [(&str, &[&str]); 23] = [
     ("address", &[]),
     ("decoy", &[]),
     ("generation", &[]),
+    ("logging", &[]),
     ("scope", &[]),
     ("sql", &[]),
     ("status", &[]),
@@ -37,15 +38,18 @@ const POOL: [(&str, &[&str]); 22] = [
     ("frames", &["wire"]),
     ("gate", &["status", "sync"]),
     ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
-    ("cancelling", &["line", "transport", "wire"]),
+    ("cancelling", &["transport", "wire"]),
     ("statements", &["sql"]),
     ("session", &["cancelling", "statements", "status", "transport", "wire"]),
     // The keeper buries what r2d2 lets go of.
-    ("manager", &["address", "gate", "generation", "session", "statements", "tls", "transport", "keeper"]),
+    (
+        "manager",
+        &["address", "gate", "generation", "logging", "session", "statements", "tls", "transport", "keeper"],
+    ),
     ("pooled", &["manager", "session"]),
     // Who lends and who keeps house do the same things to a connection.
-    ("keeper", &["cancelling", "gate", "generation", "lending", "session", "status"]),
-    ("lending", &["gate", "generation", "scope", "session", "status"]),
+    ("keeper", &["cancelling", "gate", "generation", "lending", "logging", "session", "status"]),
+    ("lending", &["gate", "generation", "logging", "scope", "session", "status"]),
     ("connection", &["gate", "session"]),
     (
         "mod",
@@ -55,6 +59,7 @@ const POOL: [(&str, &[&str]); 22] = [
             "generation",
             "keeper",
             "lending",
+            "logging",
             "manager",
             "pooled",
             "scope",

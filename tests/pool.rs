@@ -9,6 +9,7 @@ mod encryption;
 mod failures;
 mod growth;
 mod lifecycle;
+mod log_lines;
 mod numbers;
 mod outcomes;
 mod pgbouncer;

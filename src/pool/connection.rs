@@ -9,6 +9,7 @@ use postgres::Row;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
+use std::panic::Location;
 use std::sync::Arc;
 
 /// A lent session with the way back; dropping it gives it back.
@@ -16,11 +17,18 @@ pub(crate) struct Lease {
     shared: Arc<Shared>,
     // Taken by `drop` only.
     lent: Option<(Box<Session>, Permit)>,
+    /// Where it was acquired.
+    at: &'static Location<'static>,
 }
 
 impl Lease {
-    pub(crate) fn new(shared: Arc<Shared>, session: Box<Session>, permit: Permit) -> Lease {
-        Lease { shared, lent: Some((session, permit)) }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        session: Box<Session>,
+        permit: Permit,
+        at: &'static Location<'static>,
+    ) -> Lease {
+        Lease { shared, lent: Some((session, permit)), at }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -54,7 +62,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((session, permit)) = self.lent.take() {
-            self.shared.give_back(session, permit);
+            self.shared.give_back(session, permit, self.at);
         }
     }
 }
@@ -88,7 +96,8 @@ impl Connection {
     ///
     /// The session is reset when the connection is returned (`ROLLBACK`, `DISCARD ALL`, in the background), so
     /// nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
-    /// what is done with the client afterwards must end within it, or the connection fails.
+    /// what is done with the client afterwards must end within it, or the connection fails: the cause of the driver's
+    /// error then names the deadline and the pool.
     ///
     /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) it is for whole transactions
     /// only: what outlives one stays on a server connection that others get, and only `ROLLBACK` is run on return.

@@ -2,10 +2,11 @@
 
 use super::gate::{Holder, Permit};
 use super::generation::Standing;
+use super::logging::logged;
 use super::scope;
 use super::session::{Failure, Limit, Params, Session, Verdict};
 use super::status::CloseReason;
-use super::{Lease, Pooled, Shared, add, refused};
+use super::{Lease, Pooled, Shared, add};
 use crate::error::{Error, Result};
 use crate::settings::PrePing;
 use log::warn;
@@ -36,10 +37,7 @@ impl Shared {
             return Err(Error::Cancelled);
         }
         let deadline = scope::deadline().map_or(deadline, |at| at.min(deadline));
-        let mut permit = self
-            .gate
-            .acquire(started, deadline, at)
-            .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        let mut permit = self.gate.acquire(started, deadline, at).map_err(|refusal| self.refused(refusal))?;
         // One budget for all checks of one acquire, so that many silent connections cost what one does.
         let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
@@ -52,7 +50,7 @@ impl Shared {
                 Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
                     None => {
                         let session = self.guards.part(permit.number(), pooled);
-                        return Ok(Lease::new(self, session, permit));
+                        return Ok(Lease::new(self, session, permit, at));
                     }
                     Some(reason) => drop_condemned(pooled, reason),
                 },
@@ -60,7 +58,7 @@ impl Shared {
             permit = self
                 .gate
                 .acquire_again(permit, started, checks_end, at)
-                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+                .map_err(|refusal| self.refused(refusal))?;
         }
     }
 
@@ -97,7 +95,8 @@ impl Shared {
             PrePing::On => true,
             PrePing::Auto => {
                 standing == Standing::Suspect
-                    || now.saturating_duration_since(pooled.answered_at()) >= self.settings.validate_after
+                    || now.saturating_duration_since(pooled.wire().answered_at())
+                        >= self.settings.validate_after
             }
         };
         if !is_to_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
@@ -125,7 +124,7 @@ impl Shared {
     }
 
     /// Takes a connection back: keeps it, has it cleaned, or closes it.
-    pub(super) fn give_back(&self, session: Box<Session>, permit: Permit) {
+    pub(super) fn give_back(&self, session: Box<Session>, permit: Permit, at: &'static Location<'static>) {
         let pooled = match self.guards.join(permit.number(), session) {
             Ok(pooled) => pooled,
             Err(session) => {
@@ -138,6 +137,17 @@ impl Shared {
             && !self.gate.retires()
             && self.generations.standing(pooled.generation) != Standing::Outdated
         {
+            if pooled.wire().is_in_transaction()
+                && self.left_in_transaction.lock().is_ok_and(|mut places| places.insert(at))
+            {
+                let pool = &self.settings.name;
+                logged(|| {
+                    warn!(
+                        "Connection acquired at {at} came back inside a transaction, which is rolled back; from there \
+                         no more is said of it (pool \"{pool}\")"
+                    );
+                });
+            }
             self.gate.detach(&permit);
             if let Some((mut pooled, permit)) = self.keeper.clean(pooled, permit) {
                 // So much is being done that the keeper lags behind: the borrower pays for itself, in its own time.
@@ -192,7 +202,8 @@ impl Shared {
             }
         };
         if let Some(Holder { since, at, .. }) = holder {
-            warn!("Connection acquired at {at} came back after {:.1} s", since.elapsed().as_secs_f64());
+            let (held, pool) = (since.elapsed().as_secs_f64(), &self.settings.name);
+            logged(|| warn!("Connection acquired at {at} came back after {held:.1} s (pool \"{pool}\")"));
         }
     }
 

@@ -10,6 +10,7 @@ mod generation;
 mod keeper;
 mod lending;
 mod line;
+mod logging;
 mod manager;
 mod pooled;
 mod scope;
@@ -33,6 +34,7 @@ use self::gate::{Gate, Limits, Refusal};
 use self::generation::Generations;
 use self::keeper::{Keeper, KeeperHandle};
 use self::lending::drop_condemned;
+use self::logging::logged;
 use self::manager::{Farewell, Manager, SessionMaker};
 use self::pooled::Guards;
 pub(crate) use self::pooled::Pooled;
@@ -41,9 +43,10 @@ use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::settings::{PoolSettings, Start};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
+use std::collections::HashSet;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 /// Threads that make connections; more would only queue up at the server's postmaster.
@@ -70,6 +73,8 @@ pub(crate) struct Shared {
     /// Emptied by `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     guards: Guards,
+    /// Where connections were acquired that came back inside a transaction: each place is reported once.
+    left_in_transaction: Mutex<HashSet<&'static Location<'static>>>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -130,6 +135,7 @@ impl Pool {
             keeper: keeper.handle(),
             store: RwLock::new(Some(store)),
             guards: Guards::new(ceiling),
+            left_in_transaction: Mutex::default(),
         });
         keeper.start(&shared).map_err(Error::application)?;
         let pool = Pool { shared };
@@ -138,7 +144,7 @@ impl Pool {
             pool.shared
                 .gate
                 .wait_until_warm(Instant::now() + settings.connect_timeout + OWN_WORDS)
-                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+                .map_err(|refusal| pool.shared.refused(refusal))?;
         }
         Ok(pool)
     }
@@ -185,7 +191,7 @@ impl Pool {
     ///
     /// Never waits for a connection or the network.
     pub fn status(&self) -> PoolStatus {
-        let mut status = PoolStatus::default();
+        let mut status = PoolStatus { name: self.shared.settings.name.clone(), ..PoolStatus::default() };
         self.shared.gate.snapshot(&mut status);
         if let Some(threshold) = self.shared.settings.leak_threshold {
             self.shared.gate.long_held(threshold, |holder, held_for| {
@@ -211,7 +217,7 @@ impl Pool {
         let ceiling = ceiling(opened_with.max_connections);
         if max > ceiling {
             let problem = Problem {
-                variable: "DB_POOL_MAX_CONNECTIONS".into(),
+                variable: "max_connections (DB_POOL_MAX_CONNECTIONS)".into(),
                 value: max.to_string(),
                 allowed: format!("1 to {ceiling} for a pool opened with {}", opened_with.max_connections),
             };
@@ -272,7 +278,12 @@ impl Pool {
         shared.guards.close();
         shared.keeper.stop();
         if left > 0 {
-            warn!("Pool closed with {left} connections still lent; each ends when it is returned");
+            let pool = &shared.settings.name;
+            logged(|| {
+                warn!(
+                    "Pool \"{pool}\" closed with {left} connections still lent; each ends when it is returned"
+                );
+            });
         }
         left == 0
     }
@@ -295,15 +306,19 @@ fn ceiling(max: u32) -> u32 {
     max.saturating_mul(2).max(64)
 }
 
-fn refused(refusal: Refusal, numbers: Box<PoolNumbers>) -> Error {
-    match refusal {
-        Refusal::TimedOut => Error::Exhausted(numbers),
-        Refusal::Saturated => Error::Saturated(numbers),
-        Refusal::Down => Error::Down(numbers),
-        Refusal::Login => Error::Authentication(numbers),
-        Refusal::Closed => Error::Closed,
-        Refusal::CalledOff => Error::Cancelled,
-        Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
+impl Shared {
+    /// What a caller is told whom the gate has refused.
+    fn refused(&self, (refusal, mut numbers): (Refusal, Box<PoolNumbers>)) -> Error {
+        numbers.pool.clone_from(&self.settings.name);
+        match refusal {
+            Refusal::TimedOut => Error::Exhausted(numbers),
+            Refusal::Saturated => Error::Saturated(numbers),
+            Refusal::Down => Error::Down(numbers),
+            Refusal::Login => Error::Authentication(numbers),
+            Refusal::Closed => Error::Closed,
+            Refusal::CalledOff => Error::Cancelled,
+            Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
+        }
     }
 }
 

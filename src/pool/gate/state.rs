@@ -163,6 +163,8 @@ impl State {
 
     pub(super) fn numbers(&self, waited: Duration) -> PoolNumbers {
         PoolNumbers {
+            // The gate does not know it.
+            pool: String::new(),
             waited,
             in_use: self.in_use,
             idle: self.idle + self.checking,
