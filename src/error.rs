@@ -179,6 +179,8 @@ impl std::error::Error for Error {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolNumbers {
+    /// The pool's name.
+    pub pool: String,
     /// How long the caller had waited.
     pub waited: Duration,
     /// Connections lent out.
@@ -226,6 +228,9 @@ impl fmt::Display for PoolNumbers {
         )?;
         if let Some(silence) = self.unanswered_for {
             write!(f, "; attempt to connect unanswered for {} ms", silence.as_millis())?;
+        }
+        if !self.pool.is_empty() {
+            write!(f, ", pool \"{}\"", self.pool)?;
         }
         match &self.last_failure {
             Some(failure) => write!(f, "; {failure}"),

@@ -68,6 +68,8 @@ pub struct PoolStats {
     pub max_waiting: u32,
     /// `in_use` as a share of `max_connections`; above 100 after the pool was made smaller.
     pub usage_percent: f64,
+    /// The pool's, as errors and log lines give it.
+    pub name: String,
     /// `open`, `suspended` or `closed`.
     pub state: &'static str,
     pub requests: u64,
@@ -238,6 +240,7 @@ impl PoolStats {
             waiting: pool.waiting,
             max_waiting: pool.max_waiting,
             usage_percent: (usage_percent(pool) * 10.0).round() / 10.0,
+            name: pool.name.clone(),
             state: match pool.state {
                 PoolState::Open => "open",
                 PoolState::Suspended => "suspended",

@@ -17,10 +17,11 @@ const ORDER: [&str; 8] = ["error", "settings", "decode", "pool", "query", "datab
 
 /// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
 /// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 23] = [
+const POOL: [(&str, &[&str]); 24] = [
     ("address", &[]),
     ("decoy", &[]),
     ("generation", &[]),
+    ("logging", &[]),
     ("scope", &[]),
     ("sql", &[]),
     ("status", &[]),
@@ -31,7 +32,7 @@ const POOL: [(&str, &[&str]); 23] = [
     ("frames", &["wire"]),
     ("gate", &["status", "sync"]),
     ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
-    ("cancelling", &["line", "transport", "wire"]),
+    ("cancelling", &["transport", "wire"]),
     ("catalogue", &["sql"]),
     ("statements", &["catalogue"]),
     ("session", &["cancelling", "catalogue", "sql", "statements", "status", "transport", "wire"]),
@@ -43,6 +44,7 @@ const POOL: [(&str, &[&str]); 23] = [
             "catalogue",
             "gate",
             "generation",
+            "logging",
             "session",
             "statements",
             "tls",
@@ -52,8 +54,8 @@ const POOL: [(&str, &[&str]); 23] = [
     ),
     ("pooled", &["manager", "session"]),
     // Who lends and who keeps house do the same things to a connection.
-    ("keeper", &["cancelling", "gate", "generation", "lending", "session", "status"]),
-    ("lending", &["gate", "generation", "scope", "session", "status"]),
+    ("keeper", &["cancelling", "gate", "generation", "lending", "logging", "session", "status"]),
+    ("lending", &["gate", "generation", "logging", "scope", "session", "status"]),
     ("connection", &["gate", "session"]),
     (
         "mod",
@@ -63,6 +65,7 @@ const POOL: [(&str, &[&str]); 23] = [
             "generation",
             "keeper",
             "lending",
+            "logging",
             "manager",
             "pooled",
             "scope",

@@ -12,6 +12,7 @@ mod failures;
 mod growth;
 mod interrupted;
 mod lifecycle;
+mod log_lines;
 mod messages;
 mod numbers;
 mod outcomes;

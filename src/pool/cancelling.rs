@@ -5,7 +5,6 @@
 //! meet the session's next statement. So the request has a connection of our own, as every other, and it stays open
 //! until the other side has hung up, as libpq's does.
 
-use super::line::timed_out;
 use super::transport::{Connector, negotiate};
 use super::wire::Wire;
 use std::io;
@@ -60,7 +59,9 @@ const AT_ONCE: usize = 64;
 
 /// Sends the requests, all within `limit` where there are not very many: a server that is slow to take one, or has
 /// lost it, keeps none of the others waiting.
-pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<()> {
+/// Returns what became of those that failed.
+pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<Vec<io::Error>> {
+    let mut failures = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for cancels in cancels.chunks(AT_ONCE) {
         let deadline = Instant::now() + limit;
@@ -70,18 +71,18 @@ pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<(
             requests.spawn_on(
                 async move {
                     let sent = timeout_at(deadline.into(), cancel.send()).await;
-                    sent.unwrap_or_else(|_| Err(timed_out()))
+                    sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
                 },
                 runtime.handle(),
             );
         }
         while let Some(Ok(sent)) = runtime.block_on(requests.join_next()) {
             if let Err(error) = sent {
-                log::debug!("cancel request failed: {error}");
+                failures.push(error);
             }
         }
     }
-    Ok(())
+    Ok(failures)
 }
 
 /// PostgreSQL, "Message Formats", CancelRequest.

@@ -5,6 +5,7 @@ use super::gate::Permit;
 use super::session::{Failure, Params, Session};
 use postgres::Row;
 use std::cell::{RefCell, RefMut};
+use std::panic::Location;
 use std::sync::Arc;
 
 /// A lent session with the way back; dropping it gives it back.
@@ -12,11 +13,18 @@ pub(crate) struct Lease {
     shared: Arc<Shared>,
     // Taken by `drop` only.
     lent: Option<(Box<Session>, Permit)>,
+    /// Where it was acquired.
+    at: &'static Location<'static>,
 }
 
 impl Lease {
-    pub(crate) fn new(shared: Arc<Shared>, session: Box<Session>, permit: Permit) -> Lease {
-        Lease { shared, lent: Some((session, permit)) }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        session: Box<Session>,
+        permit: Permit,
+        at: &'static Location<'static>,
+    ) -> Lease {
+        Lease { shared, lent: Some((session, permit)), at }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -56,7 +64,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((session, permit)) = self.lent.take() {
-            self.shared.give_back(session, permit);
+            self.shared.give_back(session, permit, self.at);
         }
     }
 }
@@ -76,8 +84,9 @@ impl Connection {
     /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.
     ///
     /// The session is reset when the connection is returned, in the background: `ROLLBACK`, and what `DISCARD ALL` does
-    /// except for the pool's prepared statements. So nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
-    /// what is done with the client afterwards must end within it, or the connection fails.
+    /// except for the pool's prepared statements. So nothing done here reaches the next borrower. Each call to `client`
+    /// starts the statement timeout anew; what is done with the client afterwards must end within it, or the connection
+    /// fails: the cause of the driver's error then names the deadline and the pool.
     ///
     /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) it is for whole transactions
     /// only: what outlives one stays on a server connection that others get, and only `ROLLBACK` is run on return.

@@ -5,11 +5,13 @@ use super::cancelling::{Cancel, send_all};
 use super::gate::{Gate, Permit, Surplus};
 use super::generation::Standing;
 use super::lending::{Taken, unpanicked};
+use super::logging::logged;
 use super::session::Session;
 use super::status::CloseReason;
 use super::{Pooled, Shared};
-use log::warn;
+use log::{debug, error, warn};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
@@ -185,14 +187,14 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
             },
         };
         match work {
-            Work::Bury(session) => drop(session),
+            Work::Bury(session) => survive("closing a connection", || drop(session)),
             Work::Stop => return,
             work => {
                 let Some(shared) = weak.upgrade() else { return };
                 match work {
                     Work::Clean(pooled, permit) => {
                         backlog.fetch_sub(1, Ordering::Relaxed);
-                        shared.clean(pooled, permit, PATIENCE);
+                        survive("cleaning a connection", || shared.clean(pooled, permit, PATIENCE));
                     }
                     // Together with all others that are asked for: a silent server is waited for once.
                     Work::Cancel(cancel) => {
@@ -205,17 +207,25 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                             }
                             _ => true,
                         });
-                        shared.cancel(&cancels);
+                        survive("cancelling", || shared.cancel(&cancels));
                     }
                     _ => next_look = Instant::now(),
                 }
                 // Also while there is always something else to do.
                 if Instant::now() >= next_look {
-                    look(&shared, &mut next_trim);
+                    survive("looking after idle connections", || look(&shared, &mut next_trim));
                     next_look = Instant::now() + tick;
                 }
             }
         }
+    }
+}
+
+/// Does one piece of work. A panic in there, as the driver's may be, is the end of that piece and not of the keeper,
+/// whom nobody would miss until it is needed.
+fn survive(what: &str, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        logged(|| error!("Upkeep of the pool panicked while {what}, and goes on"));
     }
 }
 
@@ -227,10 +237,25 @@ impl Shared {
         } else if unpanicked(|| pooled.reset(Instant::now() + patience)) {
             self.gate.with_counts(|counts| counts.resets += 1);
         } else {
-            if pooled.has_timed_out() {
+            let why = if pooled.has_timed_out() {
                 self.generations.outdate(pooled.generation);
-            }
-            pooled.condemn(CloseReason::Dirty);
+                "the server did not answer"
+            } else if pooled.is_broken() {
+                if self.generations.suspect(pooled.generation) {
+                    self.keeper.look();
+                }
+                "the connection broke"
+            } else {
+                "the server refused, or a request to cancel is astray"
+            };
+            // Not a borrower's loss.
+            pooled.condemn_instead(CloseReason::Dirty);
+            let pool = &self.settings.name;
+            logged(|| {
+                warn!(
+                    "A connection could not be made clean after use and is closed: {why} (pool \"{pool}\")"
+                );
+            });
         }
         self.give_back_clean(pooled, permit);
     }
@@ -239,8 +264,9 @@ impl Shared {
         if self.gate.is_closed() {
             return;
         }
-        if let Err(error) = send_all(cancels, PATIENCE) {
-            log::debug!("cannot send cancel requests: {error}");
+        let failures = send_all(cancels, PATIENCE).unwrap_or_else(|error| vec![error]);
+        for error in failures {
+            logged(|| debug!("Request to cancel failed: {error}"));
         }
     }
 }
@@ -268,7 +294,7 @@ fn look(shared: &Shared, next_trim: &mut Instant) {
             }
         };
         let idle_for = now.saturating_duration_since(pooled.idle_since);
-        let unheard_for = now.saturating_duration_since(pooled.answered_at());
+        let unheard_for = now.saturating_duration_since(pooled.wire().answered_at());
         let standing = shared.generations.standing(pooled.generation);
         let reason = if above_max > 0 || standing == Standing::Outdated {
             Some(CloseReason::Retired)
@@ -331,6 +357,7 @@ fn report_leaks(shared: &Shared) {
     });
     for (at, held) in found {
         shared.gate.with_counts(|counts| counts.leaks += 1);
-        warn!("Connection held for {:.1} s, acquired at {at}: leaked?", held.as_secs_f64());
+        let (held, pool) = (held.as_secs_f64(), &shared.settings.name);
+        logged(|| warn!("Connection held for {held:.1} s, acquired at {at}: leaked? (pool \"{pool}\")"));
     }
 }

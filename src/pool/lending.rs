@@ -2,10 +2,11 @@
 
 use super::gate::{Holder, Permit};
 use super::generation::Standing;
+use super::logging::logged;
 use super::scope;
 use super::session::{Failure, Limit, Params, Session, Verdict};
 use super::status::CloseReason;
-use super::{Connection, Lease, Pooled, Shared, add, refused};
+use super::{Connection, Lease, Pooled, Shared, add};
 use crate::error::{Error, Result};
 use crate::settings::PrePing;
 use log::warn;
@@ -37,10 +38,7 @@ impl Shared {
         }
         let deadline = deadline.checked_sub(scope::take_waited()).unwrap_or(deadline);
         let deadline = scope::deadline().map_or(deadline, |at| at.min(deadline));
-        let mut permit = self
-            .gate
-            .acquire(started, deadline, at)
-            .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+        let mut permit = self.gate.acquire(started, deadline, at).map_err(|refusal| self.refused(refusal))?;
         // One budget for all checks of one acquire, so that many silent connections cost what one does.
         let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
@@ -52,12 +50,12 @@ impl Shared {
                 // It will be there for somebody who has the time.
                 Taken::NotYet => {
                     let (refusal, numbers) = self.gate.put_back(permit, started);
-                    return Err(refused(refusal, numbers));
+                    return Err(self.refused((refusal, numbers)));
                 }
                 Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
                     None => {
                         let session = self.guards.part(permit.number(), pooled);
-                        return Ok(Lease::new(self, session, permit));
+                        return Ok(Lease::new(self, session, permit, at));
                     }
                     Some(reason) => drop_condemned(pooled, reason),
                 },
@@ -65,7 +63,7 @@ impl Shared {
             permit = self
                 .gate
                 .acquire_again(permit, started, checks_end, at)
-                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+                .map_err(|refusal| self.refused(refusal))?;
         }
     }
 
@@ -134,7 +132,8 @@ impl Shared {
             PrePing::On => true,
             PrePing::Auto => {
                 standing == Standing::Suspect
-                    || now.saturating_duration_since(pooled.answered_at()) >= self.settings.validate_after
+                    || now.saturating_duration_since(pooled.wire().answered_at())
+                        >= self.settings.validate_after
             }
         };
         if !is_to_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
@@ -162,7 +161,7 @@ impl Shared {
     }
 
     /// Takes a connection back: keeps it, has it cleaned, or closes it.
-    pub(super) fn give_back(&self, session: Box<Session>, permit: Permit) {
+    pub(super) fn give_back(&self, session: Box<Session>, permit: Permit, at: &'static Location<'static>) {
         let pooled = match self.guards.join(permit.number(), session) {
             Ok(pooled) => pooled,
             Err(session) => {
@@ -175,6 +174,17 @@ impl Shared {
             && !self.gate.retires()
             && self.generations.standing(pooled.generation) != Standing::Outdated
         {
+            if pooled.wire().is_in_transaction()
+                && self.left_in_transaction.lock().is_ok_and(|mut places| places.insert(at))
+            {
+                let pool = &self.settings.name;
+                logged(|| {
+                    warn!(
+                        "Connection acquired at {at} came back inside a transaction, which is rolled back; from there \
+                         no more is said of it (pool \"{pool}\")"
+                    );
+                });
+            }
             self.gate.detach(&permit);
             if let Some((mut pooled, permit)) = self.keeper.clean(pooled, permit) {
                 // So much is being done that the keeper lags behind: the borrower pays for itself, in its own time.
@@ -229,7 +239,8 @@ impl Shared {
             }
         };
         if let Some(Holder { since, at, .. }) = holder {
-            warn!("Connection acquired at {at} came back after {:.1} s", since.elapsed().as_secs_f64());
+            let (held, pool) = (since.elapsed().as_secs_f64(), &self.settings.name);
+            logged(|| warn!("Connection acquired at {at} came back after {held:.1} s (pool \"{pool}\")"));
         }
     }
 

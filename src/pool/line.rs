@@ -193,7 +193,7 @@ impl Line {
             let flags = match left {
                 Some(Duration::ZERO) => {
                     self.wire.fail(true);
-                    return Err(timed_out());
+                    return Err(self.wire.timed_out());
                 }
                 Some(left) if left < LOOK => {
                     let pause = Timespec::try_from(left).map_err(io::Error::other)?;
@@ -227,10 +227,6 @@ fn receive(
 
 fn is_not_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-pub(super) fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer within the deadline")
 }
 
 impl AsyncRead for Line {

@@ -9,6 +9,7 @@ use super::address::{Endpoint, endpoints};
 use super::catalogue::Catalogue;
 use super::gate::{Gate, Order};
 use super::generation::Generations;
+use super::logging::logged;
 use super::session::{Session, describe};
 use super::statements::Statements;
 use super::tls::TlsPlan;
@@ -41,6 +42,8 @@ pub(crate) struct Manager {
 /// Everything that making a session needs.
 #[derive(Clone)]
 pub(crate) struct SessionMaker {
+    /// The pool's name.
+    pool: Arc<str>,
     config: postgres::Config,
     hosts: Vec<(String, u16)>,
     tls: TlsPlan,
@@ -77,7 +80,10 @@ impl SessionMaker {
     /// # Errors
     ///
     /// `SettingsError` when the certificate file cannot be used.
-    pub(crate) fn new(settings: &PoolSettings) -> Result<SessionMaker, SettingsError> {
+    pub(crate) fn new(
+        settings: &PoolSettings,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<SessionMaker, SettingsError> {
         let database = &settings.database;
         let mut config = database.login_config();
         if let (Some(limit), PgBouncerMode::Off) = (settings.statement_timeout, settings.pgbouncer_mode) {
@@ -86,6 +92,7 @@ impl SessionMaker {
         }
         let tls = TlsPlan::new(database)?;
         Ok(SessionMaker {
+            pool: settings.name.as_str().into(),
             config,
             hosts: database.hosts.clone(),
             tls,
@@ -95,7 +102,7 @@ impl SessionMaker {
             pgbouncer_mode: settings.pgbouncer_mode,
             statement_timeout: settings.statement_timeout,
             must_be_writable: database.target_session_attrs == TargetSessionAttrs::ReadWrite,
-            catalogue: Arc::new(Catalogue::new()),
+            catalogue,
         })
     }
 
@@ -114,6 +121,7 @@ impl SessionMaker {
             }
         }
         let (client, connector) = attempt?;
+        connector.wire.set_pool(self.pool.clone());
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements =
@@ -207,14 +215,15 @@ impl ManageConnection for Manager {
                     let down_for = self.gate.made(started.elapsed());
                     // From here to the store nothing may panic but the logger, and that is caught.
                     if let Some(down_for) = down_for {
-                        let _ =
-                            catch_unwind(|| info!("Database is back after {:.1} s", down_for.as_secs_f64()));
+                        let (down_for, pool) = (down_for.as_secs_f64(), &self.maker.pool);
+                        logged(|| info!("Database is back after {down_for:.1} s (pool \"{pool}\")"));
                     }
                     return Ok(Some(session));
                 }
                 Err(error) => {
                     if self.gate.failed(error.text.clone(), error.is_login) {
-                        let _ = catch_unwind(|| warn!("Cannot connect to the database: {}", error.text));
+                        let (text, pool) = (&error.text, &self.maker.pool);
+                        logged(|| warn!("Cannot connect to the database: {text} (pool \"{pool}\")"));
                     }
                 }
             }

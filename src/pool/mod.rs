@@ -11,6 +11,7 @@ mod generation;
 mod keeper;
 mod lending;
 mod line;
+mod logging;
 mod manager;
 mod pooled;
 mod scope;
@@ -30,10 +31,12 @@ pub(crate) use scope::{Stop, having_waited, is_stopped};
 pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
+use self::catalogue::Catalogue;
 use self::gate::{Gate, Limits, Refusal};
 use self::generation::Generations;
 use self::keeper::{Keeper, KeeperHandle};
 use self::lending::drop_condemned;
+use self::logging::logged;
 use self::manager::{Farewell, Manager, SessionMaker};
 use self::pooled::Guards;
 pub(crate) use self::pooled::Pooled;
@@ -42,9 +45,10 @@ use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::settings::{PoolSettings, Start};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
+use std::collections::HashSet;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 /// Threads that make connections; more would only queue up at the server's postmaster.
@@ -64,6 +68,7 @@ pub struct Pool {
 pub(crate) struct Shared {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
+    catalogue: Arc<Catalogue>,
     settings: PoolSettings,
     /// As last resized.
     max_connections: AtomicU32,
@@ -71,6 +76,8 @@ pub(crate) struct Shared {
     /// Emptied by `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     guards: Guards,
+    /// Where connections were acquired that came back inside a transaction: each place is reported once.
+    left_in_transaction: Mutex<HashSet<&'static Location<'static>>>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -95,7 +102,8 @@ impl Pool {
     /// - `Down`: the server cannot be reached, or did not answer in time. Not with [`Start::Wait`].
     pub fn open(settings: &PoolSettings) -> Result<Pool> {
         settings.validate()?;
-        let maker = SessionMaker::new(settings)?;
+        let catalogue = Arc::new(Catalogue::new());
+        let maker = SessionMaker::new(settings, catalogue.clone())?;
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
             max: settings.max_connections,
@@ -126,11 +134,13 @@ impl Pool {
         let shared = Arc::new(Shared {
             gate,
             generations,
+            catalogue,
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
             keeper: keeper.handle(),
             store: RwLock::new(Some(store)),
             guards: Guards::new(ceiling),
+            left_in_transaction: Mutex::default(),
         });
         keeper.start(&shared).map_err(Error::application)?;
         let pool = Pool { shared };
@@ -139,7 +149,7 @@ impl Pool {
             pool.shared
                 .gate
                 .wait_until_warm(Instant::now() + settings.connect_timeout + OWN_WORDS)
-                .map_err(|(refusal, numbers)| refused(refusal, numbers))?;
+                .map_err(|refusal| pool.shared.refused(refusal))?;
         }
         Ok(pool)
     }
@@ -188,7 +198,7 @@ impl Pool {
     ///
     /// Never waits for a connection or the network.
     pub fn status(&self) -> PoolStatus {
-        let mut status = PoolStatus::default();
+        let mut status = PoolStatus { name: self.shared.settings.name.clone(), ..PoolStatus::default() };
         self.shared.gate.snapshot(&mut status);
         if let Some(threshold) = self.shared.settings.leak_threshold {
             self.shared.gate.long_held(threshold, |holder, held_for| {
@@ -216,7 +226,7 @@ impl Pool {
         let ceiling = ceiling(opened_with.max_connections);
         if max > ceiling {
             let problem = Problem {
-                variable: "DB_POOL_MAX_CONNECTIONS".into(),
+                variable: "max_connections (DB_POOL_MAX_CONNECTIONS)".into(),
                 value: max.to_string(),
                 allowed: format!(
                     "1 to {ceiling}, which was fixed when the pool was opened with {}: twice that, at least 64",
@@ -252,10 +262,11 @@ impl Pool {
         if self.shared.gate.resume() { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Replaces every connection: idle ones now, lent ones when they come back. For a changed password, a
-    /// changed role setting, a moved server.
+    /// Replaces every connection: idle ones now, lent ones when they come back; and forgets what is known of the server's
+    /// functions, views and triggers. For a changed password, a changed role setting, a moved server, a migration.
     pub fn reset(&self) {
         self.shared.generations.outdate_all();
+        self.shared.catalogue.note_change();
         self.shared.keeper.look();
     }
 
@@ -281,7 +292,12 @@ impl Pool {
         shared.guards.close();
         shared.keeper.stop(deadline);
         if left > 0 {
-            warn!("Pool closed with {left} connections still lent; each ends when it is returned");
+            let pool = &shared.settings.name;
+            logged(|| {
+                warn!(
+                    "Pool \"{pool}\" closed with {left} connections still lent; each ends when it is returned"
+                );
+            });
         }
         left == 0
     }
@@ -304,16 +320,20 @@ fn ceiling(max: u32) -> u32 {
     max.saturating_mul(2).max(64)
 }
 
-fn refused(refusal: Refusal, numbers: Box<PoolNumbers>) -> Error {
-    match refusal {
-        Refusal::TimedOut => Error::Exhausted(numbers),
-        Refusal::Suspended => Error::Suspended(numbers),
-        Refusal::Saturated | Refusal::Shed => Error::Saturated(numbers),
-        Refusal::Down => Error::Down(numbers),
-        Refusal::Login => Error::Authentication(numbers),
-        Refusal::Closed => Error::Closed,
-        Refusal::CalledOff => Error::Cancelled,
-        Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
+impl Shared {
+    /// What a caller is told whom the gate has refused.
+    fn refused(&self, (refusal, mut numbers): (Refusal, Box<PoolNumbers>)) -> Error {
+        numbers.pool.clone_from(&self.settings.name);
+        match refusal {
+            Refusal::TimedOut => Error::Exhausted(numbers),
+            Refusal::Suspended => Error::Suspended(numbers),
+            Refusal::Saturated | Refusal::Shed => Error::Saturated(numbers),
+            Refusal::Down => Error::Down(numbers),
+            Refusal::Login => Error::Authentication(numbers),
+            Refusal::Closed => Error::Closed,
+            Refusal::CalledOff => Error::Cancelled,
+            Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
+        }
     }
 }
 

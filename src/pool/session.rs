@@ -58,7 +58,8 @@ pub(crate) struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // The driver says goodbye to the server and waits for what is outstanding: not for long.
-        self.wire.set_deadline(Some(Instant::now() + FAREWELL));
+        let now = Instant::now();
+        self.wire.set_deadline(now, Some(now + FAREWELL));
     }
 }
 
@@ -205,9 +206,8 @@ impl Session {
         Err(Failure::of_caller(error))
     }
 
-    /// When the server last answered something.
-    pub(crate) fn answered_at(&self) -> Instant {
-        self.wire.answered_at()
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     pub(crate) fn is_demoted(&self) -> bool {
@@ -221,6 +221,11 @@ impl Session {
     /// Sees to it that the session is closed when it returns.
     pub(crate) fn condemn(&mut self, reason: CloseReason) {
         self.close_reason.get_or_insert(reason);
+    }
+
+    /// The same for another reason than the one there is.
+    pub(crate) fn condemn_instead(&mut self, reason: CloseReason) {
+        self.close_reason = Some(reason);
     }
 
     /// The same where it could not be made clean.
@@ -275,10 +280,11 @@ impl Session {
 
     fn begin(&self, limit: Limit) -> Mark {
         let now = Instant::now();
-        self.wire.set_deadline(match limit {
+        let deadline = match limit {
             Limit::Within(time) => time.map(|time| super::add(now, time)),
             Limit::Until(deadline) => Some(deadline),
-        });
+        };
+        self.wire.set_deadline(now, deadline);
         Mark { at: now, written: self.wire.written(), is_trusted: !self.is_dirty }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolStatus {
+    /// The pool's name.
+    pub name: String,
     /// Whether the pool lends.
     pub state: PoolState,
     /// Connections kept open.

@@ -12,7 +12,7 @@
 use super::address::{Address, Endpoint};
 use super::decoy::{self, Decoy};
 use super::frames::{self, Frames, Requests};
-use super::line::{Line, timed_out};
+use super::line::Line;
 use super::tls::{self, TlsPlan};
 use super::wire::Wire;
 use std::future::Future;
@@ -40,7 +40,7 @@ impl Connector {
     /// For an attempt that has to be logged in by `deadline`.
     pub(crate) fn new(endpoint: Endpoint, tls: TlsPlan, deadline: Instant) -> io::Result<Connector> {
         let wire = Arc::new(Wire::new());
-        wire.set_deadline(Some(deadline));
+        wire.set_deadline(Instant::now(), Some(deadline));
         Ok(Connector { wire, tls, endpoint, decoy: Decoy::open()? })
     }
 
@@ -84,7 +84,7 @@ impl TlsConnect<Socket> for Connector {
             let inner = match wire.deadline() {
                 None => negotiated.await,
                 Some(deadline) => {
-                    timeout_at(deadline.into(), negotiated).await.unwrap_or_else(|_| Err(timed_out()))
+                    timeout_at(deadline.into(), negotiated).await.unwrap_or_else(|_| Err(wire.timed_out()))
                 }
             };
             let inner =
@@ -209,7 +209,7 @@ impl Bounded {
             }
             if self.armed_for.is_none_or(|armed| armed >= deadline) {
                 self.wire.fail(true);
-                return Poll::Ready(Err(timed_out()));
+                return Poll::Ready(Err(self.wire.timed_out()));
             }
             self.arm(deadline);
         }
@@ -238,7 +238,7 @@ impl Bounded {
             self.reads = 0;
             if self.wire.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.wire.fail(true);
-                return Poll::Ready(Err(timed_out()));
+                return Poll::Ready(Err(self.wire.timed_out()));
             }
         }
         Poll::Ready(Ok(()))
@@ -272,7 +272,7 @@ impl AsyncRead for Bounded {
         }
         // Once late, always late: a client that is being dropped must not wait for a reply that never comes.
         if this.is_expired() {
-            return Poll::Ready(Err(timed_out()));
+            return Poll::Ready(Err(this.wire.timed_out()));
         }
         loop {
             let before = buf.filled().len();
@@ -328,7 +328,7 @@ impl AsyncWrite for Bounded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.is_expired() {
-            return Poll::Ready(Err(timed_out()));
+            return Poll::Ready(Err(this.wire.timed_out()));
         }
         let written = Pin::new(&mut this.inner).poll_write(cx, buf);
         match written {
@@ -362,7 +362,7 @@ impl AsyncWrite for Bounded {
         }
         // While somebody leaves a reply unread the driver does not read either, but it flushes in every poll.
         if this.is_expired() {
-            return Poll::Ready(Err(timed_out()));
+            return Poll::Ready(Err(this.wire.timed_out()));
         }
         let late = this.poll_deadline::<()>(cx);
         this.is_watched = false;

@@ -1,7 +1,8 @@
 //! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Wire {
     /// Nanoseconds since [`EPOCH`]; `u64::MAX` is no deadline.
     deadline: AtomicU64,
+    /// From when it was set to the deadline, in milliseconds.
+    limit: AtomicU64,
     /// Bytes written since the connection was made: what was not written, the server cannot have seen.
     written: AtomicU64,
     /// When the last reply was complete, in nanoseconds since [`EPOCH`].
@@ -29,6 +32,8 @@ pub(crate) struct Wire {
     /// The error with which the server ended the session in place of completing a reply.
     last_words: Mutex<Option<LastWords>>,
     cancel_key: OnceLock<Box<[u8]>>,
+    /// Whose it is, for what errors say.
+    pool: OnceLock<Arc<str>>,
 }
 
 /// An error of the server, as far as it has to be understood without the driver.
@@ -50,6 +55,7 @@ impl Wire {
     pub(crate) fn new() -> Wire {
         Wire {
             deadline: AtomicU64::new(u64::MAX),
+            limit: AtomicU64::new(0),
             written: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             status: AtomicU8::new(0),
@@ -60,11 +66,16 @@ impl Wire {
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
             cancel_key: OnceLock::new(),
+            pool: OnceLock::new(),
         }
     }
 
-    /// Everything from now on must be done by `deadline`.
-    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
+    /// Everything from `now` on must be done by `deadline`.
+    pub(crate) fn set_deadline(&self, now: Instant, deadline: Option<Instant>) {
+        if let Some(at) = deadline {
+            let limit = at.saturating_duration_since(now).as_millis();
+            self.limit.store(u64::try_from(limit).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
         self.deadline.store(deadline.map_or(u64::MAX, nanos), Ordering::Relaxed);
     }
 
@@ -73,6 +84,20 @@ impl Wire {
             u64::MAX => None,
             nanos => EPOCH.checked_add(Duration::from_nanos(nanos)),
         }
+    }
+
+    /// The wire belongs to this pool.
+    pub(crate) fn set_pool(&self, name: Arc<str>) {
+        // It does so from the login on, for good.
+        let _ = self.pool.set(name);
+    }
+
+    /// The deadline has passed.
+    pub(crate) fn timed_out(&self) -> io::Error {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let pool = self.pool.get().map(|name| format!(" (pool \"{name}\")")).unwrap_or_default();
+        let text = format!("no answer within the deadline of {limit} ms{pool}");
+        io::Error::new(io::ErrorKind::TimedOut, text)
     }
 
     pub(crate) fn written(&self) -> u64 {
@@ -137,6 +162,11 @@ impl Wire {
         self.last_words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A transaction was begun and not ended.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        matches!(self.status(), Some(b'T' | b'E'))
+    }
+
     /// All of a request is sent.
     pub(crate) fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
@@ -187,9 +217,9 @@ mod tests {
         let wire = Wire::new();
         assert_eq!(wire.deadline(), None);
         let soon = Instant::now() + Duration::from_millis(5);
-        wire.set_deadline(Some(soon));
+        wire.set_deadline(Instant::now(), Some(soon));
         assert_eq!(wire.deadline(), Some(soon));
-        wire.set_deadline(None);
+        wire.set_deadline(Instant::now(), None);
         assert_eq!(wire.deadline(), None);
     }
 }

@@ -1,16 +1,18 @@
 //! How the pool is sized and how long it waits.
 
 use super::database::DatabaseSettings;
+use super::database_url::is_name;
 use super::pool_size;
-use super::reader::{Reader, Said, one_of};
+use super::reader::{Reader, Said, Source, one_of};
 use super::tier::Tier;
 use super::variables::{
     DATABASE_MAX_OVERFLOW, DATABASE_POOL_PRE_PING, DATABASE_POOL_RECYCLE, DATABASE_POOL_TIMEOUT,
-    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S,
-    DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS,
-    DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_OUTAGE_GRACE_S,
-    DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS,
-    DB_RETRY_READS, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
+    DATABASE_STATEMENT_TIMEOUT, DB_APPLICATION_NAME, DB_CONNECT_TIMEOUT_S, DB_HOST, DB_NAME,
+    DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S,
+    DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING,
+    DB_POOL_MIN_CONNECTIONS, DB_POOL_NAME, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING,
+    DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_PORT, DB_RETRY_READS,
+    DB_SSLROOTCERT, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, DB_USER, Variable,
 };
 use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
@@ -22,6 +24,8 @@ use std::time::Duration;
 pub struct PoolSettings {
     /// The database the pool connects to.
     pub database: DatabaseSettings,
+    /// `DB_POOL_NAME`: the pool's name in errors, log lines and the health report.
+    pub name: String,
     /// `DB_START`: whether the pool can be opened without the database.
     pub start: Start,
     /// `DB_POOL_MIN_CONNECTIONS`: connections kept open.
@@ -146,6 +150,33 @@ impl PgBouncerMode {
     }
 }
 
+/// What [`PoolSettings::validate`] judges, and the variables by whose rules.
+const FIELDS: [(&str, &Variable); 23] = [
+    ("database.hosts", &DB_HOST),
+    ("database.hosts", &DB_PORT),
+    ("database.name", &DB_NAME),
+    ("database.user", &DB_USER),
+    ("database.sslrootcert", &DB_SSLROOTCERT),
+    ("database.application_name", &DB_APPLICATION_NAME),
+    ("name", &DB_POOL_NAME),
+    ("min_connections", &DB_POOL_MIN_CONNECTIONS),
+    ("max_connections", &DB_POOL_MAX_CONNECTIONS),
+    ("max_overflow", &DATABASE_MAX_OVERFLOW),
+    ("max_waiting", &DB_POOL_MAX_WAITING),
+    ("statement_cache_size", &DB_STATEMENT_CACHE_SIZE),
+    ("statement_timeout", &DB_STATEMENT_TIMEOUT_MS),
+    ("idle_timeout", &DB_POOL_IDLE_TIMEOUT_S),
+    ("max_lifetime", &DB_POOL_MAX_LIFETIME_S),
+    ("keepalive", &DB_POOL_KEEPALIVE_S),
+    ("leak_threshold", &DB_POOL_LEAK_THRESHOLD_S),
+    ("queue_target", &DB_POOL_QUEUE_TARGET_MS),
+    ("connect_timeout", &DB_CONNECT_TIMEOUT_S),
+    ("acquire_timeout", &DB_POOL_ACQUIRE_TIMEOUT_S),
+    ("validate_after", &DB_POOL_VALIDATE_AFTER_MS),
+    ("outage_grace", &DB_POOL_OUTAGE_GRACE_S),
+    ("queue_interval", &DB_POOL_QUEUE_INTERVAL_MS),
+];
+
 impl PoolSettings {
     /// Takes the dev tier's defaults for everything but the database.
     pub fn new(database: DatabaseSettings) -> PoolSettings {
@@ -156,10 +187,14 @@ impl PoolSettings {
     ///
     /// # Errors
     ///
-    /// - [`Error::Settings`](crate::Error::Settings): every field out of range, under the name of its variable.
+    /// - [`Error::Settings`](crate::Error::Settings): every field out of range, as `field (VARIABLE)`.
     pub fn validate(&self) -> Result<()> {
         let mut reader = Reader::new(Tier::Dev, BTreeMap::new());
         self.database.check(&mut reader);
+        if !is_name(&self.name) {
+            let value = if self.name.is_empty() { "not set" } else { &self.name };
+            reader.fault(&DB_POOL_NAME, value, DB_POOL_NAME.allowed());
+        }
         for (variable, count) in [
             (&DB_POOL_MIN_CONNECTIONS, self.min_connections),
             (&DB_POOL_MAX_CONNECTIONS, self.max_connections),
@@ -197,10 +232,13 @@ impl PoolSettings {
             }
         }
         pool_size::check(&mut reader, self.min_connections, self.max_connections, self.max_overflow);
-        match reader.finish().1 {
-            problems if problems.is_empty() => Ok(()),
-            problems => Err(SettingsError { problems }.into()),
+        let mut problems = reader.finish().1;
+        for problem in &mut problems {
+            if let Some((field, _)) = FIELDS.iter().find(|(_, variable)| variable.name == problem.variable) {
+                problem.variable = format!("{field} ({})", problem.variable);
+            }
         }
+        if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }.into()) }
     }
 }
 
@@ -212,12 +250,14 @@ pub(super) fn read(
 ) -> PoolSettings {
     let connect_timeout = reader.span_or(&DB_CONNECT_TIMEOUT_S, url_timeout);
     let start = read_start(reader);
+    let name = read_name(reader, &database.application_name);
     let (min_connections, max_connections, max_overflow) = pool_size::read(reader);
     let mut never = |variable: &'static Variable, second| {
         Some(reader.span(variable, second)).filter(|span| !span.is_zero())
     };
     PoolSettings {
         database,
+        name,
         start,
         min_connections,
         max_connections,
@@ -238,6 +278,17 @@ pub(super) fn read(
         retry_reads: read_retry_reads(reader),
         outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
         queue_interval: reader.span(&DB_POOL_QUEUE_INTERVAL_MS, None),
+    }
+}
+
+fn read_name(reader: &mut Reader, default: &str) -> String {
+    let said = reader.said(&DB_POOL_NAME, |text| is_name(text).then(|| text.to_owned()));
+    match reader.settle_unset(&DB_POOL_NAME, [said], String::clone) {
+        Some(said) => said.value,
+        None => {
+            reader.row(&DB_POOL_NAME, default, Source::Default);
+            default.to_owned()
+        }
     }
 }
 

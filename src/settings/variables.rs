@@ -129,6 +129,8 @@ impl Allowed {
     /// A time as this variable would give it.
     pub(super) fn show_span(&self, span: Duration) -> String {
         match self {
+            // What code says for "without limit".
+            _ if span == Duration::MAX => "unlimited (Duration::MAX)".to_owned(),
             Allowed::Span { unit: Unit::Milliseconds, .. } => (span.as_secs_f64() * 1000.0).to_string(),
             _ => span.as_secs_f64().to_string(),
         }
@@ -223,6 +225,8 @@ variables! {
     DB_START = ByTier(["fail", "wait", "wait"]), Allowed::Words(&["wait", "fail"]),
         "Without the database at start: `wait` serves, answers *down*, and connects as soon as that is possible; `fail` \
             ends the start.";
+    DB_POOL_NAME = Computed("the value of `DB_APPLICATION_NAME`"), NAME,
+        "The pool's name in errors, log lines and the health report.";
     DB_POOL_MIN_CONNECTIONS = ByTier(["2", "5", "8"]), Allowed::Count { min: 0, max: 1000 },
         "Connections kept open; the default gives way to a smaller maximum.";
     DB_POOL_MAX_CONNECTIONS = ByTier(["10", "20", "24"]), CONNECTIONS, "The most connections open at once.";

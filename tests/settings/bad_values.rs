@@ -133,21 +133,24 @@ fn a_minimum_above_the_maximum_is_refused_with_both_in_the_message() {
 fn settings_built_in_code_are_held_to_the_same_ranges() {
     let good = PoolSettings::new(DatabaseSettings::parse("postgres://app@localhost/movies").unwrap());
     type Change = fn(&mut PoolSettings);
-    let table: [(&str, Change); 14] = [
-        ("DB_HOST", |pool| pool.database.hosts.clear()),
-        ("DB_PORT", |pool| pool.database.hosts[0].1 = 0),
-        ("DB_NAME", |pool| pool.database.name.clear()),
-        ("DB_SSLROOTCERT", |pool| pool.database.sslmode = SslMode::VerifyFull),
-        ("DB_CONNECT_TIMEOUT_S", |pool| pool.connect_timeout = Duration::ZERO),
-        ("DB_POOL_MIN_CONNECTIONS", |pool| pool.min_connections = 11),
-        ("DB_POOL_MAX_CONNECTIONS", |pool| pool.max_connections = 0),
-        ("DB_POOL_ACQUIRE_TIMEOUT_S", |pool| pool.acquire_timeout = Duration::MAX),
-        ("DB_POOL_MAX_WAITING", |pool| pool.max_waiting = u32::MAX),
-        ("DB_POOL_IDLE_TIMEOUT_S", |pool| pool.idle_timeout = Some(Duration::ZERO)),
-        ("DB_POOL_MAX_LIFETIME_S", |pool| pool.max_lifetime = Some(Duration::MAX)),
-        ("DB_STATEMENT_TIMEOUT_MS", |pool| pool.statement_timeout = Some(Duration::from_nanos(1))),
-        ("DB_STATEMENT_CACHE_SIZE", |pool| pool.statement_cache_size = usize::MAX),
-        ("DATABASE_MAX_OVERFLOW", |pool| pool.max_overflow = 10),
+    let table: [(&str, Change); 15] = [
+        ("database.hosts (DB_HOST)", |pool| pool.database.hosts.clear()),
+        ("database.hosts (DB_PORT)", |pool| pool.database.hosts[0].1 = 0),
+        ("database.name (DB_NAME)", |pool| pool.database.name.clear()),
+        ("database.sslrootcert (DB_SSLROOTCERT)", |pool| pool.database.sslmode = SslMode::VerifyFull),
+        ("connect_timeout (DB_CONNECT_TIMEOUT_S)", |pool| pool.connect_timeout = Duration::ZERO),
+        ("min_connections (DB_POOL_MIN_CONNECTIONS)", |pool| pool.min_connections = 11),
+        ("max_connections (DB_POOL_MAX_CONNECTIONS)", |pool| pool.max_connections = 0),
+        ("acquire_timeout (DB_POOL_ACQUIRE_TIMEOUT_S)", |pool| pool.acquire_timeout = Duration::MAX),
+        ("max_waiting (DB_POOL_MAX_WAITING)", |pool| pool.max_waiting = u32::MAX),
+        ("idle_timeout (DB_POOL_IDLE_TIMEOUT_S)", |pool| pool.idle_timeout = Some(Duration::ZERO)),
+        ("max_lifetime (DB_POOL_MAX_LIFETIME_S)", |pool| pool.max_lifetime = Some(Duration::MAX)),
+        ("statement_timeout (DB_STATEMENT_TIMEOUT_MS)", |pool| {
+            pool.statement_timeout = Some(Duration::from_nanos(1))
+        }),
+        ("statement_cache_size (DB_STATEMENT_CACHE_SIZE)", |pool| pool.statement_cache_size = usize::MAX),
+        ("max_overflow (DATABASE_MAX_OVERFLOW)", |pool| pool.max_overflow = 10),
+        ("name (DB_POOL_NAME)", |pool| pool.name.clear()),
     ];
     for (variable, change) in table {
         let mut pool = good.clone();
@@ -160,6 +163,19 @@ fn settings_built_in_code_are_held_to_the_same_ranges() {
             other => panic!("{variable}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_time_without_limit_is_told_as_that() {
+    let mut pool = PoolSettings::new(DatabaseSettings::parse("postgres://app@localhost/movies").unwrap());
+    (pool.acquire_timeout, pool.max_lifetime) = (Duration::MAX, Some(Duration::MAX));
+    let error = pool.validate().unwrap_err().to_string();
+    let lines = [
+        "acquire_timeout (DB_POOL_ACQUIRE_TIMEOUT_S): unlimited (Duration::MAX) (allowed: 0.001 to 3600 seconds)",
+        "max_lifetime (DB_POOL_MAX_LIFETIME_S): unlimited (Duration::MAX) (allowed: 0.001 to 31536000 seconds, or 0 for \
+         never, which in code is None)",
+    ];
+    assert!(lines.iter().all(|line| error.contains(line)), "{error}");
 }
 
 proptest! {

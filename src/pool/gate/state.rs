@@ -239,6 +239,8 @@ impl State {
             unanswered_for: self.unanswered_for(now()),
             max_waiting: self.limits.max_waiting,
             shed_above: None,
+            // The gate does not know it.
+            pool: String::new(),
             waited,
             in_use: self.in_use,
             idle: self.idle + self.checking,
