@@ -129,9 +129,9 @@ impl Stage {
         written
     }
 
-    /// Runs `sql`, once undisturbed and once with its answer lost; what is wrong with what became of it. Returns whether
-    /// the server took it at all.
-    fn judge(&mut self, sql: &str, entry: u8, is_lie: bool) -> Result<bool, String> {
+    /// Runs `sql`, once undisturbed and once with its answer lost; what is wrong with what became of it. Returns what it
+    /// wrote undisturbed, or `None` where the server did not take it.
+    fn judge(&mut self, sql: &str, entry: u8, is_lie: bool) -> Result<Option<i64>, String> {
         let undisturbed = run(&self.pool, sql, entry);
         let once = self.written();
         check(&undisturbed, once, once, is_lie)?;
@@ -146,7 +146,7 @@ impl Stage {
         let was_met = self.proxy.has_forged();
         check(&lost, self.written(), once, is_lie)
             .map_err(|wrong| format!("with the answer lost: {wrong}"))?;
-        Ok(undisturbed.is_ok() && was_met)
+        Ok((undisturbed.is_ok() && was_met).then_some(once))
     }
 }
 
@@ -210,10 +210,11 @@ fn no_way_of_writing_is_run_twice_or_leaves_a_trace() {
     let mut wrong = Vec::new();
     for Carrier { name, ddl, sql, kind } in CARRIERS {
         stage.set_up(name, ddl, *kind == Kind::Shadow);
-        let sql = write(sql, &mut Choices::plain());
+        // What was found out about a text is not asked again at once, and others have changed what it is about.
+        let sql = format!("{} -- {name}", write(sql, &mut Choices::plain()));
         match stage.judge(&sql, 0, *kind == Kind::Lie) {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Some(_)) => {}
+            Ok(None) => {
                 wrong.push(format!("{name}: {sql}: it does not work, {:?}", run(&stage.pool, &sql, 0)))
             }
             Err(words) => wrong.push(format!("{name}: {sql}: {words}")),
@@ -223,8 +224,8 @@ fn no_way_of_writing_is_run_twice_or_leaves_a_trace() {
     for sql in MARKS {
         let sql = write(sql, &mut Choices::plain());
         match stage.judge(&sql, 0, false) {
-            Ok(true) => {}
-            Ok(false) => wrong.push(format!("{sql}: it does not work, {:?}", run(&stage.pool, &sql, 0))),
+            Ok(Some(_)) => {}
+            Ok(None) => wrong.push(format!("{sql}: it does not work, {:?}", run(&stage.pool, &sql, 0))),
             Err(words) => wrong.push(format!("{sql}: {words}")),
         }
     }
@@ -247,7 +248,7 @@ fn no_spelling_hides_what_a_statement_does() {
         let (sql, is_lie) = match CARRIERS.get(which) {
             Some(Carrier { name, ddl, sql, kind }) => {
                 stage.set_up(name, ddl, *kind == Kind::Shadow);
-                (write(sql, &mut choices), *kind == Kind::Lie)
+                (format!("{}\n-- {name}", write(sql, &mut choices)), *kind == Kind::Lie)
             }
             None => {
                 stage.set_up("", "", false);
@@ -258,7 +259,7 @@ fn no_spelling_hides_what_a_statement_does() {
         let is_taken = stage.judge(&sql, entry, is_lie);
         let is_taken =
             is_taken.map_err(|words| TestCaseError::fail(format!("{sql:?} by way {entry}: {words}")))?;
-        taken.set(taken.get() + u32::from(is_taken));
+        taken.set(taken.get() + u32::from(is_taken.is_some()));
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
@@ -287,4 +288,87 @@ fn what_leaves_nothing_costs_no_reset() {
         }
     }
     assert!(costly.is_empty(), "{}", costly.join("\n"));
+}
+
+/// What is known of a statement is asked again once this pool has changed what it rests on, however it did that; of what
+/// others change it hears by a reset.
+#[test]
+fn what_was_harmless_may_become_harmful() {
+    let mut stage = Stage::new();
+    let evolve =
+        "CREATE OR REPLACE FUNCTION quiet() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT public.charge(1)'";
+    let ddl = format!(
+        "CREATE FUNCTION quiet() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'; ALTER FUNCTION quiet() OWNER TO teller;
+         CREATE FUNCTION evolve() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {evolve}; RETURN 1; END $$;
+         CREATE PROCEDURE evolve_by_call() LANGUAGE plpgsql AS $$ BEGIN {evolve}; END $$;
+         CREATE TABLE u (a int); CREATE FUNCTION evolve_by_trigger() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {evolve}; RETURN new; END $$;
+         CREATE TRIGGER t AFTER INSERT ON u FOR EACH ROW EXECUTE FUNCTION evolve_by_trigger()"
+    );
+    let by_do = format!("DO $$ BEGIN {evolve}; END $$");
+    let mut admin = stage.database.client();
+    let mut ways: [(&str, &mut dyn FnMut(&Pool, &str)); 8] = [
+        ("by itself", &mut |pool, _| drop(pool.execute_write(evolve, &[]).unwrap())),
+        ("in a transaction, while another session asks", &mut |pool, ask| {
+            pool.transaction(|tx| {
+                tx.execute_write(evolve, &[])?;
+                std::thread::scope(|scope| {
+                    scope.spawn(|| pool.execute_query::<(i32,)>(ask, &[]).unwrap()).join().unwrap()
+                });
+                Ok(())
+            })
+            .unwrap();
+        }),
+        ("by the driver's client", &mut |pool, _| {
+            pool.get_connection().unwrap().client().batch_execute(evolve).unwrap()
+        }),
+        ("by a function", &mut |pool, _| drop(pool.execute_query::<(i32,)>("SELECT evolve()", &[]).unwrap())),
+        ("by a procedure", &mut |pool, _| drop(pool.execute_write("CALL evolve_by_call()", &[]).unwrap())),
+        ("by a block", &mut |pool, _| drop(pool.execute_write(&by_do, &[]).unwrap())),
+        ("by a trigger", &mut |pool, _| drop(pool.execute_write("INSERT INTO u VALUES (1)", &[]).unwrap())),
+        ("by others, before a reset", &mut |pool, _| {
+            admin.batch_execute(evolve).unwrap();
+            pool.reset();
+        }),
+    ];
+    let mut wrong = Vec::new();
+    for (way, change) in &mut ways {
+        stage.set_up(way, &ddl, false);
+        // One more connection, which may be asked meanwhile.
+        stage.pool.resize(1, 2).unwrap();
+        let ask = format!("SELECT quiet() -- {way}");
+        stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
+        change(&stage.pool, &ask);
+        stage.pool.resize(1, 1).unwrap();
+        crate::support::eventually("one is left", Duration::from_secs(10), || stage.pool.status().total == 1);
+        stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
+        assert!(stage.written() > 0, "{way}: it was not changed");
+        let seen = stage.describe();
+        if seen != stage.fresh {
+            wrong.push(format!("{way}: {}", difference(&seen, &stage.fresh)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A setting for one transaction changes what its texts mean, to all that was found out about them elsewhere.
+#[test]
+fn a_text_that_was_read_in_another_way_is_not_believed() {
+    let mut stage = Stage::new();
+    stage.set_up("", "", false);
+    stage.pool.resize(1, 2).unwrap();
+    // A backslash is one here, and the function is inside of a string.
+    let text = r"SELECT '\' AS a, ' , charge(1) --' AS b";
+    let first = stage.pool.get_connection().unwrap();
+    first.execute_query::<()>(text, &[]).unwrap();
+    assert_eq!(stage.written(), 0);
+    let second = stage.pool.transaction(|tx| {
+        tx.execute_write("SET LOCAL standard_conforming_strings = off", &[])?;
+        tx.execute_query::<()>(text, &[])
+    });
+    second.unwrap();
+    assert!(stage.written() > 0, "it means something else");
+    let seen = stage.describe();
+    assert_eq!(seen, stage.fresh, "{}", difference(&seen, &stage.fresh));
+    drop(first);
 }
