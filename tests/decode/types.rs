@@ -5,7 +5,7 @@ use super::{Genre, Movie, one, query, refusal, with_pool, write};
 use crate::support::postgres::pool_settings;
 use crate::support::{PgBouncer, eventually};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
-use poolhouse::{Execute, Pool};
+use poolhouse::Pool;
 use rust_decimal::Decimal;
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};

@@ -2,6 +2,7 @@
 //! twice or told wrongly, and the next borrower sees nothing of it.
 
 mod carriers;
+mod knowledge;
 mod spelling;
 
 use self::carriers::{CARRIERS, CLEAN, Carrier, Kind, MARKS};
@@ -81,7 +82,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Stage {
+    fn new(statement_cache_size: usize) -> Stage {
         static ROLE_IS_THERE: Once = Once::new();
         let database = postgres::fresh_database();
         let mut admin = database.client();
@@ -93,7 +94,8 @@ impl Stage {
         settings.database.user = "teller".into();
         settings.database.password = Some(Secret::new("teller"));
         (settings.min_connections, settings.max_connections) = (1, 1);
-        settings.validate_after = Duration::from_secs(3600);
+        (settings.validate_after, settings.statement_cache_size) =
+            (Duration::from_secs(3600), statement_cache_size);
         let pool = Pool::open(&settings).unwrap();
         let describe = DESCRIBE.replace("SEEDED", &format!("{seeded:?}"));
         Stage { admin, proxy, pool, describe, carrier: None, fresh: Value::Null, database }
@@ -192,7 +194,7 @@ fn run(pool: &Pool, sql: &str, entry: u8) -> poolhouse::Result<()> {
 /// What the others rely on: that what is described is what is left.
 #[test]
 fn the_adversary_leaves_every_mark() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(256);
     stage.set_up("", "", false);
     let mut settings = stage.database.settings();
     (settings.user, settings.password) = ("teller".into(), Some(Secret::new("teller")));
@@ -206,7 +208,7 @@ fn the_adversary_leaves_every_mark() {
 
 #[test]
 fn no_way_of_writing_is_run_twice_or_leaves_a_trace() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(256);
     let mut wrong = Vec::new();
     for Carrier { name, ddl, sql, kind } in CARRIERS {
         stage.set_up(name, ddl, *kind == Kind::Shadow);
@@ -238,12 +240,12 @@ fn no_spelling_hides_what_a_statement_does() {
     let many = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse::<u32>().ok());
     let config =
         Config { cases: many.map_or(60, |many| many / 20), failure_persistence: None, ..Config::default() };
-    let stage = RefCell::new(Stage::new());
+    let stages = [256, 0].map(|size| RefCell::new(Stage::new(size)));
     let (taken, all) = (Cell::new(0), Cell::new(0));
     let which = 0..CARRIERS.len() + MARKS.len();
-    let strategy = (which, prop::collection::vec(any::<u8>(), 1..40), 0_u8..4);
-    let outcome = TestRunner::new(config).run(&strategy, |(which, choices, entry)| {
-        let mut stage = stage.borrow_mut();
+    let strategy = (which, prop::collection::vec(any::<u8>(), 1..40), 0_u8..4, 0_usize..2);
+    let outcome = TestRunner::new(config).run(&strategy, |(which, choices, entry, stage)| {
+        let mut stage = stages[stage].borrow_mut();
         let mut choices = Choices::new(choices);
         let (sql, is_lie) = match CARRIERS.get(which) {
             Some(Carrier { name, ddl, sql, kind }) => {
@@ -268,7 +270,7 @@ fn no_spelling_hides_what_a_statement_does() {
 
 #[test]
 fn what_leaves_nothing_costs_no_reset() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(256);
     let ddl: String = CLEAN.iter().map(|(ddl, _)| format!("{ddl};")).collect();
     stage.set_up("all that is clean", &ddl, false);
     // What is being reset counts as in use.
@@ -288,87 +290,4 @@ fn what_leaves_nothing_costs_no_reset() {
         }
     }
     assert!(costly.is_empty(), "{}", costly.join("\n"));
-}
-
-/// What is known of a statement is asked again once this pool has changed what it rests on, however it did that; of what
-/// others change it hears by a reset.
-#[test]
-fn what_was_harmless_may_become_harmful() {
-    let mut stage = Stage::new();
-    let evolve =
-        "CREATE OR REPLACE FUNCTION quiet() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT public.charge(1)'";
-    let ddl = format!(
-        "CREATE FUNCTION quiet() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'; ALTER FUNCTION quiet() OWNER TO teller;
-         CREATE FUNCTION evolve() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {evolve}; RETURN 1; END $$;
-         CREATE PROCEDURE evolve_by_call() LANGUAGE plpgsql AS $$ BEGIN {evolve}; END $$;
-         CREATE TABLE u (a int); CREATE FUNCTION evolve_by_trigger() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN {evolve}; RETURN new; END $$;
-         CREATE TRIGGER t AFTER INSERT ON u FOR EACH ROW EXECUTE FUNCTION evolve_by_trigger()"
-    );
-    let by_do = format!("DO $$ BEGIN {evolve}; END $$");
-    let mut admin = stage.database.client();
-    let mut ways: [(&str, &mut dyn FnMut(&Pool, &str)); 8] = [
-        ("by itself", &mut |pool, _| drop(pool.execute_write(evolve, &[]).unwrap())),
-        ("in a transaction, while another session asks", &mut |pool, ask| {
-            pool.transaction(|tx| {
-                tx.execute_write(evolve, &[])?;
-                std::thread::scope(|scope| {
-                    scope.spawn(|| pool.execute_query::<(i32,)>(ask, &[]).unwrap()).join().unwrap()
-                });
-                Ok(())
-            })
-            .unwrap();
-        }),
-        ("by the driver's client", &mut |pool, _| {
-            pool.get_connection().unwrap().client().batch_execute(evolve).unwrap()
-        }),
-        ("by a function", &mut |pool, _| drop(pool.execute_query::<(i32,)>("SELECT evolve()", &[]).unwrap())),
-        ("by a procedure", &mut |pool, _| drop(pool.execute_write("CALL evolve_by_call()", &[]).unwrap())),
-        ("by a block", &mut |pool, _| drop(pool.execute_write(&by_do, &[]).unwrap())),
-        ("by a trigger", &mut |pool, _| drop(pool.execute_write("INSERT INTO u VALUES (1)", &[]).unwrap())),
-        ("by others, before a reset", &mut |pool, _| {
-            admin.batch_execute(evolve).unwrap();
-            pool.reset();
-        }),
-    ];
-    let mut wrong = Vec::new();
-    for (way, change) in &mut ways {
-        stage.set_up(way, &ddl, false);
-        // One more connection, which may be asked meanwhile.
-        stage.pool.resize(1, 2).unwrap();
-        let ask = format!("SELECT quiet() -- {way}");
-        stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
-        change(&stage.pool, &ask);
-        stage.pool.resize(1, 1).unwrap();
-        crate::support::eventually("one is left", Duration::from_secs(10), || stage.pool.status().total == 1);
-        stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
-        assert!(stage.written() > 0, "{way}: it was not changed");
-        let seen = stage.describe();
-        if seen != stage.fresh {
-            wrong.push(format!("{way}: {}", difference(&seen, &stage.fresh)));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// A setting for one transaction changes what its texts mean, to all that was found out about them elsewhere.
-#[test]
-fn a_text_that_was_read_in_another_way_is_not_believed() {
-    let mut stage = Stage::new();
-    stage.set_up("", "", false);
-    stage.pool.resize(1, 2).unwrap();
-    // A backslash is one here, and the function is inside of a string.
-    let text = r"SELECT '\' AS a, ' , charge(1) --' AS b";
-    let first = stage.pool.get_connection().unwrap();
-    first.execute_query::<()>(text, &[]).unwrap();
-    assert_eq!(stage.written(), 0);
-    let second = stage.pool.transaction(|tx| {
-        tx.execute_write("SET LOCAL standard_conforming_strings = off", &[])?;
-        tx.execute_query::<()>(text, &[])
-    });
-    second.unwrap();
-    assert!(stage.written() > 0, "it means something else");
-    let seen = stage.describe();
-    assert_eq!(seen, stage.fresh, "{}", difference(&seen, &stage.fresh));
-    drop(first);
 }

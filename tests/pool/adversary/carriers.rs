@@ -136,6 +136,8 @@ pub(super) const CARRIERS: &[Carrier] = &[
     plain("a view's default", "CREATE TABLE u (a int); CREATE VIEW v AS SELECT a FROM u; ALTER VIEW v ALTER a SET DEFAULT charge(1)", "INSERT INTO {v} DEFAULT VALUES"),
     plain("a domain's default", "CREATE DOMAIN d AS int DEFAULT charge(1); CREATE TABLE u (a d)", "INSERT INTO {u} DEFAULT VALUES"),
     plain("a table's constraint", "CREATE TABLE u (a int CHECK (charge(a) = a))", "INSERT INTO {u} VALUES (1)"),
+    plain("a partition's constraint", "CREATE TABLE u (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF u DEFAULT;
+        ALTER TABLE part ADD CHECK (charge(a) = a)", "INSERT INTO {u} VALUES (1)"),
     plain("a view's check", "CREATE TABLE u (a int); CREATE VIEW v AS SELECT a FROM u WHERE charge(a) = 1 WITH CHECK OPTION", "INSERT INTO {v} VALUES (1)"),
     plain("a domain", "CREATE DOMAIN d AS int CHECK (charge(VALUE) = VALUE)", "SELECT 1::{d}"),
     plain("a domain over a domain", "CREATE DOMAIN e AS int CHECK (charge(VALUE) = VALUE); CREATE DOMAIN d AS e", "SELECT CAST(1 AS {d})"),
@@ -221,6 +223,7 @@ pub(super) const CARRIERS: &[Carrier] = &[
         CREATE POLICY p ON u FOR UPDATE USING (charge(a) = 1); CREATE POLICY q ON u FOR SELECT USING (true); INSERT INTO u VALUES (1)", "SELECT a FROM {u} FOR UPDATE"),
     plain("a procedure", "CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT charge(1)'", "CALL {p}()"),
     plain("a block", "", "DO $do$ BEGIN PERFORM public.charge(1); END $do$"),
+    plain("COPY of a query", "", "COPY (SELECT {charge}(1)) TO STDOUT"),
     plain("a common table expression", "", "WITH x AS MATERIALIZED (SELECT {charge}(1) AS a) SELECT a FROM x"),
     plain("a recursive one", "", "WITH RECURSIVE x AS (SELECT {charge}(1) AS a UNION ALL SELECT a + 1 FROM x WHERE a < 3) SELECT a FROM x"),
     plain("EXPLAIN ANALYZE", "", "EXPLAIN (ANALYZE) SELECT {charge}(1)"),
