@@ -21,6 +21,7 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 	cargo clippy --locked --test chaos -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	cargo test --locked
+	cargo test --locked --lib --no-default-features
 
 # Its own target folder, because the flag would have everything else compiled anew.
 model: deps ## Explore the interleavings of the gate's threads (about a minute)

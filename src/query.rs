@@ -1,16 +1,16 @@
 //! The helpers, over everything that can run a statement: pool, connection, transaction.
 
 mod options;
+mod run;
 mod transaction;
 mod verify;
 
 pub use self::options::{Isolation, RetryPolicy, TransactionOptions};
 pub use self::transaction::Transaction;
-pub(crate) use self::transaction::run_transaction;
 
 use crate::decode::{decode_row, decode_rows};
 use crate::error::{Error, Result};
-use crate::pool::{Failure, Lease, Pool, Retry, add};
+use crate::pool::{Connection, Failure, Lease, Pool, Retry, add};
 use postgres::Row;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
@@ -105,7 +105,11 @@ impl Pool {
         let mut attempts = 0;
         let mut may_be_done = false;
         loop {
-            let mut lease = self.shared().clone().lend(now, deadline, at)?;
+            let shared = self.shared().clone();
+            let mut lease = match attempts {
+                0 => shared.lend(now, deadline, at)?,
+                _ => shared.lend_again(now, deadline, at)?,
+            };
             let failure = match operation(&mut lease, may_be_done) {
                 Ok(result) => return Ok((lease, result)),
                 Err(failure) => failure,
@@ -166,5 +170,29 @@ impl Execute for Pool {
             })
         });
         count.map(|(_, count)| count)
+    }
+}
+
+impl Execute for Connection {
+    fn execute_query<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<T>> {
+        let rows = self.lease().query(sql, params)?;
+        all(&rows)
+    }
+
+    fn execute_query_one<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<T>> {
+        let rows = self.lease().query(sql, params)?;
+        at_most_one(&rows)
+    }
+
+    fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        Ok(self.lease().write(sql, params)?)
     }
 }

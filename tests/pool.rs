@@ -20,6 +20,8 @@ mod retries;
 mod sessions;
 mod statements;
 mod storm;
+#[cfg(target_os = "linux")]
+mod strangers;
 mod transactions;
 mod verified;
 mod waiting;

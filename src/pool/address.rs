@@ -32,32 +32,63 @@ impl std::fmt::Display for Endpoint {
 }
 
 /// The system's resolver has no time limit and cannot be interrupted, so it runs in threads of its own; one that
-/// hangs is left behind. More than so many left behind are not joined by another.
-const MOST_LEFT_BEHIND: usize = 16;
+/// hangs is left behind. Where there are so many, most of them left behind, they are not joined by another.
+const MOST_RESOLVING: usize = 64;
 
 static RESOLVING: AtomicUsize = AtomicUsize::new(0);
 
+/// What finds a name's addresses.
+type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
 /// Every address of every host, in order. A host without an address is left out, unless all are.
 ///
-/// Blocks for at most `limit`.
+/// Blocks for at most `limit`, and for half of it where some addresses are known by then: a name that gets no answer
+/// must not take the time of the others.
 pub(crate) fn endpoints(hosts: &[(String, u16)], limit: Duration) -> io::Result<Vec<Endpoint>> {
-    let deadline = Instant::now() + limit;
+    endpoints_by(hosts, limit, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
+}
+
+fn endpoints_by(hosts: &[(String, u16)], limit: Duration, resolver: Resolver) -> io::Result<Vec<Endpoint>> {
+    let started = Instant::now();
+    let (sender, receiver) = mpsc::channel();
+    let mut answers: Vec<io::Result<Vec<Address>>> = Vec::new();
+    let mut unanswered = 0;
+    for (index, (host, port)) in hosts.iter().enumerate() {
+        answers.push(if host.starts_with('/') {
+            Ok(vec![Address::Unix(Path::new(host).join(format!(".s.PGSQL.{port}")))])
+        } else if let Ok(ip) = host.parse::<IpAddr>() {
+            Ok(vec![Address::Tcp(SocketAddr::new(ip, *port))])
+        } else {
+            let (sender, name) = (sender.clone(), (host.clone(), *port));
+            let asked = resolve(move || {
+                // Nobody may be waiting for it any more.
+                let _ = sender.send((index, resolver(&name.0, name.1)));
+            });
+            unanswered += usize::from(asked.is_ok());
+            let silence = || io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer in time");
+            Err(asked.err().unwrap_or_else(silence))
+        });
+    }
+    while unanswered > 0 {
+        let is_one_known = answers.iter().any(Result::is_ok);
+        let ends = started + if is_one_known { limit / 2 } else { limit };
+        let left = ends.saturating_duration_since(Instant::now());
+        let Ok((index, answer)) = receiver.recv_timeout(left) else { break };
+        unanswered -= 1;
+        answers[index] = match answer {
+            Ok(addresses) if addresses.is_empty() => Err(io::Error::other("it has no address")),
+            answer => answer.map(|addresses| addresses.into_iter().map(Address::Tcp).collect()),
+        };
+    }
     let mut found = Vec::new();
     let mut failure = None;
-    for (host, port) in hosts {
-        let endpoint = |address| Endpoint { host: host.clone(), address };
-        if host.starts_with('/') {
-            let socket = Path::new(host).join(format!(".s.PGSQL.{port}"));
-            found.push(endpoint(Address::Unix(socket)));
-        } else if let Ok(ip) = host.parse::<IpAddr>() {
-            found.push(endpoint(Address::Tcp(SocketAddr::new(ip, *port))));
-        } else {
-            match resolve(host, *port, deadline) {
-                Ok(addresses) => found.extend(addresses.into_iter().map(|at| endpoint(Address::Tcp(at)))),
-                Err(error) => {
-                    failure =
-                        Some(io::Error::new(error.kind(), format!("cannot resolve \"{host}\": {error}")));
-                }
+    for ((host, _), answer) in hosts.iter().zip(answers) {
+        match answer {
+            Ok(addresses) => {
+                found.extend(addresses.into_iter().map(|address| Endpoint { host: host.clone(), address }));
+            }
+            Err(error) => {
+                failure = Some(io::Error::new(error.kind(), format!("cannot resolve \"{host}\": {error}")));
             }
         }
     }
@@ -67,29 +98,20 @@ pub(crate) fn endpoints(hosts: &[(String, u16)], limit: Duration) -> io::Result<
     }
 }
 
-fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
-    if RESOLVING.load(Ordering::Relaxed) >= MOST_LEFT_BEHIND {
+/// Runs `question` in a thread of its own.
+fn resolve(question: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    if RESOLVING.fetch_add(1, Ordering::Relaxed) >= MOST_RESOLVING {
+        RESOLVING.fetch_sub(1, Ordering::Relaxed);
         return Err(io::Error::new(io::ErrorKind::TimedOut, "earlier attempts still wait for the resolver"));
     }
-    let (sender, receiver) = mpsc::channel();
-    let name = (host.to_owned(), port);
-    RESOLVING.fetch_add(1, Ordering::Relaxed);
     let thread = std::thread::Builder::new().name("poolhouse-resolver".into()).spawn(move || {
-        let addresses = name.to_socket_addrs().map(|addresses| addresses.collect::<Vec<_>>());
+        question();
         RESOLVING.fetch_sub(1, Ordering::Relaxed);
-        // Nobody may be waiting for it any more.
-        let _ = sender.send(addresses);
     });
-    if let Err(error) = thread {
+    if thread.is_err() {
         RESOLVING.fetch_sub(1, Ordering::Relaxed);
-        return Err(error);
     }
-    let silence = || io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer in time");
-    let left = deadline.saturating_duration_since(Instant::now());
-    match receiver.recv_timeout(left).map_err(|_| silence())?? {
-        addresses if addresses.is_empty() => Err(io::Error::other("it has no address")),
-        addresses => Ok(addresses),
-    }
+    thread.map(drop)
 }
 
 #[cfg(test)]
@@ -119,5 +141,27 @@ mod tests {
     #[test]
     fn a_name_has_addresses() {
         assert!(found(&[("localhost", 7)]).unwrap().iter().any(|at| at == "localhost (127.0.0.1:7)"));
+    }
+
+    /// Answers for one name, and never for the other.
+    fn resolver(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if host == "silent" {
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))])
+    }
+
+    #[test]
+    fn a_name_that_gets_no_answer_does_not_take_the_time_of_the_others() {
+        let hosts = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 5432)).collect::<Vec<_>>();
+        let limit = Duration::from_millis(300);
+        let started = Instant::now();
+        let list = endpoints_by(&hosts(&["silent", "db2", "silent"]), limit, resolver).unwrap();
+        assert!(started.elapsed() >= limit / 2, "the first is waited for, because it is preferred");
+        assert_eq!(list.iter().map(Endpoint::to_string).collect::<Vec<_>>(), ["db2 (192.0.2.1:5432)"]);
+        let error = endpoints_by(&hosts(&["silent"]), limit / 2, resolver).unwrap_err();
+        assert_eq!(error.to_string(), "cannot resolve \"silent\": the resolver did not answer in time");
     }
 }

@@ -2,124 +2,91 @@
 //!
 //! The driver hangs up as soon as the request is written. PgBouncer takes that for a change of mind, because it has to
 //! connect to the server first; and of PostgreSQL nobody would know when it has passed the request on, which must not
-//! meet the session's next statement. So the request's stream stays open until the other side has hung up, as libpq's
-//! does.
+//! meet the session's next statement. So the request has a connection of our own, as every other, and it stays open
+//! until the other side has hung up, as libpq's does.
 
-use super::transport::{Bounded, Connector, ConnectorTo};
+use super::line::timed_out;
+use super::transport::{Connector, negotiate};
 use super::wire::Wire;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::Socket;
-use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 /// What asks the server to cancel the statement that runs in a session.
 pub(crate) struct Cancel {
-    token: postgres::CancelToken,
+    /// How the session was reached, and what it is cancelled by.
     connector: Connector,
-    is_astray: AtomicBool,
+    astray: AtomicU32,
 }
 
 impl Cancel {
-    pub(crate) fn new(token: postgres::CancelToken, connector: Connector) -> Cancel {
-        Cancel { token, connector, is_astray: AtomicBool::new(false) }
-    }
-
-    /// Asks, within `limit`.
-    pub(crate) fn send(&self, limit: Duration) -> Result<(), postgres::Error> {
-        let wire = Arc::new(Wire::new());
-        let connector = Connector { wire: wire.clone(), limit, ..self.connector.clone() };
-        let is_one_astray = self.is_astray.swap(true, Ordering::Relaxed);
-        let sent = self.token.cancel_query(Canceller { connector });
-        if sent.is_ok() || wire.written() == 0 {
-            self.is_astray.store(is_one_astray, Ordering::Relaxed);
-        }
-        sent
+    pub(crate) fn new(connector: Connector) -> Cancel {
+        Cancel { connector, astray: AtomicU32::new(0) }
     }
 
     /// A request went out and nobody knows where it is: it may still meet whatever the session runs next.
     pub(crate) fn is_astray(&self) -> bool {
-        self.is_astray.load(Ordering::Relaxed)
-    }
-}
-
-/// A [`Connector`] for a cancel request.
-#[derive(Clone)]
-struct Canceller {
-    connector: Connector,
-}
-
-impl MakeTlsConnect<Socket> for Canceller {
-    type Stream = Request;
-    type TlsConnect = CancellerTo;
-    type Error = io::Error;
-
-    fn make_tls_connect(&mut self, host: &str) -> io::Result<CancellerTo> {
-        Ok(CancellerTo { to: self.connector.make_tls_connect(host)? })
-    }
-}
-
-/// A [`Canceller`] that knows where to.
-struct CancellerTo {
-    to: ConnectorTo,
-}
-
-impl TlsConnect<Socket> for CancellerTo {
-    type Stream = Request;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Request>> + Send>>;
-
-    fn connect(self, socket: Socket) -> Self::Future {
-        let CancellerTo { to } = self;
-        Box::pin(async move { Ok(Request { stream: to.connect(socket).await?, has_hung_up: false }) })
-    }
-}
-
-/// The stream the driver writes the request to.
-struct Request {
-    stream: Bounded,
-    /// The other side has.
-    has_hung_up: bool,
-}
-
-impl AsyncRead for Request {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Request {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.astray.load(Ordering::Relaxed) > 0
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.has_hung_up {
-            // Nothing is ever said, so this is the end.
-            let mut byte = [0];
-            let mut buf = ReadBuf::new(&mut byte);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-            self.has_hung_up = buf.filled().is_empty();
+    async fn send(&self) -> io::Result<()> {
+        let key = self.connector.wire.cancel_key();
+        if key.is_empty() {
+            return Err(io::Error::other("the server gave nothing to cancel by"));
         }
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Connector { tls, endpoint, .. } = &self.connector;
+        let mut stream = negotiate(tls, endpoint, Arc::new(Wire::new())).await?;
+        self.astray.fetch_add(1, Ordering::Relaxed);
+        stream.write_all(&request(&key)).await?;
+        stream.flush().await?;
+        match stream.read(&mut [0]).await {
+            Ok(0) => {}
+            // It hangs up without saying goodbye, which TLS calls an error.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Ok(_) => return Err(io::Error::other("the server answers a request to cancel")),
+            Err(error) => return Err(error),
+        }
+        self.astray.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
-impl TlsStream for Request {
-    fn channel_binding(&self) -> ChannelBinding {
-        self.stream.channel_binding()
+/// So many requests are under way at once: the server starts a process for each.
+const AT_ONCE: usize = 64;
+
+/// Sends the requests, all within `limit` where there are not very many: a server that is slow to take one, or has
+/// lost it, keeps none of the others waiting.
+pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for cancels in cancels.chunks(AT_ONCE) {
+        let deadline = Instant::now() + limit;
+        let mut requests = JoinSet::new();
+        for cancel in cancels {
+            let cancel = cancel.clone();
+            requests.spawn_on(
+                async move {
+                    let sent = timeout_at(deadline.into(), cancel.send()).await;
+                    sent.unwrap_or_else(|_| Err(timed_out()))
+                },
+                runtime.handle(),
+            );
+        }
+        while let Some(Ok(sent)) = runtime.block_on(requests.join_next()) {
+            if let Err(error) = sent {
+                log::debug!("cancel request failed: {error}");
+            }
+        }
     }
+    Ok(())
+}
+
+/// PostgreSQL, "Message Formats", CancelRequest.
+fn request(key: &[u8]) -> Vec<u8> {
+    const CODE: u32 = 80_877_102;
+    let length = 8 + key.len() as u32;
+    [&length.to_be_bytes(), &CODE.to_be_bytes(), key].concat()
 }

@@ -3,12 +3,8 @@
 use super::Shared;
 use super::gate::Permit;
 use super::session::{Failure, Params, Session};
-use crate::error::{Error, Result};
-use crate::query::{Execute, Transaction, run_transaction};
 use postgres::Row;
-use postgres::types::ToSql;
-use serde::de::DeserializeOwned;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
 
 /// A lent session with the way back; dropping it gives it back.
@@ -77,19 +73,6 @@ impl Connection {
         Connection { lease: RefCell::new(lease) }
     }
 
-    /// Runs `work` in a transaction: commits when it returns `Ok`, rolls back when it returns `Err` or panics.
-    ///
-    /// # Blocking
-    ///
-    /// Each statement, and each of BEGIN and COMMIT, for at most the statement timeout.
-    ///
-    /// # Errors
-    ///
-    /// As [`Pool::transaction`](crate::Pool::transaction).
-    pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        run_transaction(self.lease.get_mut(), work)
-    }
-
     /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.
     ///
     /// The session is reset when the connection is returned, in the background: `ROLLBACK`, and what `DISCARD ALL` does
@@ -105,37 +88,17 @@ impl Connection {
         lease.session().client()
     }
 
-    fn with<R>(&self, operation: impl FnOnce(&mut Lease) -> Result<R, Failure>) -> Result<R> {
-        operation(&mut self.lease.borrow_mut()).map_err(Error::from)
+    pub(crate) fn lease(&self) -> RefMut<'_, Lease> {
+        self.lease.borrow_mut()
+    }
+
+    pub(crate) fn lease_mut(&mut self) -> &mut Lease {
+        self.lease.get_mut()
     }
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Connection")
-    }
-}
-
-impl Execute for Connection {
-    fn execute_query<T: DeserializeOwned>(
-        &self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<T>> {
-        let rows = self.with(|lease| lease.query(sql, params))?;
-        crate::query::all(&rows)
-    }
-
-    fn execute_query_one<T: DeserializeOwned>(
-        &self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<T>> {
-        let rows = self.with(|lease| lease.query(sql, params))?;
-        crate::query::at_most_one(&rows)
-    }
-
-    fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.with(|lease| lease.write(sql, params))
     }
 }

@@ -4,28 +4,46 @@
 //! which descriptor it is. So it is let connect here, and the connector lets that connection go and makes the
 //! real one itself: over TCP or a Unix socket, with its own hand on every byte (see [`Line`](super::line::Line)).
 //!
-//! The listener is on the loopback interface, one for the whole process. Nothing is ever read from or written to
-//! what it accepts.
+//! Each attempt to connect has a listener of its own on the loopback interface, on a port that the system picks. It
+//! is open from just before the driver connects until the driver has connected, and never has anything to say. Every
+//! program on this machine may connect there as well, and a listener whose queue of connections is full lets
+//! nobody through any more. So it must not be there for long: to fill the queue of this one, a program would have to
+//! find its port and connect more than a hundred times while the driver does so once. If one succeeds, the next
+//! listener is somewhere else.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-static LISTENER: OnceLock<TcpListener> = OnceLock::new();
+/// How long the driver tries one listener: on the loopback interface a connect takes microseconds, or finds the queue full.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Where it listens.
-pub(super) fn address() -> io::Result<SocketAddr> {
-    if let Some(listener) = LISTENER.get() {
-        return listener.local_addr();
-    }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    listener.set_nonblocking(true)?;
-    // Another thread may have been faster.
-    LISTENER.get_or_init(|| listener).local_addr()
+/// The listener of one attempt to connect.
+#[derive(Debug, Clone)]
+pub(super) struct Decoy {
+    listener: Arc<Mutex<Option<TcpListener>>>,
+    address: SocketAddr,
 }
 
-/// Lets everything go that has connected so far, whoever it was: where too many wait, nobody gets through any more.
-/// In good order: another thread's driver may be about to look at what its connecting has come to.
-pub(super) fn clear() {
-    while let Some(Ok(_)) = LISTENER.get().map(TcpListener::accept) {}
+impl Decoy {
+    pub(super) fn open() -> io::Result<Decoy> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        Ok(Decoy { listener: Arc::new(Mutex::new(Some(listener))), address })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The driver has connected: closes the listener, and resets whatever has connected to it.
+    pub(super) fn close(&self) {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Whether the driver has connected.
+    pub(super) fn is_closed(&self) -> bool {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }

@@ -56,8 +56,8 @@ impl Cursor {
     }
 }
 
-/// Follows the server's messages for the two kinds that matter here: ReadyForQuery (`Z`), which ends a reply and
-/// tells the transaction status, and ErrorResponse (`E`).
+/// Follows the server's messages for the kinds that matter here: ReadyForQuery (`Z`), which ends a reply and
+/// tells the transaction status, ErrorResponse (`E`), and of the login BackendKeyData (`K`).
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     cursor: Cursor,
@@ -67,6 +67,8 @@ pub(crate) struct Frames {
     is_started: bool,
     /// The server waits for the data of a COPY.
     is_copying: bool,
+    /// What of BackendKeyData has come.
+    cancel_key: Vec<u8>,
 }
 
 impl Frames {
@@ -103,6 +105,13 @@ impl Frames {
                     self.is_copying = false;
                     self.since_error = 0;
                     continue;
+                }
+                Part::Body(part, b'K') => {
+                    self.cancel_key.extend(part);
+                    if self.cursor.is_between() {
+                        wire.keep_cancel_key(&std::mem::take(&mut self.cancel_key));
+                    }
+                    part.len()
                 }
                 Part::HeaderBegun(count) | Part::Header(count, _) => count,
                 Part::Body(body, _) => body.len(),
@@ -191,7 +200,8 @@ mod tests {
 
     #[test]
     fn the_status_is_read_however_the_bytes_are_cut() {
-        let mut reply = message(b'2', b"");
+        let mut reply = message(b'K', b"\0\0\0\x07key!");
+        reply.extend(message(b'2', b""));
         reply.extend(message(b'D', b"Z\0\0\0\x05I and other bytes that look like a message"));
         reply.extend(message(b'C', b"SELECT 1\0"));
         reply.extend(message(b'Z', b"T"));
@@ -202,6 +212,7 @@ mod tests {
                 frames.observe(bytes, &wire);
             }
             assert_eq!(wire.status(), Some(b'T'), "chunks of {chunk}");
+            assert_eq!(&*wire.cancel_key(), b"\0\0\0\x07key!", "chunks of {chunk}");
         }
     }
 

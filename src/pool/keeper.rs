@@ -1,20 +1,22 @@
 //! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
 //! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
 
+use super::cancelling::{Cancel, send_all};
 use super::gate::{Gate, Permit, Surplus};
 use super::generation::Standing;
 use super::lending::{Taken, unpanicked};
-use super::session::{Cancel, Session};
+use super::session::Session;
 use super::status::CloseReason;
 use super::{Pooled, Shared};
 use log::warn;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long cleaning, checking or cancelling may take before the server is given up on.
+/// How long cleaning or cancelling may take before the server is given up on.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How much work may queue before borrowers clean for themselves: one thread does it for the whole pool, and a
 /// connection that waits to be cleaned is one that nobody has.
@@ -23,7 +25,7 @@ const BACKLOG: usize = 4;
 enum Work {
     Bury(Box<Session>),
     Clean(Pooled, Permit),
-    Cancel(Arc<Cancel>, Instant),
+    Cancel(Arc<Cancel>),
     Look,
     Stop,
 }
@@ -117,7 +119,7 @@ impl KeeperHandle {
 
     /// Asks the server to stop the statement nobody waits for any more.
     pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
-        let _ = self.send(Work::Cancel(cancel, Instant::now()));
+        let _ = self.send(Work::Cancel(cancel));
     }
 
     /// Has the keeper look after the idle connections now.
@@ -125,14 +127,21 @@ impl KeeperHandle {
         let _ = self.send(Work::Look);
     }
 
-    /// Ends the thread after what is queued, and waits for it where it is not the caller's own.
-    pub(crate) fn stop(&self) {
+    /// Ends the thread after what is queued, and waits for it, where it is not the caller's own, until `deadline`.
+    pub(crate) fn stop(&self, deadline: Instant) {
         let _ = self.send(Work::Stop);
         let thread = self.thread.lock().ok().and_then(|mut slot| slot.take());
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            let _ = thread.join();
+            // The standard library has no join with a time limit, and what is queued may be goodbyes to a server that
+            // does not answer.
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 
@@ -156,17 +165,24 @@ fn tick(shared: &Shared) -> Duration {
         .clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
+/// What part of the idle timeout lies between two connections that are closed for being idle: load that pulses more
+/// slowly than the timeout pays for few connects at each pulse.
+const TRIM_SHARE: u32 = 8;
 /// How long an overflow connection may stay idle.
 const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
 
 fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
     let mut next_look = Instant::now() + tick;
-    let mut silent_at = None;
+    let mut next_trim = Instant::now();
+    let mut queued = VecDeque::new();
     loop {
-        let work = match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
-            Ok(work) => work,
-            Err(RecvTimeoutError::Timeout) => Work::Look,
-            Err(RecvTimeoutError::Disconnected) => return,
+        let work = match queued.pop_front() {
+            Some(work) => work,
+            None => match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+                Ok(work) => work,
+                Err(RecvTimeoutError::Timeout) => Work::Look,
+                Err(RecvTimeoutError::Disconnected) => return,
+            },
         };
         match work {
             Work::Bury(session) => drop(session),
@@ -178,20 +194,24 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                         backlog.fetch_sub(1, Ordering::Relaxed);
                         shared.clean(pooled, permit, PATIENCE);
                     }
-                    // A server that is silent is silent for all who asked meanwhile: one wait is enough.
-                    Work::Cancel(_, asked) if silent_at.is_some_and(|at| asked < at) => {}
-                    Work::Cancel(cancel, _) => {
-                        let started = Instant::now();
-                        shared.cancel(&cancel);
-                        if started.elapsed() >= PATIENCE {
-                            silent_at = Some(Instant::now());
-                        }
+                    // Together with all others that are asked for: a silent server is waited for once.
+                    Work::Cancel(cancel) => {
+                        queued.extend(receiver.try_iter());
+                        let mut cancels = vec![cancel];
+                        queued.retain(|work| match work {
+                            Work::Cancel(cancel) => {
+                                cancels.push(cancel.clone());
+                                false
+                            }
+                            _ => true,
+                        });
+                        shared.cancel(&cancels);
                     }
                     _ => next_look = Instant::now(),
                 }
                 // Also while there is always something else to do.
                 if Instant::now() >= next_look {
-                    look(&shared);
+                    look(&shared, &mut next_trim);
                     next_look = Instant::now() + tick;
                 }
             }
@@ -215,33 +235,40 @@ impl Shared {
         self.give_back_clean(pooled, permit);
     }
 
-    fn cancel(&self, cancel: &Cancel) {
+    fn cancel(&self, cancels: &[Arc<Cancel>]) {
         if self.gate.is_closed() {
             return;
         }
-        // The driver unwraps where the system has no descriptor left.
-        unpanicked(|| {
-            cancel.send(PATIENCE).inspect_err(|error| log::debug!("cancel request failed: {error}")).is_ok()
-        });
+        if let Err(error) = send_all(cancels, PATIENCE) {
+            log::debug!("cannot send cancel requests: {error}");
+        }
     }
 }
 
-/// Looks after the idle connections and the long-held ones.
-fn look(shared: &Shared) {
+/// Looks after the idle connections and the long-held ones. `next_trim` is when another one may go because it is
+/// idle.
+fn look(shared: &Shared, next_trim: &mut Instant) {
     report_leaks(shared);
     let now = Instant::now();
     let Surplus { mut above_max, mut above_min, mut overflow } =
         shared.gate.surplus(shared.settings.max_overflow);
     let mut keep = Vec::new();
     let mut check = Vec::new();
-    let mut trimmed = false;
     let settings = &shared.settings;
     for _ in 0..shared.gate.begin_check(u32::MAX) {
-        let Taken::Session(mut pooled) = shared.take() else {
-            shared.gate.end_check_closed();
-            continue;
+        let mut pooled = match shared.take(now + PATIENCE) {
+            Taken::Session(pooled) => pooled,
+            Taken::NotYet => {
+                shared.gate.end_check();
+                continue;
+            }
+            Taken::Closed => {
+                shared.gate.end_check_closed();
+                continue;
+            }
         };
-        let idle_for = now.saturating_duration_since(pooled.last_used);
+        let idle_for = now.saturating_duration_since(pooled.idle_since);
+        let unheard_for = now.saturating_duration_since(pooled.answered_at());
         let standing = shared.generations.standing(pooled.generation);
         let reason = if above_max > 0 || standing == Standing::Outdated {
             Some(CloseReason::Retired)
@@ -249,9 +276,13 @@ fn look(shared: &Shared) {
             Some(CloseReason::Expired)
         } else if overflow > 0 && idle_for >= OVERFLOW_IDLE {
             Some(CloseReason::Overflow)
-        } else if above_min > 0 && !trimmed && settings.idle_timeout.is_some_and(|limit| idle_for >= limit) {
-            // One at a time: the others may be needed yet, and are looked at again a tick later.
-            trimmed = true;
+        } else if let Some(limit) = settings.idle_timeout
+            && above_min > 0
+            && idle_for >= limit
+            && now >= *next_trim
+        {
+            // One at a time: load that comes back only a little later than that finds the others.
+            *next_trim = now + limit / TRIM_SHARE;
             Some(CloseReason::Idle)
         } else {
             None
@@ -263,7 +294,9 @@ fn look(shared: &Shared) {
             pooled.condemn(reason);
             drop(pooled);
             shared.gate.end_check_closed();
-        } else if standing == Standing::Suspect || settings.keepalive.is_some_and(|every| idle_for >= every) {
+        } else if standing == Standing::Suspect
+            || settings.keepalive.is_some_and(|every| unheard_for >= every)
+        {
             check.push(pooled);
         } else {
             keep.push(pooled);
@@ -276,7 +309,7 @@ fn look(shared: &Shared) {
     }
     for mut pooled in check {
         let outdated = shared.generations.standing(pooled.generation) == Standing::Outdated;
-        if !outdated && shared.is_alive(&mut pooled, Instant::now() + PATIENCE) {
+        if !outdated && shared.is_alive(&mut pooled, None) {
             drop(pooled);
             shared.gate.end_check();
         } else {

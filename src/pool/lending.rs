@@ -5,7 +5,7 @@ use super::generation::Standing;
 use super::scope;
 use super::session::{Failure, Limit, Params, Session, Verdict};
 use super::status::CloseReason;
-use super::{Lease, Pooled, Shared, add, refused};
+use super::{Connection, Lease, Pooled, Shared, add, refused};
 use crate::error::{Error, Result};
 use crate::settings::PrePing;
 use log::warn;
@@ -35,6 +35,7 @@ impl Shared {
         if scope::is_stopped() {
             return Err(Error::Cancelled);
         }
+        let deadline = deadline.checked_sub(scope::take_waited()).unwrap_or(deadline);
         let deadline = scope::deadline().map_or(deadline, |at| at.min(deadline));
         let mut permit = self
             .gate
@@ -43,12 +44,16 @@ impl Shared {
         // One budget for all checks of one acquire, so that many silent connections cost what one does.
         let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
-            match self.take() {
+            match self.take(checks_end) {
                 Taken::Closed => {
                     self.gate.discard(permit);
                     return Err(Error::Closed);
                 }
-                Taken::Nothing => {}
+                // It will be there for somebody who has the time.
+                Taken::NotYet => {
+                    let (refusal, numbers) = self.gate.put_back(permit, started);
+                    return Err(refused(refusal, numbers));
+                }
                 Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
                     None => {
                         let session = self.guards.part(permit.number(), pooled);
@@ -64,16 +69,48 @@ impl Shared {
         }
     }
 
-    /// Takes from the store what the gate has given leave to take: it is there, or will be within
-    /// microseconds, because a maker announces a connection just before r2d2 stores it.
-    pub(super) fn take(&self) -> Taken {
+    /// Lends a connection to the pool itself.
+    #[track_caller]
+    pub(crate) fn connection_until(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
+        let lease = self.clone().lend(Instant::now(), deadline, Location::caller())?;
+        Ok(Connection::new(lease))
+    }
+
+    /// Lends another connection to a call whose first one was of no use: it is one request all the same.
+    pub(crate) fn lend_again(
+        self: Arc<Shared>,
+        now: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Lease> {
+        self.gate.with_counts(|counts| counts.requests -= 1);
+        self.lend(now, deadline, at)
+    }
+
+    /// Takes from the store what the gate has given leave to take: it is there, or will be within microseconds,
+    /// because a maker announces a connection just before r2d2 stores it. A machine that is short of processors may
+    /// hold the maker up in between; until `deadline` that is waited for.
+    pub(super) fn take(&self, deadline: Instant) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(store) = store.as_ref() else { return Taken::Closed };
-        if let Some(guard) = store.try_get() {
+        let Some(open) = store.as_ref() else { return Taken::Closed };
+        if let Some(guard) = open.try_get() {
             return Taken::Session(Pooled::new(guard));
         }
-        // Whatever the caller's deadline: to give up here is to lose count of the connection.
-        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, |guard| Taken::Session(Pooled::new(guard)))
+        // `close` waits for the lock.
+        let open = open.clone();
+        drop(store);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Ok(guard) = open.get_timeout(left.clamp(LEAST_CHECK, CHECK_LIMIT)) {
+                return Taken::Session(Pooled::new(guard));
+            }
+            if self.gate.is_closed() {
+                return Taken::Closed;
+            }
+            if left <= CHECK_LIMIT {
+                return Taken::NotYet;
+            }
+        }
     }
 
     /// Why an idle session must not be lent; checks with the server where there is reason to.
@@ -97,26 +134,26 @@ impl Shared {
             PrePing::On => true,
             PrePing::Auto => {
                 standing == Standing::Suspect
-                    || now.saturating_duration_since(pooled.last_used) >= self.settings.validate_after
+                    || now.saturating_duration_since(pooled.answered_at()) >= self.settings.validate_after
             }
         };
-        if !is_to_check || self.is_alive(pooled, deadline) { None } else { Some(CloseReason::Invalid) }
+        if !is_to_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
     }
 
-    /// Checks a session with the server, within `deadline` and [`CHECK_LIMIT`].
-    pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Instant) -> bool {
+    /// Checks a session with the server, within [`CHECK_LIMIT`], and until `deadline` where there is one.
+    pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Option<Instant>) -> bool {
         let now = Instant::now();
-        let limit = deadline.clamp(now + LEAST_CHECK, now + CHECK_LIMIT);
+        let whole = now + CHECK_LIMIT;
+        let limit = deadline.map_or(whole, |at| at.clamp(now + LEAST_CHECK, whole));
         let generation = pooled.generation;
         // Read before the check: doubt cast while it runs is not laid to rest by it.
         let current = self.generations.current();
         if unpanicked(|| pooled.is_alive(limit)) {
             pooled.generation = current;
-            pooled.last_used = now;
             return true;
         }
         // Silence for the whole limit is more than one connection's trouble: the others are not worth a wait.
-        if pooled.has_timed_out() && limit == now + CHECK_LIMIT {
+        if pooled.has_timed_out() && limit == whole {
             self.generations.outdate(generation);
         } else {
             self.generations.suspect(generation);
@@ -169,7 +206,7 @@ impl Shared {
         };
         let holder = match reason {
             None => {
-                pooled.last_used = now;
+                pooled.idle_since = now;
                 // Into the store first: the gate may lend it on the moment it hears of it.
                 drop(pooled);
                 self.gate.release(permit, now)
@@ -300,8 +337,8 @@ pub(super) fn unpanicked(f: impl FnOnce() -> bool) -> bool {
 /// What the store gave.
 pub(super) enum Taken {
     Session(Pooled),
-    /// A slot was lost against all rules; the caller tries again.
-    Nothing,
+    /// A maker has announced it and not stored it yet.
+    NotYet,
     Closed,
 }
 

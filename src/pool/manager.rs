@@ -5,7 +5,7 @@
 //! connection, makes it, and only then returns. So r2d2 never sees a failed connect (its retries cannot be
 //! paced or stopped), never makes one that nobody wants, and never loses a slot.
 
-use super::address::endpoints;
+use super::address::{Endpoint, endpoints};
 use super::catalogue::Catalogue;
 use super::gate::{Gate, Order};
 use super::generation::Generations;
@@ -13,12 +13,12 @@ use super::session::{Session, describe};
 use super::statements::Statements;
 use super::tls::TlsPlan;
 use super::transport::Connector;
-use super::wire::Wire;
 use crate::error::SettingsError;
 use crate::settings::{PgBouncerMode, PoolSettings, TargetSessionAttrs};
 use log::{info, warn};
 use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,21 +106,49 @@ impl SessionMaker {
     pub(crate) fn make(&self, patience: Option<Duration>, generation: u64) -> Result<Session, ConnectError> {
         let started = Instant::now();
         let limit = patience.map_or(self.connect_timeout, |patience| patience.min(self.connect_timeout));
-        let endpoints = endpoints(&self.hosts, limit)?;
-        let wire = Arc::new(Wire::new());
-        let connector =
-            Connector { wire: wire.clone(), tls: self.tls.clone(), limit, endpoints: endpoints.into() };
-        let mut config = self.config.clone();
-        connector.direct(&mut config)?;
-        let client = PostgresConnectionManager::new(config, connector.clone())
-            .connect()
-            .map_err(|error| ConnectError::new(&error))?;
+        let mut attempt = Err(ConnectError::from(io::Error::other("no address to connect to")));
+        for endpoint in endpoints(&self.hosts, limit)? {
+            attempt = self.connect(&endpoint, Instant::now() + limit);
+            if attempt.is_ok() {
+                break;
+            }
+        }
+        let (client, connector) = attempt?;
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements =
             Statements::new(self.statement_cache_size, self.pgbouncer_mode, self.catalogue.clone());
         let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
         Ok(Session::new(client, connector, statements, limit, must_be_writable, retire_at, generation))
+    }
+
+    /// Connects and logs in at one place. The driver would go through all of them, and with a listener that is open
+    /// all the while.
+    fn connect(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<(postgres::Client, Connector), ConnectError> {
+        loop {
+            let connector = Connector::new(endpoint.clone(), self.tls.clone(), deadline)?;
+            let mut config = self.config.clone();
+            connector.direct(&mut config);
+            let error = match PostgresConnectionManager::new(config, connector.clone()).connect() {
+                Ok(client) => return Ok((client, connector)),
+                Err(error) => error,
+            };
+            if connector.is_reached() {
+                return Err(ConnectError::new(&error));
+            }
+            let is_barred = std::error::Error::source(&error)
+                .and_then(|cause| cause.downcast_ref::<io::Error>())
+                .is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut);
+            // Other programs keep the listener busy: another one is elsewhere.
+            if !is_barred || Instant::now() >= deadline {
+                let text = format!("cannot reach the pool's own listener on 127.0.0.1: {}", describe(&error));
+                return Err(ConnectError { text, is_login: false });
+            }
+        }
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) struct Session {
     statements: Statements,
     /// When it has to be closed for its age.
     pub(crate) retire_at: Option<Instant>,
-    pub(crate) last_used: Instant,
+    /// When it was made, or last given back.
+    pub(crate) idle_since: Instant,
     /// Which generation of connections it belongs to; see `Generations`.
     pub(crate) generation: u64,
     /// Why it must not be lent again.
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     /// A statement may have changed what the catalogue says of others, which holds from the end of its transaction on.
     has_changed_catalogue: bool,
     statement_timeout: Option<Duration>,
+    /// In this transaction the server has refused a statement because of another transaction.
+    pub(crate) has_lost_against_another: bool,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
 }
@@ -91,13 +94,14 @@ impl Session {
             is_cancelled: false,
             statements,
             retire_at,
-            last_used: Instant::now(),
+            idle_since: Instant::now(),
             generation,
             close_reason: None,
             must_be_writable,
             is_demoted: false,
             is_read_only: false,
             has_changed_catalogue: false,
+            has_lost_against_another: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
@@ -201,6 +205,11 @@ impl Session {
         Err(Failure::of_caller(error))
     }
 
+    /// When the server last answered something.
+    pub(crate) fn answered_at(&self) -> Instant {
+        self.wire.answered_at()
+    }
+
     pub(crate) fn is_demoted(&self) -> bool {
         self.is_demoted
     }
@@ -245,10 +254,8 @@ impl Session {
 
     /// What cancels the running statement.
     pub(crate) fn cancel(&mut self) -> Arc<Cancel> {
-        let (client, connector) = (&self.client, &self.connector);
-        self.cancel
-            .get_or_insert_with(|| Arc::new(Cancel::new(client.cancel_token(), connector.clone())))
-            .clone()
+        let connector = &self.connector;
+        self.cancel.get_or_insert_with(|| Arc::new(Cancel::new(connector.clone()))).clone()
     }
 
     /// A cancel request is on its way: whatever it meets must be the reset that this asks for.

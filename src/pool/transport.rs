@@ -5,9 +5,12 @@
 //! (see [`decoy`]), connects to the server itself, does what encryption the settings ask for, and returns a stream
 //! that fails once the [`Wire`]'s deadline has passed. A driver call then returns within its deadline in every
 //! fault, and so does dropping the client.
+//!
+//! All of this rests on the order in which the driver calls, which is why its version is pinned: it connects, asks
+//! [`MakeTlsConnect`] for the connector, and hands it the socket before anything else is done with that.
 
 use super::address::{Address, Endpoint};
-use super::decoy;
+use super::decoy::{self, Decoy};
 use super::frames::{self, Frames, Requests};
 use super::line::{Line, timed_out};
 use super::tls::{self, TlsPlan};
@@ -17,68 +20,66 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep_until, timeout_at};
 use tokio_postgres::Socket;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
-/// The driver's TLS connector for one connection.
+/// The driver's TLS connector for one attempt to connect to one endpoint.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) wire: Arc<Wire>,
-    pub(crate) tls: TlsPlan,
-    /// How long each endpoint may take from the first packet to the end of the login.
-    pub(crate) limit: Duration,
-    pub(crate) endpoints: Arc<[Endpoint]>,
+    pub(super) tls: TlsPlan,
+    pub(super) endpoint: Endpoint,
+    decoy: Decoy,
 }
 
 impl Connector {
-    /// Has the driver try the endpoints in order, each through this connector.
-    pub(crate) fn direct(&self, config: &mut postgres::Config) -> io::Result<()> {
-        let decoy = decoy::address()?;
+    /// For an attempt that has to be logged in by `deadline`.
+    pub(crate) fn new(endpoint: Endpoint, tls: TlsPlan, deadline: Instant) -> io::Result<Connector> {
+        let wire = Arc::new(Wire::new());
+        wire.set_deadline(Some(deadline));
+        Ok(Connector { wire, tls, endpoint, decoy: Decoy::open()? })
+    }
+
+    /// Has the driver connect through this connector.
+    pub(crate) fn direct(&self, config: &mut postgres::Config) {
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        config.connect_timeout(self.limit).keepalives(false);
-        for index in 0..self.endpoints.len() {
-            // The driver passes the host's name on to the connector, and needs it for nothing else.
-            config.host(&index.to_string()).hostaddr(decoy.ip()).port(decoy.port());
-        }
-        Ok(())
+        config.connect_timeout(decoy::PATIENCE).keepalives(false);
+        // The driver passes the host's name on to the connector, which knows where to, and needs it for nothing else.
+        let decoy = self.decoy.address();
+        config.host("decoy").hostaddr(decoy.ip()).port(decoy.port());
+    }
+
+    /// Whether the driver has come as far as to this connector: what fails before has to do with the decoy alone.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.decoy.is_closed()
     }
 }
 
 impl MakeTlsConnect<Socket> for Connector {
     type Stream = Bounded;
-    type TlsConnect = ConnectorTo;
+    type TlsConnect = Connector;
     type Error = io::Error;
 
-    fn make_tls_connect(&mut self, host: &str) -> io::Result<ConnectorTo> {
-        // The driver is about to connect there.
-        decoy::clear();
-        let endpoint = host.parse().ok().and_then(|index: usize| self.endpoints.get(index));
-        let endpoint = endpoint.ok_or_else(|| io::Error::other("bug: the driver connects somewhere else"))?;
-        Ok(ConnectorTo { endpoint: endpoint.clone(), connector: self.clone() })
+    fn make_tls_connect(&mut self, _host: &str) -> io::Result<Connector> {
+        // The driver has connected.
+        self.decoy.close();
+        Ok(self.clone())
     }
 }
 
-/// A [`Connector`] that knows where to.
-pub(crate) struct ConnectorTo {
-    connector: Connector,
-    endpoint: Endpoint,
-}
-
-impl TlsConnect<Socket> for ConnectorTo {
+impl TlsConnect<Socket> for Connector {
     type Stream = Bounded;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Bounded>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
-            decoy::clear();
             drop(socket);
-            let ConnectorTo { connector: Connector { wire, tls, limit, .. }, endpoint } = self;
-            wire.restart(limit);
+            let Connector { wire, tls, endpoint, .. } = self;
             let negotiated = negotiate(&tls, &endpoint, wire.clone());
             let inner = match wire.deadline() {
                 None => negotiated.await,
@@ -107,7 +108,7 @@ impl TlsConnect<Socket> for ConnectorTo {
 }
 
 /// Asks the server for TLS as PostgreSQL's protocol has it (chapter "Message Flow", SSL Session Encryption).
-async fn negotiate(tls: &TlsPlan, endpoint: &Endpoint, wire: Arc<Wire>) -> io::Result<Inner> {
+pub(super) async fn negotiate(tls: &TlsPlan, endpoint: &Endpoint, wire: Arc<Wire>) -> io::Result<Inner> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
     let mut line = Line::connect(endpoint, wire).await?;
     // A socket of this machine has nothing to encrypt for, as in libpq.
@@ -128,9 +129,46 @@ async fn negotiate(tls: &TlsPlan, endpoint: &Endpoint, wire: Arc<Wire>) -> io::R
 /// A reply that never pauses never meets the timer, so every so many reads the clock is looked at.
 const READS_PER_LOOK: u8 = 32;
 
-enum Inner {
+/// The stream to the server, encrypted or not.
+pub(super) enum Inner {
     Plain(Line),
     Tls(Box<tls::Stream>),
+}
+
+impl AsyncRead for Inner {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Inner::Plain(line) => Pin::new(line).poll_read(cx, buf),
+            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Inner {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Inner::Plain(line) => Pin::new(line).poll_write(cx, buf),
+            Inner::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Inner::Plain(line) => Pin::new(line).poll_flush(cx),
+            Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Inner::Plain(line) => Pin::new(line).poll_shutdown(cx),
+            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
 }
 
 /// The stream the driver reads and writes.
@@ -238,10 +276,7 @@ impl AsyncRead for Bounded {
         }
         loop {
             let before = buf.filled().len();
-            let read = match &mut this.inner {
-                Inner::Plain(line) => Pin::new(line).poll_read(cx, buf),
-                Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            };
+            let read = Pin::new(&mut this.inner).poll_read(cx, buf);
             match read {
                 Poll::Pending => {
                     this.delivered = false;
@@ -295,10 +330,7 @@ impl AsyncWrite for Bounded {
         if this.is_expired() {
             return Poll::Ready(Err(timed_out()));
         }
-        let written = match &mut this.inner {
-            Inner::Plain(line) => Pin::new(line).poll_write(cx, buf),
-            Inner::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        };
+        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
         match written {
             Poll::Pending => this.poll_deadline(cx),
             Poll::Ready(Ok(count)) => {
@@ -317,10 +349,7 @@ impl AsyncWrite for Bounded {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let flushed = match &mut this.inner {
-            Inner::Plain(line) => Pin::new(line).poll_flush(cx),
-            Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
         if flushed.is_ready() && this.requests.take_question() {
             // Everything is sent: have the driver read at once, where the line waits for the reply.
             this.wire.ask();
@@ -342,10 +371,7 @@ impl AsyncWrite for Bounded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let shut = match &mut this.inner {
-            Inner::Plain(line) => Pin::new(line).poll_shutdown(cx),
-            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        };
+        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
         match shut {
             Poll::Pending => this.poll_deadline(cx),
             done => done,
@@ -357,31 +383,5 @@ impl TlsStream for Bounded {
     // No channel binding: it needs the certificate's own hash algorithm, hence an X.509 parser.
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{SocketAddr, TcpStream};
-
-    /// Anybody on this machine can connect to the decoy and leave it at that.
-    #[test]
-    fn strangers_at_the_decoy_do_not_bar_the_way() {
-        let decoy = decoy::address().unwrap();
-        let reach = || TcpStream::connect_timeout(&decoy, Duration::from_millis(100));
-        let strangers = (0..5000).take_while(|_| reach().is_ok()).count();
-        assert!(strangers < 5000, "it is never full");
-        let server = SocketAddr::from(([127, 0, 0, 1], 5432));
-        let endpoint = Endpoint { host: "127.0.0.1".into(), address: Address::Tcp(server) };
-        let mut connector = Connector {
-            wire: Arc::new(Wire::new()),
-            tls: TlsPlan::Off,
-            limit: Duration::from_secs(1),
-            endpoints: [endpoint].into(),
-        };
-        // What the driver asks for before it connects.
-        connector.make_tls_connect("0").unwrap();
-        reach().unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
@@ -12,6 +12,8 @@ pub(crate) struct Wire {
     deadline: AtomicU64,
     /// Bytes written since the connection was made: what was not written, the server cannot have seen.
     written: AtomicU64,
+    /// When the last reply was complete, in nanoseconds since [`EPOCH`].
+    answered: AtomicU64,
     /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding.
     status: AtomicU8,
     /// Requests sent whose reply is not complete.
@@ -26,6 +28,7 @@ pub(crate) struct Wire {
     asked: AtomicBool,
     /// The error with which the server ended the session in place of completing a reply.
     last_words: Mutex<Option<LastWords>>,
+    cancel_key: OnceLock<Box<[u8]>>,
 }
 
 /// An error of the server, as far as it has to be understood without the driver.
@@ -36,14 +39,19 @@ pub(crate) struct LastWords {
     pub(crate) message: String,
 }
 
-/// The zero of the deadlines' clock.
+/// The zero of the wires' clock.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn nanos(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
+}
 
 impl Wire {
     pub(crate) fn new() -> Wire {
         Wire {
             deadline: AtomicU64::new(u64::MAX),
             written: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             status: AtomicU8::new(0),
             outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
@@ -51,15 +59,13 @@ impl Wire {
             lost_count: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
+            cancel_key: OnceLock::new(),
         }
     }
 
     /// Everything from now on must be done by `deadline`.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
-        let nanos = deadline.map_or(u64::MAX, |at| {
-            u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
-        });
-        self.deadline.store(nanos, Ordering::Relaxed);
+        self.deadline.store(deadline.map_or(u64::MAX, nanos), Ordering::Relaxed);
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -71,6 +77,11 @@ impl Wire {
 
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// When the server last showed that it is there: when its last reply was complete.
+    pub(crate) fn answered_at(&self) -> Instant {
+        *EPOCH + Duration::from_nanos(self.answered.load(Ordering::Relaxed))
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -87,17 +98,15 @@ impl Wire {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
-    /// Begins anew for another attempt to connect: what the last host did says nothing about this one.
-    pub(crate) fn restart(&self, limit: Duration) {
-        self.set_deadline(Some(Instant::now() + limit));
-        self.written.store(0, Ordering::Relaxed);
-        self.status.store(0, Ordering::Relaxed);
-        self.outstanding.store(0, Ordering::Relaxed);
-        self.asked.store(false, Ordering::Relaxed);
-        self.ended.store(false, Ordering::Relaxed);
-        self.timed_out.store(false, Ordering::Relaxed);
-        self.lost_count.store(false, Ordering::Relaxed);
-        *self.last_words() = None;
+    /// What the server gave at the login to cancel by: a process id and a secret. Empty where it gave nothing.
+    pub(crate) fn cancel_key(&self) -> Box<[u8]> {
+        self.cancel_key.get().cloned().unwrap_or_default()
+    }
+
+    /// The server gave what to cancel by.
+    pub(crate) fn keep_cancel_key(&self, key: &[u8]) {
+        // It does so once.
+        let _ = self.cancel_key.set(key.into());
     }
 
     pub(crate) fn fail(&self, timed_out: bool) {
@@ -162,6 +171,7 @@ impl Wire {
 
     /// A reply is complete, and this is what it says of the session: for now, where others are outstanding.
     pub(crate) fn end_reply(&self, status: u8) {
+        self.answered.store(nanos(Instant::now()), Ordering::Relaxed);
         if self.end_request() == 0 {
             self.status.store(status, Ordering::Relaxed);
         }

@@ -38,9 +38,11 @@ pub(super) struct Ticket {
 }
 
 /// `txid_*` in place of the newer `pg_xact_*`: these take the id as a number, and every supported server has them.
+/// Times as microseconds: as text they depend on the session's `DateStyle` and `TimeZone`, and are read back as others.
 const NOTE: &str = "
 SELECT txid_current(), system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
-       pg_postmaster_start_time(), checkpoint_lsn, pg_stat_get_bgwriter_stat_reset_time()
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, checkpoint_lsn,
+       (extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint
 FROM pg_control_system(), pg_control_checkpoint()";
 
 /// In one statement, and so of one server: behind PgBouncer the next one may meet it after a restart.
@@ -51,8 +53,8 @@ SELECT CASE WHEN $1 >= txid_snapshot_xmax(txid_current_snapshot()) THEN 'unassig
        pg_is_in_recovery() AS is_standby,
        CASE WHEN pg_is_in_recovery() THEN false
             ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) <> $3 END AS has_failed_over,
-       started <> $4::text::timestamptz AS has_restarted,
-       reset IS DISTINCT FROM $5::text::timestamptz AS has_crashed,
+       (extract(epoch FROM started) * 1000000)::bigint <> $4::text::bigint AS has_restarted,
+       (extract(epoch FROM reset) * 1000000)::bigint IS DISTINCT FROM $5::text::bigint AS has_crashed,
        checkpoint_lsn = redo_lsn AND checkpoint_lsn <> $6::text::pg_lsn AND reset >= started
            AND checkpoint_time >= date_trunc('second', started)
            AND current_setting('wal_level') <> 'minimal' AS is_of_recovery,

@@ -2,7 +2,7 @@
 //! and must not contradict each other.
 
 use super::database::{DatabaseSettings, SslMode, TargetSessionAttrs};
-use super::database_url::{DatabaseUrl, is_host, is_name, parse_port};
+use super::database_url::{DatabaseUrl, default_port, is_host, is_name, parse_port};
 use super::reader::{Reader, Said, Source, one_of};
 use super::secret::{MASK, OWN_SECRET, Secret, is_placeholder};
 use super::tier::Tier;
@@ -33,7 +33,8 @@ pub(super) fn read(reader: &mut Reader) -> ReadDatabase {
     let user = text(reader, &DB_USER, by_url.text(url.user), parse_name, String::clone);
     let password = by_url.said(url.password, MASK.to_owned());
     let password = text(reader, &DB_PASSWORD, password, parse_password, |_| MASK.to_owned());
-    let sslmode = word(reader, &DB_SSLMODE, by_url.word(url.sslmode), &SslMode::ALL, SslMode::as_str);
+    let (sslmode, sslmode_by) =
+        word(reader, &DB_SSLMODE, by_url.word(url.sslmode), &SslMode::ALL, SslMode::as_str);
     let sslrootcert = text(
         reader,
         &DB_SSLROOTCERT,
@@ -42,10 +43,11 @@ pub(super) fn read(reader: &mut Reader) -> ReadDatabase {
         String::clone,
     );
     let session = by_url.word(url.target_session_attrs);
-    let session =
+    let (target_session_attrs, _) =
         word(reader, &DB_TARGET_SESSION_ATTRS, session, &TargetSessionAttrs::ALL, TargetSessionAttrs::as_str);
-    let application =
-        text(reader, &DB_APPLICATION_NAME, by_url.text(url.application_name), parse_name, String::clone);
+    let application = reader.said(&DB_APPLICATION_NAME, parse_name);
+    let application = [application, by_url.text(url.application_name)];
+    let application_name = reader.settle(&DB_APPLICATION_NAME, application, parse_name, String::clone);
     let connect_timeout = url.connect_timeout.and_then(|span| {
         let seconds = span.as_secs_f64().to_string();
         by_url.said(Some(span), seconds)
@@ -63,7 +65,7 @@ pub(super) fn read(reader: &mut Reader) -> ReadDatabase {
 
     let by = Authors {
         password: password.as_ref().map_or(DB_PASSWORD.name, |said| said.by),
-        sslmode: sslmode.as_ref().map_or(DB_SSLMODE.name, |said| said.by),
+        sslmode: sslmode_by,
         sslrootcert: sslrootcert.as_ref().map_or(DB_SSLROOTCERT.name, |said| said.by),
     };
     let database = DatabaseSettings {
@@ -71,11 +73,10 @@ pub(super) fn read(reader: &mut Reader) -> ReadDatabase {
         name: name.map(|said| said.value).unwrap_or_default(),
         user: user.map(|said| said.value).unwrap_or_default(),
         password: password.map(|said| said.value),
-        sslmode: sslmode.map_or(SslMode::Prefer, |said| said.value),
+        sslmode,
         sslrootcert: sslrootcert.map(|said| PathBuf::from(said.value)),
-        target_session_attrs: session.map_or(TargetSessionAttrs::Any, |said| said.value),
-        application_name: application
-            .map_or_else(|| reader.preset(&DB_APPLICATION_NAME).to_owned(), |said| said.value),
+        target_session_attrs,
+        application_name,
     };
     if !reader.is_faulty(&[&DATABASE_URL, &DB_SSLMODE, &DB_SSLROOTCERT]) {
         database.check_sslrootcert(reader, by.sslrootcert);
@@ -167,20 +168,23 @@ fn text<T: PartialEq>(
     show: impl Fn(&T) -> String,
 ) -> Option<Said<T>> {
     let said = reader.said(variable, parse);
-    reader.settle(variable, [said, by_url], show)
+    reader.settle_unset(variable, [said, by_url], show)
 }
 
+/// What holds, and which variable says so.
 fn word<T: Copy + PartialEq>(
     reader: &mut Reader,
     variable: &'static Variable,
     by_url: Option<Said<&'static str>>,
     all: &[T],
     as_str: impl Fn(T) -> &'static str,
-) -> Option<Said<T>> {
+) -> (T, &'static str) {
+    let parse = |text: &str| one_of(&variable.allowed, text, all, &as_str);
     let said = reader.said(variable, |text| variable.allowed.word(text));
-    let said = reader.settle(variable, [said, by_url], |word| (*word).to_owned())?;
-    let value = one_of(&variable.allowed, said.value, all, as_str)?;
-    Some(said.map(|_| value))
+    let said = reader.weigh(variable, [said, by_url], |word| (*word).to_owned());
+    let by = said.as_ref().map_or(variable.name, |said| said.by);
+    let value = said.and_then(|said| parse(said.value));
+    (value.unwrap_or_else(|| reader.default_of(variable, parse)), by)
 }
 
 /// The hosts, and one port for each.
@@ -192,7 +196,7 @@ fn read_hosts(
     let db_hosts = reader.said(&DB_HOST, parse_hosts);
     let claims = [&db_hosts, &url_hosts].map(|said| said.as_ref().map(|said| said.value.clone()));
     let db_ports = reader.said(&DB_PORT, parse_ports);
-    let Some(hosts) = reader.settle(&DB_HOST, [db_hosts, url_hosts], |hosts| hosts.join(",")) else {
+    let Some(hosts) = reader.settle_unset(&DB_HOST, [db_hosts, url_hosts], |hosts| hosts.join(",")) else {
         return (None, Vec::new());
     };
 
@@ -214,8 +218,8 @@ fn read_hosts(
         }
         ports => ports,
     };
-    let ports = reader.settle(&DB_PORT, [db_ports, url_ports], |ports| join(ports));
-    let ports = ports.map_or_else(|| vec![5432; hosts.value.len()], |ports| ports.value);
+    let ports = reader.weigh(&DB_PORT, [db_ports, url_ports], |ports| join(ports));
+    let ports = ports.map_or_else(|| vec![default_port(); hosts.value.len()], |ports| ports.value);
     (Some(hosts), ports)
 }
 

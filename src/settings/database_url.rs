@@ -2,7 +2,8 @@
 //! 5432, does not know `verify-full`, and takes a raw `@` anywhere in the line for the end of the password.
 
 use super::secret::{MASK, Secret};
-use super::variables::{DB_CONNECT_TIMEOUT_S, DB_SSLMODE, DB_TARGET_SESSION_ATTRS};
+use super::tier::Tier;
+use super::variables::{DB_CONNECT_TIMEOUT_S, DB_PORT, DB_SSLMODE, DB_TARGET_SESSION_ATTRS};
 use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -107,7 +108,7 @@ impl DatabaseUrl {
             });
         }
         if ports.iter().any(Option::is_some) {
-            self.ports = ports.into_iter().map(|port| port.unwrap_or(5432)).collect();
+            self.ports = ports.into_iter().map(|port| port.unwrap_or_else(default_port)).collect();
         }
         Ok(())
     }
@@ -161,6 +162,14 @@ pub(super) fn is_host(text: &str) -> bool {
 /// Whether the server can take this as the name of a database, user or application: it cuts longer ones.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=63).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// The port where none is given.
+pub(super) fn default_port() -> u16 {
+    let Some(port) = parse_port(DB_PORT.preset_in(Tier::Dev)) else {
+        unreachable!("bug: DB_PORT does not allow its own default")
+    };
+    port
 }
 
 pub(super) fn parse_port(text: &str) -> Option<u16> {

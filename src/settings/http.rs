@@ -1,14 +1,14 @@
 //! How the HTTP service listens and whom it trusts.
 
 use super::reader::{Reader, Source};
-use super::secret::{MASK, OWN_SECRET, is_placeholder};
+use super::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
 use super::tier::Tier;
 use super::variables::{
     API_TOKENS, HTTP_BIND, HTTP_REQUEST_TIMEOUT_MS, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS,
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How the HTTP service listens and whom it trusts.
@@ -52,12 +52,10 @@ impl fmt::Debug for ApiToken {
 
 pub(super) fn read(reader: &mut Reader) -> HttpSettings {
     let bind = reader.said(&HTTP_BIND, |text| text.parse::<SocketAddr>().ok());
-    let bind = reader.settle(&HTTP_BIND, [bind], SocketAddr::to_string);
-    let preset = || reader.preset(&HTTP_BIND).parse().unwrap_or((Ipv4Addr::LOCALHOST, 5000).into());
-    let bind = bind.map_or_else(preset, |said| said.value);
+    let bind = reader.settle(&HTTP_BIND, [bind], |text| text.parse().ok(), SocketAddr::to_string);
 
     let workers = reader.said(&HTTP_WORKERS, |text| HTTP_WORKERS.allowed.count(text));
-    let workers = match reader.settle(&HTTP_WORKERS, [workers], u32::to_string) {
+    let workers = match reader.settle_unset(&HTTP_WORKERS, [workers], u32::to_string) {
         Some(said) => said.value as usize,
         None => {
             let parallelism = std::thread::available_parallelism().map_or(1, |n| n.get().min(256));
@@ -119,6 +117,10 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
     }
     if let Some(hex) = token.strip_prefix("sha256:") {
         let sha256 = parse_sha256(hex).ok_or_else(|| malformed("has no 64 hex digits after sha256:"))?;
+        if tier == Tier::Production && is_known_hash(&sha256) {
+            let allowed = format!("the hash of {OWN_SECRET}");
+            return Err(("is the hash of a text that is no secret".to_owned(), allowed));
+        }
         return Ok(ApiToken { name: name.to_owned(), sha256 });
     }
     if tier == Tier::Production && is_placeholder(token) {
@@ -130,6 +132,9 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
     if token.len() < tier.min_token_length() {
         let allowed = format!("at least {} characters in the {tier} tier", tier.min_token_length());
         return Err((format!("has {} characters", token.len()), allowed));
+    }
+    if tier == Tier::Production && is_uniform(token.as_bytes()) {
+        return Err(("has too few different characters".to_owned(), OWN_SECRET.to_owned()));
     }
     Ok(ApiToken::new(name, token))
 }

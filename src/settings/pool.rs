@@ -34,11 +34,14 @@ pub struct PoolSettings {
     pub acquire_timeout: Duration,
     /// `DB_POOL_MAX_WAITING`: how many callers may wait; the next one is refused at once.
     pub max_waiting: u32,
-    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included.
+    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included. One that is
+    /// silent for 20 times what connecting usually takes, and for at least 0.5 s, is cut short, because it would
+    /// hide that the server is back; the next one gets four times that, and the third all of this timeout.
     pub connect_timeout: Duration,
     /// `DB_STATEMENT_TIMEOUT_MS`: how long a statement may run; `None` is for ever.
     pub statement_timeout: Option<Duration>,
-    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever.
+    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever. Others
+    /// follow one at a time, an eighth of it apart, so that load that comes in pulses finds most of them.
     pub idle_timeout: Option<Duration>,
     /// `DB_POOL_MAX_LIFETIME_S`: how old a connection may become; each gets up to 10 % less, so that they do
     /// not all end together. `None` is any age.
@@ -47,7 +50,8 @@ pub struct PoolSettings {
     pub keepalive: Option<Duration>,
     /// `DB_POOL_PRE_PING`: whether a connection is checked before it is lent.
     pub pre_ping: PrePing,
-    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection used within this time is lent unchecked.
+    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection the server has answered on
+    /// within this time is lent unchecked.
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
@@ -100,7 +104,7 @@ pub enum PrePing {
     On,
     /// Never.
     Off,
-    /// Only when it has not been used for a while, or another connection has just broken.
+    /// Only when the server has not answered on it for a while, or another connection has just broken.
     Auto,
 }
 
@@ -240,17 +244,14 @@ pub(super) fn read(
 fn read_start(reader: &mut Reader) -> Start {
     let parse = |text: &str| one_of(&DB_START.allowed, text, &Start::ALL, Start::as_str);
     let said = reader.said(&DB_START, parse);
-    match reader.settle(&DB_START, [said], |start| start.as_str().to_owned()) {
-        Some(said) => said.value,
-        None => parse(reader.preset(&DB_START)).unwrap_or(Start::Fail),
-    }
+    reader.settle(&DB_START, [said], parse, |start| start.as_str().to_owned())
 }
 
 fn read_retry_reads(reader: &mut Reader) -> bool {
-    let said =
-        reader.said(&DB_RETRY_READS, |text| DB_RETRY_READS.allowed.word(text).map(|word| word == "on"));
+    let parse = |text: &str| DB_RETRY_READS.allowed.word(text).map(|word| word == "on");
     let show = |is_on: &bool| if *is_on { "on".to_owned() } else { "off".to_owned() };
-    reader.settle(&DB_RETRY_READS, [said], show).is_none_or(|said| said.value)
+    let said = reader.said(&DB_RETRY_READS, parse);
+    reader.settle(&DB_RETRY_READS, [said], parse, show)
 }
 
 fn read_pre_ping(reader: &mut Reader) -> PrePing {
@@ -262,16 +263,12 @@ fn read_pre_ping(reader: &mut Reader) -> PrePing {
             Some(_) => Some(PrePing::Off),
             None => None,
         });
-    reader
-        .settle(&DB_POOL_PRE_PING, [said, second], |ping| ping.as_str().to_owned())
-        .map_or(PrePing::Auto, |said| said.value)
+    reader.settle(&DB_POOL_PRE_PING, [said, second], parse, |ping| ping.as_str().to_owned())
 }
 
 fn read_pgbouncer_mode(reader: &mut Reader) -> PgBouncerMode {
     let variable = &DB_PGBOUNCER_MODE;
-    let said = reader
-        .said(variable, |text| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str));
-    reader
-        .settle(variable, [said], |mode| mode.as_str().to_owned())
-        .map_or(PgBouncerMode::Off, |said| said.value)
+    let parse = |text: &str| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str);
+    let said = reader.said(variable, parse);
+    reader.settle(variable, [said], parse, |mode| mode.as_str().to_owned())
 }

@@ -24,8 +24,7 @@ pub(super) fn read(reader: &mut Reader) -> (u32, u32, u32) {
     }
 
     let pair_rank = pair.as_ref().map(|pair| pair.source.rank());
-    let preset = reader.preset(&DB_POOL_MAX_CONNECTIONS);
-    let most = match reader.settle(&DB_POOL_MAX_CONNECTIONS, [max, pair], u32::to_string) {
+    let most = match reader.weigh(&DB_POOL_MAX_CONNECTIONS, [max, pair], u32::to_string) {
         Some(most) => {
             if pair_rank.is_some_and(|rank| rank < most.source.rank()) {
                 // The environment's maximum overrules the pair in the file as a whole.
@@ -36,13 +35,15 @@ pub(super) fn read(reader: &mut Reader) -> (u32, u32, u32) {
             }
             most.value
         }
-        None => DB_POOL_MAX_CONNECTIONS.allowed.count(preset).unwrap_or(1),
+        None => {
+            reader.default_of(&DB_POOL_MAX_CONNECTIONS, |text| DB_POOL_MAX_CONNECTIONS.allowed.count(text))
+        }
     };
-    let least = match reader.settle(&DB_POOL_MIN_CONNECTIONS, [min], u32::to_string) {
+    let least = match reader.weigh(&DB_POOL_MIN_CONNECTIONS, [min], u32::to_string) {
         Some(min) => min.value,
         None => {
-            let preset = reader.preset(&DB_POOL_MIN_CONNECTIONS);
-            let preset = DB_POOL_MIN_CONNECTIONS.allowed.count(preset).unwrap_or_default();
+            let preset = reader
+                .default_of(&DB_POOL_MIN_CONNECTIONS, |text| DB_POOL_MIN_CONNECTIONS.allowed.count(text));
             let least = preset.min(most.saturating_sub(extra));
             reader.row(&DB_POOL_MIN_CONNECTIONS, least.to_string(), Source::Default);
             least

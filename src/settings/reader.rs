@@ -155,9 +155,42 @@ impl Reader {
         }
     }
 
-    /// Decides what holds for `variable` of all that is said about it in any spelling: the environment wins
-    /// over the file, and within one of them all must agree. `None` where nothing is said.
+    /// Decides what holds for `variable` of all that is said about it in any spelling; where nothing is said, its
+    /// default, of which the table is the only source.
     pub(super) fn settle<T: PartialEq>(
+        &mut self,
+        variable: &'static Variable,
+        said: impl IntoIterator<Item = Option<Said<T>>>,
+        parse: impl FnOnce(&str) -> Option<T>,
+        show: impl Fn(&T) -> String,
+    ) -> T {
+        match self.weigh(variable, said, show) {
+            Some(said) => said.value,
+            None => self.default_of(variable, parse),
+        }
+    }
+
+    /// The same for a variable without a default: `None` where nothing is said.
+    pub(super) fn settle_unset<T: PartialEq>(
+        &mut self,
+        variable: &'static Variable,
+        said: impl IntoIterator<Item = Option<Said<T>>>,
+        show: impl Fn(&T) -> String,
+    ) -> Option<Said<T>> {
+        debug_assert!(self.preset(variable).is_empty(), "bug: {} has a default in the table", variable.name);
+        self.weigh(variable, said, show)
+    }
+
+    /// The default in this tier.
+    pub(super) fn default_of<T>(&self, variable: &Variable, parse: impl FnOnce(&str) -> Option<T>) -> T {
+        let Some(value) = parse(self.preset(variable)) else {
+            unreachable!("bug: {} does not allow its own default", variable.name)
+        };
+        value
+    }
+
+    /// Decides between what is said: the environment wins over the file, and within one of them all must agree.
+    pub(super) fn weigh<T: PartialEq>(
         &mut self,
         variable: &'static Variable,
         said: impl IntoIterator<Item = Option<Said<T>>>,
@@ -193,11 +226,9 @@ impl Reader {
 
     /// A whole number that has one spelling.
     pub(super) fn count(&mut self, variable: &'static Variable) -> u32 {
-        let said = self.said(variable, |text| variable.allowed.count(text));
-        self.settle(variable, [said], u32::to_string).map_or_else(
-            || variable.allowed.count(self.preset(variable)).unwrap_or_default(),
-            |said| said.value,
-        )
+        let parse = |text: &str| variable.allowed.count(text);
+        let said = self.said(variable, parse);
+        self.settle(variable, [said], parse, u32::to_string)
     }
 
     /// A time, whose second spelling has a range of its own.
@@ -212,11 +243,9 @@ impl Reader {
 
     /// A time, about which something else may speak too.
     pub(super) fn span_or(&mut self, variable: &'static Variable, other: Option<Said<Duration>>) -> Duration {
-        let said = self.said(variable, |text| variable.allowed.span(text));
-        self.settle(variable, [said, other], |span| variable.allowed.show_span(*span)).map_or_else(
-            || variable.allowed.span(self.preset(variable)).unwrap_or_default(),
-            |said| said.value,
-        )
+        let parse = |text: &str| variable.allowed.span(text);
+        let said = self.said(variable, parse);
+        self.settle(variable, [said, other], parse, |span| variable.allowed.show_span(*span))
     }
 
     /// The default's text in this tier.

@@ -230,7 +230,7 @@ variables! {
     DB_POOL_MAX_WAITING = Same("1000"), Allowed::Count { min: 0, max: 100_000 },
         "How many callers may wait; the next one is refused at once.";
     DB_POOL_IDLE_TIMEOUT_S = Same("600"), seconds(MS, YEAR, NEVER),
-        "How long a connection above the minimum may stay idle.";
+        "How long a connection above the minimum may stay idle; others follow one at a time, an eighth of it apart.";
     DB_POOL_MAX_LIFETIME_S = Same("1800"), seconds(MS, YEAR, NEVER),
         "How old a connection may become; each gets up to 10 % less.";
     DB_POOL_KEEPALIVE_S = Same("0"), seconds(MS, YEAR, NEVER),
@@ -238,7 +238,7 @@ variables! {
     DB_POOL_PRE_PING = Same("auto"), Allowed::Words(&["on", "off", "auto"]),
         "Whether a connection is checked before it is lent; `auto` checks after `DB_POOL_VALIDATE_AFTER_MS`.";
     DB_POOL_VALIDATE_AFTER_MS = Same("500"), milliseconds(Duration::ZERO, HOUR, None),
-        "With `auto`, a connection used within this time is lent unchecked.";
+        "With `auto`, a connection the server has answered on within this time is lent unchecked.";
     DB_POOL_LEAK_THRESHOLD_S = Same("60"), seconds(MS, YEAR, NEVER), "A connection held longer is reported as leaked.";
     DB_POOL_OUTAGE_GRACE_S = Same("2"), seconds(Duration::ZERO, HOUR, None),
         "How long an outage is waited out before callers are told *down* at once.";

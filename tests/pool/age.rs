@@ -1,9 +1,9 @@
 //! How connections end for their age, and how they are checked.
 
 use super::*;
-use crate::support::{Proxy, eventually};
-use poolhouse::Execute;
+use crate::support::{Postgres, Proxy, eventually};
 use poolhouse::settings::PrePing;
+use poolhouse::{Error, Execute};
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -88,6 +88,69 @@ fn idle_connections_are_kept_alive_in_the_background() {
         let status = pool.status();
         status.closed.invalid >= 2 && status.available == 2
     });
+}
+
+/// A check in the background does not count as use.
+#[test]
+fn connections_kept_alive_are_trimmed_all_the_same() {
+    let pool =
+        pool(1, 4, |settings| (settings.keepalive, settings.idle_timeout) = (Some(50 * MS), Some(400 * MS)));
+    let held: Vec<_> = (0..4).map(|_| pool.get_connection().unwrap()).collect();
+    drop(held);
+    eventually("down to the minimum", Duration::from_secs(5), || pool.status().total == 1);
+}
+
+/// To borrow a connection and to give it back says nothing about the server: only an answer does.
+#[test]
+fn a_dead_connection_that_is_borrowed_for_nothing_is_checked_before_it_is_used() {
+    let pool = pool(1, 1, |settings| settings.validate_after = 300 * MS);
+    let mut admin = postgres::client();
+    admin.execute("SELECT pg_terminate_backend($1, 5000)", &[&backend(&pool)]).unwrap();
+    let killed = Instant::now();
+    while killed.elapsed() < 310 * MS {
+        drop(pool.get_connection().unwrap());
+        std::thread::sleep(20 * MS);
+    }
+    let connection = pool.get_connection().unwrap();
+    assert_eq!(connection.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1));
+}
+
+/// Six that are in doubt cost what one does, and callers are told.
+#[test]
+fn many_suspects_on_a_frozen_server_cost_the_background_one_wait() {
+    let server = Postgres::start();
+    let open = |connections| {
+        let mut settings = server.pool_settings();
+        (settings.min_connections, settings.max_connections) = (connections, connections);
+        (settings.statement_timeout, settings.outage_grace) = (Some(Duration::from_secs(5)), Duration::ZERO);
+        settings.validate_after = Duration::from_secs(3600);
+        let pool = Pool::open(&settings).unwrap();
+        let broken = pool.get_connection().unwrap();
+        let pid: i32 = broken.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap();
+        server.client().execute("SELECT pg_terminate_backend($1, 5000)", &[&pid]).unwrap();
+        (pool, broken)
+    };
+    let [(few, of_few), (many, of_many)] = [open(2), open(7)];
+    server.freeze();
+    let started = Instant::now();
+    let until_gone = |pool: &Pool, broken: poolhouse::Connection, connections| {
+        broken.execute_query::<i32>("SELECT 1", &[]).unwrap_err();
+        drop(broken);
+        eventually("the suspects are gone", Duration::from_secs(20), || {
+            pool.status().closed.total() >= connections
+        });
+        started.elapsed()
+    };
+    let (one, six) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| until_gone(&few, of_few, 2));
+        let six = until_gone(&many, of_many, 7);
+        (one.join().unwrap(), six)
+    });
+    assert!(six < 3 * one, "{six:?} for six, {one:?} for one");
+    eventually("callers are told", Duration::from_secs(20), || {
+        matches!(many.get_connection_timeout(50 * MS), Err(Error::Down(_)))
+    });
+    server.thaw();
 }
 
 fn settings_of(pool: &Pool) -> String {

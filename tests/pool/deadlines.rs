@@ -5,6 +5,7 @@ use crate::support::{Proxy, eventually};
 use actix_web::rt::{System, time::timeout};
 use poolhouse::web::blocking;
 use poolhouse::{Error, Execute, TransactionOptions, with_deadline};
+use std::thread;
 use std::time::Instant;
 
 #[test]
@@ -99,4 +100,42 @@ fn a_cancel_that_comes_late_meets_nobody_elses_statement() {
     proxy.delay_connects(Duration::ZERO);
     let slept: Option<String> = pool.execute_query_one("SELECT 'slept' FROM pg_sleep(1.5)", &[]).unwrap();
     assert_eq!(slept.as_deref(), Some("slept"));
+}
+
+/// One request to cancel that gets no answer is waited for; the others that are asked for meanwhile are sent all the same.
+#[test]
+fn a_cancel_that_gets_no_answer_costs_the_others_nothing() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections, settings.statement_timeout) = (3, 3, None);
+    let pool = Pool::open(&settings).unwrap();
+    let mut watcher = database.client();
+    let mut running = || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+                   AND query = 'SELECT pg_sleep(60)'";
+        watcher.query_one(sql, &[]).unwrap().get::<_, i64>(0)
+    };
+    let (start, connects) = (Instant::now(), proxy.connects());
+    thread::scope(|scope| {
+        let sleep_until = |limit| {
+            let pool = &pool;
+            scope.spawn(move || {
+                with_deadline(start + limit, || pool.execute_query::<()>("SELECT pg_sleep(60)", &[]))
+            })
+        };
+        let first = sleep_until(600 * MS);
+        let others = [sleep_until(900 * MS), sleep_until(900 * MS)];
+        eventually("all run", Duration::from_secs(5), || running() == 3 || first.is_finished());
+        proxy.mute();
+        first.join().unwrap().unwrap_err();
+        // To cancel, and to replace the connection.
+        eventually("both meet silence", Duration::from_secs(5), || proxy.connects() >= connects + 2);
+        proxy.pass();
+        for other in others {
+            other.join().unwrap().unwrap_err();
+        }
+    });
+    eventually("the others are cancelled", Duration::from_secs(5), || running() <= 1);
 }

@@ -208,3 +208,51 @@ fn what_is_known_to_only_read_is_run_again() {
     }
     assert_eq!(pool.status().resets, 0);
 }
+
+/// What a caller may have instead of the pool's errors.
+#[derive(Debug)]
+enum Refusal {
+    SoldOut,
+    Database(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Database(error)
+    }
+}
+
+#[test]
+fn a_closure_with_errors_of_its_own_is_rolled_back_and_attempted_again_like_any_other() {
+    let pool = pool(2, 4, |_| ());
+    pool.execute_write("CREATE TABLE seats AS SELECT 3 AS free", &[]).unwrap();
+    let options = options(RetryPolicy::times(100));
+    let book = |options: &TransactionOptions| {
+        pool.try_transaction_with(options, |tx| {
+            let free: Option<i32> = tx.execute_query_one("SELECT free FROM seats", &[])?;
+            tx.execute_write("UPDATE seats SET free = free - 1", &[])?;
+            if free == Some(0) { Err(Refusal::SoldOut) } else { Ok(()) }
+        })
+    };
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| book(&options))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 3, "{outcomes:?}");
+    assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(Refusal::SoldOut))), "{outcomes:?}");
+    assert_eq!(pool.execute_query_one::<i32>("SELECT free FROM seats", &[]).unwrap(), Some(0));
+    // On one connection, and in a savepoint, as well.
+    let mut connection = pool.get_connection().unwrap();
+    let refused = connection.try_transaction(|tx| {
+        tx.execute_write("UPDATE seats SET free = 9", &[])?;
+        tx.try_transaction(|tx| {
+            tx.execute_write("UPDATE missing SET free = 9", &[])?;
+            Ok::<_, Refusal>(())
+        })
+    });
+    assert!(
+        matches!(&refused, Err(Refusal::Database(error)) if error.sqlstate() == Some("42P01")),
+        "{refused:?}"
+    );
+    assert_eq!(connection.execute_query_one::<i32>("SELECT free FROM seats", &[]).unwrap(), Some(0));
+}

@@ -152,6 +152,24 @@ fn unanswered(server: &Postgres, meanwhile: impl FnOnce(&Pool)) -> poolhouse::Re
     })
 }
 
+/// As text, a time of India's is read back as one of Israel's, and its month as its day.
+#[test]
+fn how_the_session_shows_times_does_not_matter() {
+    let server = Postgres::start();
+    let show = "ALTER SYSTEM SET datestyle = 'SQL, DMY'; ALTER SYSTEM SET timezone = 'Asia/Kolkata'";
+    for sql in show.split("; ").chain(["SELECT pg_reload_conf()"]) {
+        server.client().batch_execute(sql).unwrap();
+    }
+    eventually("sessions have it", Duration::from_secs(5), || {
+        let now: String = server.client().query_one("SELECT now()::text", &[]).unwrap().get(0);
+        now.ends_with(" IST")
+    });
+    unanswered(&server, |pool| {
+        eventually("its answer is given up", Duration::from_secs(5), || pool.status().closed.broken == 1);
+    })
+    .unwrap();
+}
+
 /// Somebody resets the statistics by hand, when the last checkpoint is that of an orderly stop: it looks like a recovery
 /// that did not know the transaction.
 #[test]

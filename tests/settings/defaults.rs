@@ -67,3 +67,30 @@ fn an_empty_value_counts_as_not_set_and_others_are_trimmed() {
     assert_eq!(accepted(&empty).pool, accepted(&[]).pool);
     assert_eq!(accepted(&[("DB_POOL_MAX_WAITING", " 7\t")]).pool.max_waiting, 7);
 }
+
+/// The table is the only source of defaults: to set a variable to what the table says changes nothing.
+#[test]
+fn what_the_table_calls_the_default_is_what_holds_where_nothing_is_set() {
+    let shown =
+        |settings: &Settings| format!("{:?} {:?} {}", settings.pool, settings.http, settings.log_filter);
+    let mut seen = 0;
+    for (index, tier) in ["dev", "preprod", "production"].into_iter().enumerate() {
+        let url = ("DATABASE_URL", "postgres://app:mS8dQ2vL@db.internal/movies");
+        let unset = shown(&accepted(&complete(tier, &[url])));
+        for variable in VARIABLES {
+            let default = variable.default();
+            let of_tier =
+                default.split(", ").nth(index).and_then(|part| part.strip_prefix(&format!("{tier} ")));
+            let text = of_tier.unwrap_or(&default).to_owned();
+            let pairs = complete(tier, &[url]);
+            // Not set, only known on the machine, or needed.
+            if text.is_empty() || text.contains(' ') || pairs.iter().any(|(name, _)| *name == variable.name) {
+                continue;
+            }
+            let set = accepted(&[pairs, vec![(variable.name, text.leak())]].concat());
+            assert_eq!(shown(&set), unset, "{} in {tier}", variable.name);
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "{seen} defaults were compared");
+}

@@ -195,6 +195,7 @@ impl Session {
         }
         let after = mark.at.elapsed();
         let code = error.code().map_or("", |code| code.code());
+        self.has_lost_against_another |= matches!(code, "40001" | "40P01");
         if code == READ_ONLY && self.is_demoted_by_refusal(mark) {
             self.condemn(CloseReason::Broken);
             self.is_demoted = true;

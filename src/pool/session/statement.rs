@@ -58,7 +58,11 @@ impl Session {
             let outcome = operation(&prepared, &mut self.client, sql, params);
             self.settle_catalogue();
             let error = match outcome {
-                Ok(result) => return Ok(result),
+                Ok(result) => {
+                    // It goes on, if only from a savepoint.
+                    self.has_lost_against_another = false;
+                    return Ok(result);
+                }
                 Err(error) => error,
             };
             let effect = match traits {
