@@ -2,6 +2,7 @@
 //! twice or told wrongly, and the next borrower sees nothing of it.
 
 mod carriers;
+mod knowledge;
 mod spelling;
 
 use self::carriers::{CARRIERS, CLEAN, Carrier, Kind, MARKS};
@@ -81,7 +82,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Stage {
+    fn new(statement_cache_size: usize) -> Stage {
         static ROLE_IS_THERE: Once = Once::new();
         let database = postgres::fresh_database();
         let mut admin = database.client();
@@ -93,7 +94,8 @@ impl Stage {
         settings.database.user = "teller".into();
         settings.database.password = Some(Secret::new("teller"));
         (settings.min_connections, settings.max_connections) = (1, 1);
-        settings.validate_after = Duration::from_secs(3600);
+        (settings.validate_after, settings.statement_cache_size) =
+            (Duration::from_secs(3600), statement_cache_size);
         let pool = Pool::open(&settings).unwrap();
         let describe = DESCRIBE.replace("SEEDED", &format!("{seeded:?}"));
         Stage { admin, proxy, pool, describe, carrier: None, fresh: Value::Null, database }
@@ -129,9 +131,9 @@ impl Stage {
         written
     }
 
-    /// Runs `sql`, once undisturbed and once with its answer lost; what is wrong with what became of it. Returns whether
-    /// the server took it at all.
-    fn judge(&mut self, sql: &str, entry: u8, is_lie: bool) -> Result<bool, String> {
+    /// Runs `sql`, once undisturbed and once with its answer lost; what is wrong with what became of it. Returns what it
+    /// wrote undisturbed, or `None` where the server did not take it.
+    fn judge(&mut self, sql: &str, entry: u8, is_lie: bool) -> Result<Option<i64>, String> {
         let undisturbed = run(&self.pool, sql, entry);
         let once = self.written();
         check(&undisturbed, once, once, is_lie)?;
@@ -146,7 +148,7 @@ impl Stage {
         let was_met = self.proxy.has_forged();
         check(&lost, self.written(), once, is_lie)
             .map_err(|wrong| format!("with the answer lost: {wrong}"))?;
-        Ok(undisturbed.is_ok() && was_met)
+        Ok((undisturbed.is_ok() && was_met).then_some(once))
     }
 }
 
@@ -192,7 +194,7 @@ fn run(pool: &Pool, sql: &str, entry: u8) -> poolhouse::Result<()> {
 /// What the others rely on: that what is described is what is left.
 #[test]
 fn the_adversary_leaves_every_mark() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(256);
     stage.set_up("", "", false);
     let mut settings = stage.database.settings();
     (settings.user, settings.password) = ("teller".into(), Some(Secret::new("teller")));
@@ -206,14 +208,15 @@ fn the_adversary_leaves_every_mark() {
 
 #[test]
 fn no_way_of_writing_is_run_twice_or_leaves_a_trace() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(256);
     let mut wrong = Vec::new();
     for Carrier { name, ddl, sql, kind } in CARRIERS {
         stage.set_up(name, ddl, *kind == Kind::Shadow);
-        let sql = write(sql, &mut Choices::plain());
+        // What was found out about a text is not asked again at once, and others have changed what it is about.
+        let sql = format!("{} -- {name}", write(sql, &mut Choices::plain()));
         match stage.judge(&sql, 0, *kind == Kind::Lie) {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Some(_)) => {}
+            Ok(None) => {
                 wrong.push(format!("{name}: {sql}: it does not work, {:?}", run(&stage.pool, &sql, 0)))
             }
             Err(words) => wrong.push(format!("{name}: {sql}: {words}")),
@@ -223,8 +226,8 @@ fn no_way_of_writing_is_run_twice_or_leaves_a_trace() {
     for sql in MARKS {
         let sql = write(sql, &mut Choices::plain());
         match stage.judge(&sql, 0, false) {
-            Ok(true) => {}
-            Ok(false) => wrong.push(format!("{sql}: it does not work, {:?}", run(&stage.pool, &sql, 0))),
+            Ok(Some(_)) => {}
+            Ok(None) => wrong.push(format!("{sql}: it does not work, {:?}", run(&stage.pool, &sql, 0))),
             Err(words) => wrong.push(format!("{sql}: {words}")),
         }
     }
@@ -237,17 +240,17 @@ fn no_spelling_hides_what_a_statement_does() {
     let many = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse::<u32>().ok());
     let config =
         Config { cases: many.map_or(60, |many| many / 20), failure_persistence: None, ..Config::default() };
-    let stage = RefCell::new(Stage::new());
+    let stages = [256, 0].map(|size| RefCell::new(Stage::new(size)));
     let (taken, all) = (Cell::new(0), Cell::new(0));
     let which = 0..CARRIERS.len() + MARKS.len();
-    let strategy = (which, prop::collection::vec(any::<u8>(), 1..40), 0_u8..4);
-    let outcome = TestRunner::new(config).run(&strategy, |(which, choices, entry)| {
-        let mut stage = stage.borrow_mut();
+    let strategy = (which, prop::collection::vec(any::<u8>(), 1..40), 0_u8..4, 0_usize..2);
+    let outcome = TestRunner::new(config).run(&strategy, |(which, choices, entry, stage)| {
+        let mut stage = stages[stage].borrow_mut();
         let mut choices = Choices::new(choices);
         let (sql, is_lie) = match CARRIERS.get(which) {
             Some(Carrier { name, ddl, sql, kind }) => {
                 stage.set_up(name, ddl, *kind == Kind::Shadow);
-                (write(sql, &mut choices), *kind == Kind::Lie)
+                (format!("{}\n-- {name}", write(sql, &mut choices)), *kind == Kind::Lie)
             }
             None => {
                 stage.set_up("", "", false);
@@ -258,7 +261,7 @@ fn no_spelling_hides_what_a_statement_does() {
         let is_taken = stage.judge(&sql, entry, is_lie);
         let is_taken =
             is_taken.map_err(|words| TestCaseError::fail(format!("{sql:?} by way {entry}: {words}")))?;
-        taken.set(taken.get() + u32::from(is_taken));
+        taken.set(taken.get() + u32::from(is_taken.is_some()));
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));
@@ -267,7 +270,7 @@ fn no_spelling_hides_what_a_statement_does() {
 
 #[test]
 fn what_leaves_nothing_costs_no_reset() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(256);
     let ddl: String = CLEAN.iter().map(|(ddl, _)| format!("{ddl};")).collect();
     stage.set_up("all that is clean", &ddl, false);
     // What is being reset counts as in use.

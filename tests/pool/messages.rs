@@ -144,9 +144,9 @@ fn cases() -> Vec<Case> {
 fn chosen() -> Vec<Case> {
     let share = |case: &Case| match case.message.code {
         _ if std::env::var_os("PROPTEST_CASES").is_some() => 1,
-        "57P01" | "57P02" | "58000" => 2,
-        code if SPECIAL.contains(&code) => 7,
-        _ => 17,
+        "57P01" | "57P02" | "58000" | "26000" | "XX000" => 3,
+        code if SPECIAL.contains(&code) => 11,
+        _ => 23,
     };
     cases()
         .into_iter()

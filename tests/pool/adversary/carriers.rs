@@ -100,10 +100,28 @@ pub(super) const CARRIERS: &[Carrier] = &[
         CREATE TRIGGER t AFTER INSERT ON part FOR EACH ROW EXECUTE FUNCTION charge_by_trigger()", "INSERT INTO {u} VALUES (1)"),
     plain("a trigger of a child", "CREATE TABLE u (a int); CREATE TABLE child () INHERITS (u); INSERT INTO child VALUES (1);
         CREATE TRIGGER t AFTER UPDATE ON child FOR EACH ROW EXECUTE FUNCTION charge_by_trigger()", "UPDATE {u} SET a = a"),
-    plain("a trigger behind a foreign key", "CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1), (2), (3), (4), (5), (6);
+    plain("a trigger behind a foreign key", "CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1);
         CREATE TABLE child (a int REFERENCES u ON DELETE CASCADE); INSERT INTO child SELECT a FROM u;
         CREATE TRIGGER t AFTER DELETE ON child FOR EACH ROW EXECUTE FUNCTION charge_by_trigger()",
-        "DELETE FROM {u} WHERE a = (SELECT min(a) FROM {u})"),
+        "DELETE FROM {u} WHERE a = 1"),
+    plain("a trigger's condition", "CREATE TABLE u (a int); INSERT INTO u VALUES (1);
+        CREATE TRIGGER t BEFORE UPDATE ON u FOR EACH ROW WHEN (charge(new.a) = 1) EXECUTE FUNCTION suppress_redundant_updates_trigger()", "UPDATE {u} SET a = 1"),
+    plain("a constraint behind a foreign key", "CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1);
+        CREATE TABLE child (a int REFERENCES u ON UPDATE CASCADE); INSERT INTO child VALUES (1);
+        ALTER TABLE child ADD CHECK (charge(a) = a) NOT VALID", "UPDATE {u} SET a = a + 1"),
+    plain("a constraint behind a foreign key that sets null", "CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1);
+        CREATE TABLE child (a int REFERENCES u ON DELETE SET NULL); INSERT INTO child SELECT a FROM u;
+        ALTER TABLE child ADD CHECK (charge(1) = 1) NOT VALID", "DELETE FROM {u} WHERE a = 1"),
+    plain("a rule behind a foreign key", "CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1);
+        CREATE TABLE child (a int REFERENCES u ON DELETE CASCADE); INSERT INTO child SELECT a FROM u;
+        CREATE RULE r AS ON DELETE TO child DO ALSO INSERT INTO ledger SELECT charge(1)",
+        "DELETE FROM {u} WHERE a = 1"),
+    plain("a foreign key behind a foreign key", "CREATE TABLE u (a int PRIMARY KEY); INSERT INTO u VALUES (1);
+        CREATE TABLE child (a int PRIMARY KEY REFERENCES u ON DELETE CASCADE); INSERT INTO child SELECT a FROM u;
+        CREATE TABLE grandchild (a int REFERENCES child ON DELETE SET NULL); INSERT INTO grandchild SELECT a FROM u;
+        ALTER TABLE grandchild ADD CHECK (charge(1) = 1) NOT VALID", "DELETE FROM {u} WHERE a = 1"),
+    plain("a rule that writes elsewhere", "CREATE TABLE u (a int); CREATE TABLE w (a int, b int DEFAULT charge(1));
+        CREATE RULE r AS ON INSERT TO u DO ALSO INSERT INTO w (a) VALUES (1)", "INSERT INTO {u} VALUES (1)"),
     plain("a trigger of a view", "CREATE VIEW v AS SELECT 1 AS a; CREATE TRIGGER t INSTEAD OF INSERT ON v FOR EACH ROW EXECUTE FUNCTION charge_by_trigger()",
         "INSERT INTO {v} VALUES (1)"),
     plain("a trigger behind a view", "CREATE TABLE u (a int); CREATE VIEW v AS SELECT a FROM u;
@@ -118,6 +136,8 @@ pub(super) const CARRIERS: &[Carrier] = &[
     plain("a view's default", "CREATE TABLE u (a int); CREATE VIEW v AS SELECT a FROM u; ALTER VIEW v ALTER a SET DEFAULT charge(1)", "INSERT INTO {v} DEFAULT VALUES"),
     plain("a domain's default", "CREATE DOMAIN d AS int DEFAULT charge(1); CREATE TABLE u (a d)", "INSERT INTO {u} DEFAULT VALUES"),
     plain("a table's constraint", "CREATE TABLE u (a int CHECK (charge(a) = a))", "INSERT INTO {u} VALUES (1)"),
+    plain("a partition's constraint", "CREATE TABLE u (a int) PARTITION BY LIST (a); CREATE TABLE part PARTITION OF u DEFAULT;
+        ALTER TABLE part ADD CHECK (charge(a) = a)", "INSERT INTO {u} VALUES (1)"),
     plain("a view's check", "CREATE TABLE u (a int); CREATE VIEW v AS SELECT a FROM u WHERE charge(a) = 1 WITH CHECK OPTION", "INSERT INTO {v} VALUES (1)"),
     plain("a domain", "CREATE DOMAIN d AS int CHECK (charge(VALUE) = VALUE)", "SELECT 1::{d}"),
     plain("a domain over a domain", "CREATE DOMAIN e AS int CHECK (charge(VALUE) = VALUE); CREATE DOMAIN d AS e", "SELECT CAST(1 AS {d})"),
@@ -194,8 +214,16 @@ pub(super) const CARRIERS: &[Carrier] = &[
         "INSERT INTO {u} VALUES (1)"),
     plain("a policy behind a view", "CREATE TABLE u (a int); INSERT INTO u VALUES (1); ALTER TABLE u ENABLE ROW LEVEL SECURITY;
         CREATE POLICY p ON u USING (charge(a) = 1); CREATE VIEW v WITH (security_invoker) AS SELECT a FROM u", "SELECT a FROM {v}"),
+    plain("a policy that asks a view", "CREATE VIEW v AS SELECT charge(1) AS a; CREATE TABLE u (a int); INSERT INTO u VALUES (1);
+        ALTER TABLE u ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON u USING ((SELECT max(a) FROM v) = 1)", "SELECT a FROM {u}"),
+    plain("a policy that asks a table with a policy", "CREATE TABLE w (a int); INSERT INTO w VALUES (1); ALTER TABLE w ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY q ON w USING (charge(a) = 1); CREATE TABLE u (a int); INSERT INTO u VALUES (1);
+        ALTER TABLE u ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON u USING (a IN (SELECT a FROM w))", "SELECT a FROM {u}"),
+    plain("a policy for what a trigger writes", "CREATE TABLE u (a int); ALTER TABLE u ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY p ON u FOR UPDATE USING (charge(a) = 1); CREATE POLICY q ON u FOR SELECT USING (true); INSERT INTO u VALUES (1)", "SELECT a FROM {u} FOR UPDATE"),
     plain("a procedure", "CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT charge(1)'", "CALL {p}()"),
     plain("a block", "", "DO $do$ BEGIN PERFORM public.charge(1); END $do$"),
+    plain("COPY of a query", "", "COPY (SELECT {charge}(1)) TO STDOUT"),
     plain("a common table expression", "", "WITH x AS MATERIALIZED (SELECT {charge}(1) AS a) SELECT a FROM x"),
     plain("a recursive one", "", "WITH RECURSIVE x AS (SELECT {charge}(1) AS a UNION ALL SELECT a + 1 FROM x WHERE a < 3) SELECT a FROM x"),
     plain("EXPLAIN ANALYZE", "", "EXPLAIN (ANALYZE) SELECT {charge}(1)"),
