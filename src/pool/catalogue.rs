@@ -30,8 +30,6 @@ pub(crate) struct Traits {
     pub(crate) is_atomic: bool,
     /// It begins or ends a transaction.
     pub(crate) controls_transaction: bool,
-    /// What was said of other statements may not hold any more once it has run.
-    pub(crate) changes_catalogue: bool,
 }
 
 /// What is known of the names in a text.
@@ -51,6 +49,8 @@ pub(crate) struct SessionState {
     pub(crate) in_transaction: bool,
     /// What it sees may be its own alone, as a function that is not committed yet, or a setting.
     pub(crate) is_dirty: bool,
+    /// The server reads the text as the pool does.
+    pub(crate) is_readable: bool,
 }
 
 /// The answers of the server's catalogue, shared by all connections of a pool.
@@ -120,11 +120,14 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// write, `$5` whether `set_config` is harmless in it.
 ///
 /// Ids from 16384 on are those of objects made after `initdb` (`FirstNormalObjectId`); PostgreSQL itself has no operator,
-/// cast, type or aggregate with a volatile function. Where a foreign key passes changes on, any trigger in the database may
-/// be reached. `OFFSET 0` has the planner look up relation by relation, of which there are few. Expressions are stored as trees in which `:funcid` and the like are
+/// cast, type or aggregate with a volatile function. Foreign
+/// keys that pass changes on lead to other tables. `OFFSET 0` has the planner look up relation by relation, of which there are few. Expressions are stored as trees in which `:funcid` and the like are
 /// followed by a function's id. The functions `…_to_xml` are declared stable and run whatever query they are given.
 const ASK: &str = r"
-WITH RECURSIVE relation (oid) AS (
+WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
+    SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
+    WHERE $4 AND contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
+), relation (oid) AS (
     SELECT oid FROM pg_catalog.pg_class WHERE relname = ANY ($1)
   UNION
     SELECT behind.oid FROM relation, LATERAL (
@@ -133,7 +136,14 @@ WITH RECURSIVE relation (oid) AS (
             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
         WHERE ev_class = relation.oid
         UNION ALL
+        SELECT refobjid FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend d
+            ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE polrelid = relation.oid
+        UNION ALL
         SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = relation.oid
+        UNION ALL
+        SELECT target FROM cascade WHERE source = relation.oid
     ) AS behind (oid)
 ), tree (text) AS (
     SELECT behind.tree FROM relation, LATERAL (
@@ -143,6 +153,9 @@ WITH RECURSIVE relation (oid) AS (
         SELECT pg_catalog.concat(polqual, polwithcheck) FROM pg_catalog.pg_policy WHERE polrelid = relation.oid
         UNION ALL
         SELECT adbin::text FROM pg_catalog.pg_attrdef WHERE $4 AND adrelid = relation.oid
+        UNION ALL
+        SELECT tgqual::text FROM pg_catalog.pg_trigger
+        WHERE $4 AND tgrelid = relation.oid AND tgqual IS NOT NULL
         UNION ALL
         SELECT conbin::text FROM pg_catalog.pg_constraint
         WHERE $4 AND conrelid = relation.oid AND conbin IS NOT NULL
@@ -175,14 +188,9 @@ WITH RECURSIVE relation (oid) AS (
     UNION ALL
     SELECT false FROM relation JOIN pg_catalog.pg_class USING (oid) WHERE relkind = 'f'
     UNION ALL
-    SELECT false FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc p ON p.oid = tgfoid
+    SELECT false FROM relation JOIN pg_catalog.pg_trigger ON tgrelid = relation.oid
+        JOIN pg_catalog.pg_proc p ON p.oid = tgfoid
     WHERE $4 AND NOT tgisinternal AND p.oid >= 16384 AND provolatile = 'v'
-        AND (tgrelid IN (SELECT oid FROM relation) OR EXISTS (
-            SELECT FROM pg_catalog.pg_constraint JOIN relation ON confrelid = relation.oid
-            WHERE contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))))
-    UNION ALL
-    SELECT false FROM pg_catalog.pg_constraint JOIN relation ON confrelid = relation.oid
-    WHERE $4 AND contype = 'f' AND (confdeltype = 'd' OR confupdtype = 'd')
     UNION ALL
     SELECT false FROM (
         SELECT oprcode FROM pg_catalog.pg_operator WHERE oid >= 16384
@@ -202,11 +210,7 @@ WITH RECURSIVE relation (oid) AS (
     ) AS implied (oid) JOIN pg_catalog.pg_proc p USING (oid)
     WHERE provolatile = 'v'
 )
-SELECT pg_catalog.current_setting('standard_conforming_strings') = 'on'
-           AND (pg_catalog.current_setting('server_encoding') = 'UTF8' OR NOT EXISTS (
-               SELECT FROM pg_catalog.unnest($1) AS name
-               WHERE pg_catalog.octet_length(name) > pg_catalog.char_length(name))) AS is_understood,
-       NOT EXISTS (SELECT FROM suspect) AS only_reads,
+SELECT NOT EXISTS (SELECT FROM suspect) AS only_reads,
        NOT EXISTS (SELECT FROM suspect WHERE is_harmless IS NOT TRUE) AS is_clean";
 
 impl Catalogue {
@@ -241,6 +245,7 @@ impl Catalogue {
     ) -> Result<Traits, postgres::Error> {
         let kind = Kind::of(sql);
         let verdict = match kind.form {
+            _ if !session.is_readable => Verdict::UNKNOWN,
             Form::Query | Form::Write => self.verdict(client, sql, &kind, session)?,
             Form::Show => Verdict { only_reads: true, is_clean: true },
             Form::Local => Verdict { only_reads: false, is_clean: true },
@@ -251,7 +256,6 @@ impl Catalogue {
             is_clean: verdict.is_clean,
             is_atomic: kind.form != Form::Other,
             controls_transaction: kind.controls_transaction,
-            changes_catalogue: matches!(kind.form, Form::Definition | Form::Other),
         })
     }
 
@@ -307,8 +311,5 @@ fn ask(client: &mut Client, kind: &Kind) -> Result<Verdict, postgres::Error> {
     )?;
     let Some(row) = rows.first() else { return Ok(Verdict::UNKNOWN) };
     let is_so = |column: &str| row.try_get(column).unwrap_or(false);
-    match is_so("is_understood") {
-        true => Ok(Verdict { only_reads: is_so("only_reads"), is_clean: is_so("is_clean") }),
-        false => Ok(Verdict::UNKNOWN),
-    }
+    Ok(Verdict { only_reads: is_so("only_reads"), is_clean: is_so("is_clean") })
 }

@@ -46,7 +46,7 @@ pub(crate) struct Session {
     is_demoted: bool,
     /// The transaction, while there is one, was begun so.
     is_read_only: bool,
-    /// A statement may have changed what the catalogue says of others, which holds from the end of its transaction on.
+    /// The catalogue may have changed, which holds for others from the end of the transaction on.
     has_changed_catalogue: bool,
     statement_timeout: Option<Duration>,
     /// In this transaction the server has refused a statement because of another transaction.
@@ -57,6 +57,9 @@ pub(crate) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // Of a COMMIT that was sent and not answered, too.
+        self.has_changed_catalogue |= self.is_dirty && self.wire.has_ended();
+        self.settle_catalogue();
         // The driver says goodbye to the server and waits for what is outstanding: not for long.
         let now = Instant::now();
         self.wire.set_deadline(now, Some(now + FAREWELL));

@@ -104,7 +104,8 @@ impl Statements {
         };
         let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
         let prepared = Prepared { way, traits, epoch, is_kept: false };
-        if let Some(kept) = &mut self.kept {
+        // One that was parsed by other rules would go on meaning what it meant then.
+        if let Some(kept) = self.kept.as_mut().filter(|_| session.is_readable) {
             kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
         }
         Ok(prepared)

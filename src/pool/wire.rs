@@ -25,6 +25,16 @@ pub(crate) struct Wire {
     ended: AtomicBool,
     /// The deadline is what ended it.
     timed_out: AtomicBool,
+    /// In the reply that is being read, a statement was completed.
+    completed: AtomicBool,
+    /// A statement was completed that may have changed the server's catalogue.
+    changed_catalogue: AtomicBool,
+    /// The parameters that decide how the server reads a text, as it reports them: `standard_conforming_strings`,
+    strings_conform: AtomicBool,
+    /// `client_encoding`
+    sends_utf8: AtomicBool,
+    /// and `server_encoding`.
+    keeps_utf8: AtomicBool,
     /// Nobody can tell any more how many replies are to come.
     lost_count: AtomicBool,
     /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
@@ -62,6 +72,11 @@ impl Wire {
             outstanding: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            completed: AtomicBool::new(false),
+            changed_catalogue: AtomicBool::new(false),
+            strings_conform: AtomicBool::new(false),
+            sends_utf8: AtomicBool::new(false),
+            keeps_utf8: AtomicBool::new(false),
             lost_count: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
@@ -139,6 +154,47 @@ impl Wire {
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
     }
 
+    /// The server has reported a parameter of the session.
+    pub(crate) fn note_parameter(&self, name: &[u8], value: &[u8]) {
+        let (parameter, expected): (_, &[u8]) = match name {
+            b"standard_conforming_strings" => (&self.strings_conform, b"on"),
+            b"client_encoding" => (&self.sends_utf8, b"UTF8"),
+            b"server_encoding" => (&self.keeps_utf8, b"UTF8"),
+            _ => return,
+        };
+        parameter.store(value == expected, Ordering::Relaxed);
+    }
+
+    /// Whether the server reads this text as the pool does: a backslash in a literal is one, and only ASCII is folded in
+    /// names.
+    pub(crate) fn reads_as_written(&self, text: &str) -> bool {
+        let is_set = |parameter: &AtomicBool| parameter.load(Ordering::Relaxed);
+        is_set(&self.strings_conform)
+            && (text.is_ascii() || is_set(&self.sends_utf8) && is_set(&self.keeps_utf8))
+    }
+
+    /// The server has completed a statement.
+    pub(crate) fn note_completed(&self, may_change_catalogue: bool) {
+        self.completed.store(true, Ordering::Relaxed);
+        if may_change_catalogue {
+            self.changed_catalogue.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a statement was completed in the reply that is not complete.
+    pub(crate) fn has_completed(&self) -> bool {
+        self.completed.load(Ordering::Relaxed)
+    }
+
+    /// Whether, since this was last asked, a statement was completed that may have changed the server's catalogue.
+    pub(crate) fn take_catalogue_change(&self) -> bool {
+        let has_changed = self.changed_catalogue.load(Ordering::Relaxed);
+        if has_changed {
+            self.changed_catalogue.store(false, Ordering::Relaxed);
+        }
+        has_changed
+    }
+
     /// The replies to come cannot be counted any more.
     pub(crate) fn lose_count(&self) {
         self.lost_count.store(true, Ordering::Relaxed);
@@ -201,6 +257,7 @@ impl Wire {
 
     /// A reply is complete, and this is what it says of the session: for now, where others are outstanding.
     pub(crate) fn end_reply(&self, status: u8) {
+        self.completed.store(false, Ordering::Relaxed);
         self.answered.store(nanos(Instant::now()), Ordering::Relaxed);
         if self.end_request() == 0 {
             self.status.store(status, Ordering::Relaxed);

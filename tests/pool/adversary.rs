@@ -148,7 +148,9 @@ impl Stage {
         let was_met = self.proxy.has_forged();
         check(&lost, self.written(), once, is_lie)
             .map_err(|wrong| format!("with the answer lost: {wrong}"))?;
-        Ok((undisturbed.is_ok() && was_met).then_some(once))
+        // To a COPY the helpers have no answer, though it is done.
+        let is_done = undisturbed.is_ok() || once > 0;
+        Ok((is_done && was_met).then_some(once))
     }
 }
 

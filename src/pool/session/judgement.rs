@@ -125,6 +125,11 @@ impl Fatality {
     }
 }
 
+/// Whether the server ends the session with this error.
+pub(super) fn ends_session(refusal: &DbError) -> bool {
+    End::of_refusal(refusal).is_some()
+}
+
 impl Session {
     /// Whether a write refused as read-only means that the server is not the primary any more.
     fn is_demoted_by_refusal(&self, mark: Mark) -> bool {
@@ -148,7 +153,14 @@ impl Session {
         };
         match (end, words) {
             (None, Some(words)) => self.judge_refusal(error, words, mark, effect),
-            (None, None) if !self.is_connection_failure() => Failure::of_caller(error.into()),
+            (None, None) if !self.is_connection_failure() => {
+                // The driver did not expect the reply: to a COPY, for example.
+                let may_be_done = effect != Effect::None && !self.sent_nothing_since(mark);
+                Failure::of_caller(match may_be_done {
+                    true => Error::OutcomeUnknown(Interruption::new(after, describe(&error))),
+                    false => error.into(),
+                })
+            }
             (end, words) => {
                 self.condemn(CloseReason::Broken);
                 let text = match words {
@@ -160,7 +172,10 @@ impl Session {
                 let is_not_done = match end {
                     _ if was_not_sent => true,
                     Some(End::Before) => true,
-                    Some(End::Instead) => mark.is_trusted && effect != Effect::InSteps,
+                    // Of a COMMIT it may be the transaction that is complete.
+                    Some(End::Instead) => {
+                        mark.is_trusted && effect != Effect::InSteps && !self.wire.has_completed()
+                    }
                     _ => false,
                 };
                 let is_late = self.wire.has_timed_out() && !was_not_sent && end.is_none();
@@ -250,7 +265,7 @@ impl Session {
 
 /// What a failed operation means that had no effect by itself, where the session cannot be asked.
 pub(super) fn judge_apart(wire: &Wire, error: postgres::Error, mark: Mark) -> Error {
-    let is_end = error.as_db_error().is_some_and(|refusal| End::of_refusal(refusal).is_some());
+    let is_end = error.as_db_error().is_some_and(ends_session);
     let interruption = Interruption::new(mark.at.elapsed(), describe(&error));
     if wire.has_timed_out() {
         Error::DeadlineExceeded(interruption)

@@ -1,6 +1,6 @@
 //! Running one statement of a caller's: prepared once, healed where it is stale, and judged where it fails.
 
-use super::judgement::Mark;
+use super::judgement::{Mark, ends_session};
 use super::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, describe};
 use crate::error::{Error, Interruption};
 use crate::pool::catalogue::{SessionState, Traits};
@@ -41,7 +41,8 @@ impl Session {
             let mark = self.begin(limit);
             let in_transaction = self.in_transaction || self.is_in_own_transaction();
             let was_dirty = self.is_dirty;
-            let state = SessionState { in_transaction, is_dirty: was_dirty };
+            let is_readable = self.wire.reads_as_written(sql);
+            let state = SessionState { in_transaction, is_dirty: was_dirty, is_readable };
             let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
                 Ok(prepared) => prepared,
                 Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
@@ -52,7 +53,6 @@ impl Session {
             }
             // Behind PgBouncer a trace is out of reach by the time it could be removed.
             self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
-            self.has_changed_catalogue |= traits.changes_catalogue;
             let mark =
                 Mark { written: self.wire.written(), is_trusted: traits.is_clean && !was_dirty, ..mark };
             let outcome = operation(&prepared, &mut self.client, sql, params);
@@ -74,7 +74,7 @@ impl Session {
             };
             let may_be_done =
                 effect != Effect::None && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
-            if self.may_be_stale(&error, prepared.is_kept) {
+            if self.may_be_stale(&error, prepared.is_kept, mark) {
                 // What it refers to may have changed since it was prepared, if only a moment ago. A statement that
                 // was refused has done nothing, so running it again, prepared anew, is safe; not where something
                 // behind it may have had an effect that no rollback undoes, and not inside a transaction, which has
@@ -134,10 +134,11 @@ impl Session {
         })
     }
 
-    /// Tells the other connections that the catalogue has changed, once they can see it.
+    /// Has the other connections ask the catalogue again where it may have changed, once they can see it.
     pub(super) fn settle_catalogue(&mut self) {
-        if self.has_changed_catalogue && matches!(self.wire.status(), Some(b'I') | None) {
-            self.has_changed_catalogue = self.wire.status().is_none();
+        self.has_changed_catalogue |= self.wire.take_catalogue_change();
+        if self.has_changed_catalogue && !self.wire.is_in_transaction() {
+            self.has_changed_catalogue = false;
             self.statements.note_catalogue_change();
         }
     }
@@ -151,13 +152,14 @@ impl Session {
     /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or
     /// its name, and where it was prepared some time ago the tables, columns and types it refers to (PostgreSQL, "Error
     /// Codes": 0A000, 26000, class 42, XX000), or the parameters' types as they were, which the driver judges by.
-    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool) -> bool {
+    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool, mark: Mark) -> bool {
         match error.as_db_error() {
+            Some(refusal) if ends_session(refusal) => false,
             Some(refusal) => {
                 let code = refusal.code().code();
                 matches!(code, "0A000" | "26000") || is_kept && (code == "XX000" || code.starts_with("42"))
             }
-            None => is_kept && !self.is_connection_failure(),
+            None => is_kept && !self.is_connection_failure() && self.sent_nothing_since(mark),
         }
     }
 }
