@@ -21,17 +21,19 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 	cargo clippy --locked --test chaos -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	cargo test --locked
+	cargo test --locked --lib --no-default-features
 
 # Its own target folder, because the flag would have everything else compiled anew.
 model: deps ## Explore the interleavings of the gate's threads (about a minute)
 	RUSTFLAGS='--cfg poolhouse_shuttle' CARGO_TARGET_DIR=target/model \
 		cargo test --locked --lib gate::tests::interleavings
 
-# Everything that takes its number of random cases from PROPTEST_CASES; a failure prints the smallest input.
-fuzz: deps ## Random settings, headers, requests, rows, CSV and SQL texts, CASES=20000 of each kind
+# Everything that takes its number of random cases from PROPTEST_CASES; a failure prints the smallest input. Of the
+# adversary's statements, each of which is run on a real server, it is a twentieth.
+fuzz: deps ## Random settings, headers, requests, rows, CSV, SQL texts and adversaries, CASES=20000 of each kind
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --lib --bins
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --test integration -- \
-		settings::bad_values decode::round_trips hostile::a_damaged_request
+		settings::bad_values decode::round_trips hostile::a_damaged_request pool::adversary pool::messages
 
 chaos: deps ## Break a real server in every way for MINUTES=3, and judge what callers were told; SEED=… again
 	cargo test --release --locked --test chaos -- --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))

@@ -164,6 +164,18 @@ pub fn transaction<R>(work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> R
     DatabasePool::get()?.transaction(work)
 }
 
+/// Runs `work`, which has errors of its own, in a transaction on the process's pool; see [`Pool::try_transaction`].
+///
+/// # Errors
+///
+/// As there, and `NotInitialized`.
+#[track_caller]
+pub fn try_transaction<R, E: From<Error>>(
+    work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
+) -> Result<R, E> {
+    DatabasePool::get()?.try_transaction(work)
+}
+
 /// Runs `work` in a transaction on the process's pool and looks into a lost answer to its commit; see
 /// [`Pool::transaction_verified`].
 ///
@@ -186,4 +198,18 @@ pub fn transaction_with<R>(
     work: impl FnMut(&mut Transaction<'_>) -> Result<R>,
 ) -> Result<R> {
     DatabasePool::get()?.transaction_with(options, work)
+}
+
+/// Runs `work`, which has errors of its own, in a transaction on the process's pool, as `options` say; see
+/// [`Pool::try_transaction_with`].
+///
+/// # Errors
+///
+/// As there, and `NotInitialized`.
+#[track_caller]
+pub fn try_transaction_with<R, E: From<Error>>(
+    options: &TransactionOptions,
+    work: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
+) -> Result<R, E> {
+    DatabasePool::get()?.try_transaction_with(options, work)
 }

@@ -19,11 +19,13 @@ pub enum Error {
     AlreadyInitialized,
     /// Settings that cannot be used: all problems at once.
     Settings(SettingsError),
-    /// Every connection was in use until the caller's time ran out.
+    /// No connection came free until the caller's time ran out.
     Exhausted(Box<PoolNumbers>),
+    /// Lending was suspended until the caller's time ran out.
+    Suspended(Box<PoolNumbers>),
     /// The queue is full (or its delay too long): refused at once, without waiting.
     Saturated(Box<PoolNumbers>),
-    /// The server cannot be reached.
+    /// The server cannot be reached, or does not answer.
     Down(Box<PoolNumbers>),
     /// The server was reached and refuses this user, password or database; waiting does not help.
     Authentication(Box<PoolNumbers>),
@@ -69,6 +71,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Exhausted(_)
+            | Error::Suspended(_)
             | Error::Saturated(_)
             | Error::Down(_)
             | Error::DeadlineExceeded(_)
@@ -112,8 +115,26 @@ impl fmt::Display for Error {
                 "the database pool is initialized already: call DatabasePool::close before initializing again",
             ),
             Error::Settings(error) => error.fmt(f),
-            Error::Exhausted(numbers) => write!(f, "pool exhausted: every connection is in use; {numbers}"),
-            Error::Saturated(numbers) => write!(f, "pool saturated: too many callers wait already; {numbers}"),
+            Error::Exhausted(numbers) => write!(f, "pool exhausted: {}; {numbers}", numbers.lack()),
+            Error::Suspended(numbers) => {
+                write!(f, "pool suspended: nothing is lent until Pool::resume is called; {numbers}")
+            }
+            Error::Saturated(numbers) => match numbers.shed_above {
+                Some(target) => write!(
+                    f,
+                    "pool saturated: callers have waited for longer than DB_POOL_QUEUE_TARGET_MS ({} ms) for all of \
+                     DB_POOL_QUEUE_INTERVAL_MS, and this one is shed; {numbers}",
+                    target.as_millis()
+                ),
+                None => write!(
+                    f,
+                    "pool saturated: the queue is full, DB_POOL_MAX_WAITING is {}; {numbers}",
+                    numbers.max_waiting
+                ),
+            },
+            Error::Down(numbers) if numbers.last_failure.is_none() => {
+                write!(f, "database down: the server does not answer; {numbers}")
+            }
             Error::Down(numbers) => write!(f, "database down: no connection can be made; {numbers}"),
             Error::Authentication(numbers) => write!(f, "the database refuses this login; {numbers}"),
             Error::Closed => f.write_str("the pool is closed"),
@@ -170,10 +191,27 @@ pub struct PoolNumbers {
     pub making: u32,
     /// Callers in the queue, this one not counted.
     pub waiting: u32,
+    /// The most callers that may wait.
+    pub max_waiting: u32,
     /// The most connections the pool may have.
     pub max: u32,
+    /// The delay above which callers are shed, where this one was.
+    pub shed_above: Option<Duration>,
+    /// For how long attempts to connect have been without an answer, while any is under way.
+    pub unanswered_for: Option<Duration>,
     /// The last failure to connect, while it stands: a success clears it.
     pub last_failure: Option<ConnectFailure>,
+}
+
+impl PoolNumbers {
+    /// What a caller lacked that found the server well.
+    fn lack(&self) -> &'static str {
+        match self.in_use {
+            in_use if in_use >= self.max => "every connection is in use",
+            0 if self.idle == 0 => "no connection is open yet",
+            _ => "no connection came free in time",
+        }
+    }
 }
 
 impl fmt::Display for PoolNumbers {
@@ -188,6 +226,9 @@ impl fmt::Display for PoolNumbers {
             self.waiting,
             self.max
         )?;
+        if let Some(silence) = self.unanswered_for {
+            write!(f, "; attempt to connect unanswered for {} ms", silence.as_millis())?;
+        }
         if !self.pool.is_empty() {
             write!(f, ", pool \"{}\"", self.pool)?;
         }

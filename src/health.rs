@@ -76,6 +76,7 @@ pub struct PoolStats {
     pub queued: u64,
     pub timed_out: u64,
     pub rejected: u64,
+    pub turned_away_in_outage: u64,
     pub refused_down: u64,
     pub connects: u64,
     pub connect_failures: u64,
@@ -249,6 +250,7 @@ impl PoolStats {
             queued: pool.queued,
             timed_out: pool.timed_out,
             rejected: pool.rejected,
+            turned_away_in_outage: pool.turned_away_in_outage,
             refused_down: pool.refused_down,
             connects: pool.connects,
             connect_failures: pool.connect_failures,
@@ -283,7 +285,8 @@ impl Recommendations {
 /// been turned away since the pool was opened.
 fn advice(pool: &PoolStatus) -> Vec<String> {
     let mut advice = Vec::new();
-    let turned_away = pool.timed_out.saturating_add(pool.rejected);
+    // Whom an outage or a suspension turned away, a larger pool would have turned away as well.
+    let turned_away = pool.timed_out.saturating_add(pool.rejected).saturating_sub(pool.turned_away_in_outage);
     let is_reachable = pool.last_failure.is_none() && pool.state == PoolState::Open;
     if is_reachable && (pool.waiting > 0 || turned_away > 0) {
         let mut sentence = format!(

@@ -30,8 +30,9 @@
 //! - **connection**: what the pool counts and lends. **Acquire** and **release** are its ways out and back.
 //! - **session**: the server side's state behind a connection.
 //! - **waiting**: callers in the queue.
-//! - **exhausted**: every connection was in use until the caller's time ran out. **Saturated**: the queue is full,
-//!   refused at once. **Down**: the server cannot be reached. Three different errors, with different advice.
+//! - **exhausted**: no connection came free until the caller's time ran out. **Saturated**: the queue is full,
+//!   refused at once. **Down**: the server cannot be reached, or does not answer. Three different errors, with
+//!   different advice.
 //! - **outcome unknown**: a commit, or a write, whose answer was lost.
 //!
 //! # The way of the data
@@ -55,14 +56,19 @@ mod database_pool;
 mod decode;
 mod error;
 pub mod health;
+#[cfg_attr(
+    not(feature = "web"),
+    allow(dead_code, unused_imports, reason = "what only the bridge from async code uses")
+)]
 mod pool;
 mod query;
 pub mod settings;
+#[cfg(feature = "web")]
 pub mod web;
 
 pub use database_pool::{
     DatabasePool, execute_query, execute_query_one, execute_write, transaction, transaction_verified,
-    transaction_with,
+    transaction_with, try_transaction, try_transaction_with,
 };
 pub use error::{
     ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, SettingsError,

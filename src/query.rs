@@ -1,16 +1,16 @@
 //! The helpers, over everything that can run a statement: pool, connection, transaction.
 
 mod options;
+mod run;
 mod transaction;
 mod verify;
 
 pub use self::options::{Isolation, RetryPolicy, TransactionOptions};
 pub use self::transaction::Transaction;
-pub(crate) use self::transaction::run_transaction;
 
 use crate::decode::{decode_row, decode_rows};
 use crate::error::{Error, Result};
-use crate::pool::{Failure, Lease, Pool, add};
+use crate::pool::{Connection, Failure, Lease, Pool, Retry, add};
 use postgres::Row;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
@@ -91,31 +91,38 @@ pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &[Row]) -> Result<Option<T>
 const MOST_ATTEMPTS: u32 = 4;
 
 impl Pool {
-    /// Runs `operation` on a connection; again on another where it certainly had no effect, or could only read.
+    /// Runs `operation` on a connection; again on another where it certainly had no effect, or can only have read. In the
+    /// latter case it is told so, and must see to it that nothing can be written.
     /// The connection is returned with the result, for what is to follow on it once and no more.
     fn on_a_connection<R>(
         &self,
         at: &'static Location<'static>,
-        mut operation: impl FnMut(&mut Lease) -> Result<R, Failure>,
+        mut operation: impl FnMut(&mut Lease, bool) -> Result<R, Failure>,
     ) -> Result<(Lease, R)> {
         let started = Instant::now();
         let deadline = add(started, self.shared().acquire_timeout());
         let mut now = started;
         let mut attempts = 0;
+        let mut may_be_done = false;
         loop {
-            let mut lease = self.shared().clone().lend(now, deadline, at)?;
-            match operation(&mut lease) {
+            let shared = self.shared().clone();
+            let mut lease = match attempts {
+                0 => shared.lend(now, deadline, at)?,
+                _ => shared.lend_again(now, deadline, at)?,
+            };
+            let failure = match operation(&mut lease, may_be_done) {
                 Ok(result) => return Ok((lease, result)),
-                Err(failure)
-                    if failure.had_no_effect || (failure.was_read && self.shared().repeats_reads()) =>
-                {
-                    now = Instant::now();
-                    attempts += 1;
-                    if now >= deadline || attempts == MOST_ATTEMPTS {
-                        return Err(failure.error);
-                    }
-                }
-                Err(failure) => return Err(failure.error),
+                Err(failure) => failure,
+            };
+            match failure.retry {
+                Retry::Safe => {}
+                Retry::ReadOnly if self.shared().repeats_reads() => may_be_done = true,
+                _ => return Err(failure.error),
+            }
+            now = Instant::now();
+            attempts += 1;
+            if now >= deadline || attempts == MOST_ATTEMPTS {
+                return Err(failure.error);
             }
         }
     }
@@ -127,7 +134,11 @@ impl Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        self.on_a_connection(at, |lease| lease.query(sql, params)).map(|(_, rows)| rows)
+        let rows = self.on_a_connection(at, |lease, may_be_done| match may_be_done {
+            false => lease.query(sql, params),
+            true => lease.query_again(sql, params),
+        });
+        rows.map(|(_, rows)| rows)
     }
 }
 
@@ -152,6 +163,36 @@ impl Execute for Pool {
 
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.on_a_connection(Location::caller(), |lease| lease.write(sql, params)).map(|(_, count)| count)
+        let count = self.on_a_connection(Location::caller(), |lease, _| {
+            lease.write(sql, params).map_err(|failure| match failure.retry {
+                Retry::ReadOnly => Failure::of_caller(failure.error),
+                _ => failure,
+            })
+        });
+        count.map(|(_, count)| count)
+    }
+}
+
+impl Execute for Connection {
+    fn execute_query<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<T>> {
+        let rows = self.lease().query(sql, params)?;
+        all(&rows)
+    }
+
+    fn execute_query_one<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<T>> {
+        let rows = self.lease().query(sql, params)?;
+        at_most_one(&rows)
+    }
+
+    fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        Ok(self.lease().write(sql, params)?)
     }
 }

@@ -8,6 +8,7 @@ use poolhouse::{DecodeError, Error, Execute, Pool};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::LazyLock;
@@ -16,8 +17,24 @@ use std::sync::LazyLock;
 static POOL: LazyLock<Pool> =
     LazyLock::new(|| Pool::open(&postgres::pool_settings()).expect("a pool on the test's server"));
 
+thread_local! {
+    /// What this thread asks instead.
+    static OTHER: RefCell<Option<Pool>> = const { RefCell::new(None) };
+}
+
+/// Has everything that `stories` ask and write go to `pool`.
+fn with_pool(pool: &Pool, stories: impl FnOnce()) {
+    OTHER.set(Some(pool.clone()));
+    stories();
+    OTHER.set(None);
+}
+
+fn pool() -> Pool {
+    OTHER.with_borrow(|other| other.clone().unwrap_or_else(|| POOL.clone()))
+}
+
 fn query<T: DeserializeOwned>(sql: &str) -> poolhouse::Result<Vec<T>> {
-    POOL.execute_query(sql, &[])
+    pool().execute_query(sql, &[])
 }
 
 /// The one row of `sql`.
@@ -39,7 +56,7 @@ fn refusal<T: DeserializeOwned + Debug>(sql: &str) -> DecodeError {
 }
 
 fn write(sql: &str) {
-    POOL.execute_write(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    pool().execute_write(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 #[derive(Debug, PartialEq, Deserialize)]

@@ -94,6 +94,7 @@ fn a_bad_file_is_reported_by_its_lines_and_loads_nothing() {
         (after_good("one,A,Drama\r\n"), &["line 4: movie id \"one\""]),
         (after_good("1099511627776,A,Drama\r\n"), &["line 4: movie id \"1099511627776\""]),
         (after_good("3,,Drama\r\n"), &["line 4: the title is empty"]),
+        (after_good("3,\u{200b},Drama\r\n"), &["line 4: the title \"\\u{200b}\" has no visible character"]),
         (after_good("3,A,Cooking\r\n"), &["line 4: genre \"Cooking\"", "Western"]),
         (after_good("3,A,Drama,War\r\n"), &["line 4: 4 fields instead of 3"]),
         (after_good("3,\"Trunca"), &["line 4"]),

@@ -1,5 +1,7 @@
 //! The private PostgreSQL of a developer who has configured no database.
 
+mod inside;
+
 use crate::support::app::{App, poolhouse};
 use crate::support::server::cluster::{Account, Cluster, Programs, Shutdown};
 use crate::support::{eventually, is_running, processes};
@@ -104,6 +106,7 @@ fn only_this_user_with_the_password_gets_in() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&home.join("password")), 0o600);
     assert_eq!(mode(&home.join("data")), 0o700);
+    assert_eq!(mode(&home.join("postgres.log")), 0o600);
     let lines = fs::read_to_string(home.join("data/postmaster.pid")).unwrap();
     let lines: Vec<_> = lines.lines().map(str::trim).collect();
     assert_eq!((lines[4], lines[5]), ("", "127.0.0.1"), "a socket directory, or another address");

@@ -43,6 +43,11 @@ fn a_movie_is_added_read_replaced_and_removed() {
     assert_eq!(added.json(), movie);
     assert_eq!(get(&app, &path).json(), movie);
 
+    // A whole number is one however JSON spells it.
+    let spelled = r#"{"movie_id": 2e9, "title": "Nothing Sacred", "year": 1937.0}"#;
+    let spelled = write(&app, "PUT", &path, spelled);
+    assert_eq!((spelled.status, &spelled.json()["year"]), (200, &json!(1937)), "{spelled:?}");
+
     // A replacement is whole: what it does not say is gone.
     let replaced = write(&app, "PUT", &path, r#"{"title": "  Nothing Left "}"#);
     let expected = json!({"movie_id": OURS, "title": "Nothing Left", "year": null, "genres": []});
@@ -60,6 +65,24 @@ fn a_movie_is_added_read_replaced_and_removed() {
     ] {
         assert_eq!((answer.status, answer.error_code().as_str()), (404, "not_found"));
         assert_eq!(answer.message(), format!("there is no movie {OURS}"));
+    }
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let app = App::start();
+    for path in [
+        "/api/health",
+        "/api/health/db",
+        "/api/health/db/test",
+        "/api/movies",
+        "/api/movies/1",
+        "/api/movies/0",
+    ] {
+        let [head, get] = ["HEAD", "GET"].map(|method| send(&app, method, path, Some(&app.token), None));
+        assert_eq!((head.status, head.text.as_str()), (get.status, ""), "{path}");
+        assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
+        assert!(head.header("content-length").is_some_and(|length| length != "0"), "{path}: {head:?}");
     }
 }
 
@@ -240,6 +263,10 @@ fn bad_input_gets_its_status_and_a_message_and_changes_nothing() {
         ("PUT", &id, r#"{"movie_id": 5, "title": "x"}"#, 422, "is not the 2000000000 of the path"),
         ("PUT", &id, r#"{"title": " "}"#, 422, "title: must not be empty"),
         ("PUT", "/api/movies/0", r#"{"title": "x"}"#, 422, "from 1 to 2147483647"),
+        ("PUT", &id, "{\"title\": \"\u{200b}\"}", 422, "title: has no visible character"),
+        ("PUT", &id, "{\"title\": \"\u{2060} \u{301}\u{3164}\"}", 422, "title: has no visible character"),
+        ("PUT", &id, r#"{"title": "x", "year": 1995.5}"#, 422, "year: '1995.5' is not a whole number"),
+        ("POST", "/api/movies", r#"{"movie_id": 1e10, "title": "x"}"#, 422, "from 1 to 2147483647"),
     ];
     for (method, path, body, status, part) in writes {
         let answer = write(&app, method, path, body);

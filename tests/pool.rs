@@ -2,14 +2,18 @@
 //! the doc of the test that shows it; #25 is in `src/pool/gate/outage.rs`. #27, that the connection used last is lent first, is
 //! kept on purpose: it leaves the others idle, so that they can be trimmed.
 
+mod adversary;
 mod age;
 mod basics;
+mod crashes;
 mod deadlines;
 mod encryption;
 mod failures;
 mod growth;
+mod interrupted;
 mod lifecycle;
 mod log_lines;
+mod messages;
 mod numbers;
 mod outcomes;
 mod pgbouncer;
@@ -19,6 +23,7 @@ mod statements;
 mod storm;
 #[cfg(target_os = "linux")]
 mod strangers;
+mod transactions;
 mod verified;
 mod waiting;
 

@@ -1,5 +1,6 @@
 //! The proxy's faults, seen by a plain socket: other stories rely on each being what it says.
 
+use crate::support::proxy::{Act, Message, Place};
 use crate::support::{Proxy, eventually, postgres};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -156,4 +157,60 @@ fn a_cut_is_noticed_while_nobody_reads_and_connects_can_be_slow() {
     proxy.cut();
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(proxy.open_connections(), 0);
+}
+
+#[test]
+fn a_reply_is_lost_when_its_statement_is_done() {
+    let database = postgres::fresh_database();
+    let mut direct = database.client();
+    direct.batch_execute("CREATE TABLE t (a int)").unwrap();
+    let proxy = Proxy::forging(&database.settings());
+    let insert = "INSERT INTO t VALUES (1)";
+    for is_simple in [true, false] {
+        let mut client = postgres::connect(&proxy.settings());
+        proxy.forge(insert, Act::Lose);
+        client.query("SELECT 1", &[]).unwrap();
+        let lost =
+            if is_simple { client.batch_execute(insert) } else { client.execute(insert, &[]).map(drop) };
+        assert!(lost.unwrap_err().as_db_error().is_none());
+        assert!(client.is_closed() && proxy.has_forged());
+    }
+    assert_eq!(direct.query_one("SELECT count(*) FROM t", &[]).unwrap().get::<_, i64>(0), 2);
+}
+
+#[test]
+fn a_message_is_forged_wherever_it_is_to_stand() {
+    let database = postgres::fresh_database();
+    let mut direct = database.client();
+    direct.batch_execute("CREATE TABLE t (a int)").unwrap();
+    let proxy = Proxy::forging(&database.settings());
+    let insert = "INSERT INTO t VALUES (1)";
+    let mut client = postgres::connect(&proxy.settings());
+    let mut rows = 0;
+    for place in [Place::Before, Place::Instead, Place::AtTheEnd, Place::Behind] {
+        for (severity, is_run) in [("WARNING", true), ("ERROR", false), ("FATAL", false), ("PANIC", true)] {
+            if (severity, place) == ("ERROR", Place::Behind) {
+                continue;
+            }
+            let message = Message { severity, code: "12345", is_last: false };
+            proxy.forge(insert, Act::Say { message, place, is_run });
+            let outcome = client.execute(insert, &[]);
+            match outcome {
+                Ok(count) => assert!(count == 1 && (severity == "WARNING" || place == Place::Behind)),
+                // The driver lets the end of a session overtake the server's last words.
+                Err(error) if severity != "ERROR" => {
+                    assert!(error.code().is_none_or(|code| code.code() == "12345"))
+                }
+                Err(error) => assert_eq!(error.code().unwrap().code(), "12345"),
+            }
+            assert!(proxy.has_forged());
+            if matches!(severity, "FATAL" | "PANIC") {
+                assert!(client.batch_execute("").is_err(), "{severity} ends the session");
+                client = postgres::connect(&proxy.settings());
+            }
+            rows += i64::from(is_run);
+            let there: i64 = direct.query_one("SELECT count(*) FROM t", &[]).unwrap().get(0);
+            assert_eq!(there, rows, "{severity} {place:?}");
+        }
+    }
 }

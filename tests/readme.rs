@@ -262,6 +262,7 @@ fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
         ("AlreadyInitialized", Error::AlreadyInitialized),
         ("Settings", SettingsError { problems: Vec::new() }.into()),
         ("Exhausted", Error::Exhausted(numbers())),
+        ("Suspended", Error::Suspended(numbers())),
         ("Saturated", Error::Saturated(numbers())),
         ("Down", Error::Down(numbers())),
         ("Authentication", Error::Authentication(numbers())),

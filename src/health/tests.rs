@@ -164,6 +164,10 @@ fn advice_is_given_for_what_callers_have_met_and_for_nothing_else() {
     let advice = HealthReport::new(&unmeasured).recommendations.advice;
     assert!(advice[0].ends_with("0 of 1 calls turned away since the start."), "{advice:?}");
 
+    // Whom an outage turned away is no reason.
+    let recovered = PoolStatus { waiting: 0, turned_away_in_outage: 3, ..busy.clone() };
+    assert_eq!(HealthReport::new(&recovered).recommendations.advice, Vec::<String>::new());
+
     // While the server is away, a larger maximum would not help anybody.
     assert_eq!(HealthReport::new(&failing(busy)).recommendations.advice, Vec::<String>::new());
 }

@@ -3,12 +3,8 @@
 use super::Shared;
 use super::gate::Permit;
 use super::session::{Failure, Params, Session};
-use crate::error::{Error, Result};
-use crate::query::{Execute, Transaction, run_transaction};
 use postgres::Row;
-use postgres::types::ToSql;
-use serde::de::DeserializeOwned;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -52,6 +48,12 @@ impl Lease {
         shared.query(session, sql, params)
     }
 
+    /// Runs a query again whose answer was lost, within the same.
+    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
+        let (shared, session) = self.parts();
+        shared.query_again(session, sql, params)
+    }
+
     /// Runs a statement that writes, within the same.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
         let (shared, session) = self.parts();
@@ -79,25 +81,12 @@ impl Connection {
         Connection { lease: RefCell::new(lease) }
     }
 
-    /// Runs `work` in a transaction: commits when it returns `Ok`, rolls back when it returns `Err` or panics.
-    ///
-    /// # Blocking
-    ///
-    /// Each statement, and each of BEGIN and COMMIT, for at most the statement timeout.
-    ///
-    /// # Errors
-    ///
-    /// As [`Pool::transaction`](crate::Pool::transaction).
-    pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        run_transaction(self.lease.get_mut(), work)
-    }
-
     /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.
     ///
-    /// The session is reset when the connection is returned (`ROLLBACK`, `DISCARD ALL`, in the background), so
-    /// nothing done here reaches the next borrower. Each call to `client` starts the statement timeout anew;
-    /// what is done with the client afterwards must end within it, or the connection fails: the cause of the driver's
-    /// error then names the deadline and the pool.
+    /// The session is reset when the connection is returned, in the background: `ROLLBACK`, and what `DISCARD ALL` does
+    /// except for the pool's prepared statements. So nothing done here reaches the next borrower. Each call to `client`
+    /// starts the statement timeout anew; what is done with the client afterwards must end within it, or the connection
+    /// fails: the cause of the driver's error then names the deadline and the pool.
     ///
     /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) it is for whole transactions
     /// only: what outlives one stays on a server connection that others get, and only `ROLLBACK` is run on return.
@@ -108,37 +97,17 @@ impl Connection {
         lease.session().client()
     }
 
-    fn with<R>(&self, operation: impl FnOnce(&mut Lease) -> Result<R, Failure>) -> Result<R> {
-        operation(&mut self.lease.borrow_mut()).map_err(Error::from)
+    pub(crate) fn lease(&self) -> RefMut<'_, Lease> {
+        self.lease.borrow_mut()
+    }
+
+    pub(crate) fn lease_mut(&mut self) -> &mut Lease {
+        self.lease.get_mut()
     }
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Connection")
-    }
-}
-
-impl Execute for Connection {
-    fn execute_query<T: DeserializeOwned>(
-        &self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<T>> {
-        let rows = self.with(|lease| lease.query(sql, params))?;
-        crate::query::all(&rows)
-    }
-
-    fn execute_query_one<T: DeserializeOwned>(
-        &self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<T>> {
-        let rows = self.with(|lease| lease.query(sql, params))?;
-        crate::query::at_most_one(&rows)
-    }
-
-    fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.with(|lease| lease.write(sql, params))
     }
 }

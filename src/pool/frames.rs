@@ -1,6 +1,6 @@
 //! The server's messages, as far as the pool has to understand them.
 
-use super::wire::Wire;
+use super::wire::{LastWords, Wire};
 
 /// Follows messages however their bytes are cut: one type byte, four length bytes that count themselves, a body.
 #[derive(Debug, Default)]
@@ -125,13 +125,20 @@ impl Frames {
 }
 
 /// What an ErrorResponse says, where `bytes` begin with a complete one (PostgreSQL, "Error and Notice Message
-/// Fields": `M` is the message).
-pub(crate) fn message_of(bytes: &[u8]) -> Option<String> {
+/// Fields": `V` is the severity, in older servers only `S` in the server's language; `C` the SQLSTATE, `M` the message).
+pub(crate) fn last_words_of(bytes: &[u8]) -> Option<LastWords> {
     let [b'E', a, b, c, d, rest @ ..] = bytes else { return None };
     let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
     let fields = rest.get(..length)?;
-    let message = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"M"))?;
-    Some(String::from_utf8_lossy(message).into_owned())
+    let field = |name: u8| {
+        let text = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[name]))?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    };
+    Some(LastWords {
+        severity: field(b'V').or_else(|| field(b'S')).unwrap_or_default(),
+        code: field(b'C').unwrap_or_default(),
+        message: field(b'M')?,
+    })
 }
 
 /// Follows the client's messages for those that have a reply of their own: Sync (`S`) and Query (`Q`). The driver
@@ -248,12 +255,16 @@ mod tests {
     #[test]
     fn the_words_of_an_error_are_read_only_where_it_is_whole() {
         let error = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mgoing down\0\0");
-        assert_eq!(message_of(&error).as_deref(), Some("going down"));
+        let words = last_words_of(&error).unwrap();
+        assert_eq!(
+            (words.severity, words.code, words.message),
+            ("FATAL".into(), "57P01".into(), "going down".into())
+        );
         for cut in 0..error.len() {
-            assert_eq!(message_of(&error[..cut]), None, "{cut}");
+            assert_eq!(last_words_of(&error[..cut]), None, "{cut}");
         }
-        assert_eq!(message_of(&message(b'N', b"SWARNING\0Mno error\0\0")), None);
-        assert_eq!(message_of(&[b'E', 0, 0, 0, 0]), None, "no length is that short");
+        assert_eq!(last_words_of(&message(b'N', b"SWARNING\0Mno error\0\0")), None);
+        assert_eq!(last_words_of(&[b'E', 0, 0, 0, 0]), None, "no length is that short");
     }
 
     #[test]
@@ -329,7 +340,7 @@ mod tests {
             let wire = Wire::new();
             Frames::default().observe(&bytes, &wire);
             Requests::default().observe(&bytes, &wire);
-            let _ = message_of(&bytes);
+            let _ = last_words_of(&bytes);
         }
     }
 }

@@ -28,6 +28,7 @@ use self::outage::Outage;
 use self::queue::Waiter;
 use super::status::{Counts, PoolState};
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
+use crate::error::PoolNumbers;
 use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
@@ -63,7 +64,11 @@ impl Permit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     TimedOut,
+    Suspended,
+    /// The queue is full.
     Saturated,
+    /// The queue's delay has been above its target for too long.
+    Shed,
     Down,
     Login,
     Closed,
@@ -77,6 +82,8 @@ pub(crate) struct Holder {
     pub(crate) since: Instant,
     pub(crate) at: &'static Location<'static>,
     thread: u64,
+    /// What was counted as its wait.
+    waited: Duration,
     pub(crate) reported: bool,
 }
 
@@ -114,10 +121,15 @@ pub(crate) struct State {
     free_entries: Vec<usize>,
     growth: Growth,
     outage: Outage,
-    /// Somebody waits without a time at which to ask again for one more connection, because there was no room
-    /// for one.
+    /// A caller waits without a time at which to look again whether one more connection is due: there was no room
+    /// for one, or the one it waits for was being made.
     is_unarmed: bool,
     shed_after: Option<Instant>,
+    /// Since when attempts to connect have been in flight without an answer to any.
+    unanswered_since: Option<Instant>,
+    /// Callers turned away since a connection came back in order: for lack of connections, or because an outage has
+    /// begun that is not known yet.
+    unexplained: u64,
     pub(crate) counts: Counts,
 }
 
@@ -140,6 +152,8 @@ impl Gate {
                 outage: Outage::default(),
                 is_unarmed: false,
                 shed_after: None,
+                unanswered_since: None,
+                unexplained: 0,
                 counts: Counts::default(),
             }),
             orders: Condvar::new(),
@@ -159,9 +173,23 @@ impl Gate {
     pub(crate) fn release(&self, permit: Permit, now: Instant) -> Option<Holder> {
         let mut state = self.lock();
         let holder = state.take_back_used(permit, now);
+        state.unexplained = 0;
         state.add_idle();
         self.hand_over(state, now);
         holder
+    }
+
+    /// Gives a permit back whose connection is not in the store yet, as was promised, but will be. The caller has no
+    /// more time to wait for it.
+    pub(crate) fn put_back(&self, permit: Permit, started: Instant) -> (Refusal, Box<PoolNumbers>) {
+        let mut state = self.lock();
+        if let Some(holder) = state.take_back(permit) {
+            state.counts.wait_times.remove(holder.waited);
+        }
+        let told = state.turn_away(Refusal::TimedOut, started, true);
+        state.add_idle();
+        self.hand_over(state, now());
+        told
     }
 
     /// Gives a permit back whose connection has been closed; makes another one where it is wanted.
@@ -236,22 +264,26 @@ impl Gate {
     }
 
     fn order_minimum(&self, state: &mut State) {
+        let before = state.making;
         while state.phase != PoolState::Closed && state.total() < state.minimum() && !state.outage.is_down() {
             state.making += 1;
             self.orders.notify_one();
         }
+        if state.making > before {
+            state.note_demand(now());
+        }
     }
 
-    /// Orders connections as long as somebody waiting is expected to gain from one more. `unqueued` counts a
-    /// caller that would wait if it could.
+    /// Orders as many connections as demand is worth. `unqueued` counts a caller that would wait if it could.
     fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
-        let before = state.making;
-        while state.phase == PoolState::Open && state.wants_one_more(now, unqueued) {
-            state.making += 1;
-            self.orders.notify_one();
-        }
-        if state.making > before {
+        let wanted = state.wanted(now, unqueued);
+        if wanted > 0 {
+            state.making += wanted;
             state.owed = (state.owed + unqueued).min(state.making - state.connecting);
+        }
+        state.note_demand(now);
+        for _ in 0..wanted {
+            self.orders.notify_one();
         }
     }
 }

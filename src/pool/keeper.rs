@@ -129,14 +129,21 @@ impl KeeperHandle {
         let _ = self.send(Work::Look);
     }
 
-    /// Ends the thread after what is queued, and waits for it where it is not the caller's own.
-    pub(crate) fn stop(&self) {
+    /// Ends the thread after what is queued, and waits for it, where it is not the caller's own, until `deadline`.
+    pub(crate) fn stop(&self, deadline: Instant) {
         let _ = self.send(Work::Stop);
         let thread = self.thread.lock().ok().and_then(|mut slot| slot.take());
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            let _ = thread.join();
+            // The standard library has no join with a time limit, and what is queued may be goodbyes to a server that
+            // does not answer.
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 
@@ -160,11 +167,15 @@ fn tick(shared: &Shared) -> Duration {
         .clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
+/// What part of the idle timeout lies between two connections that are closed for being idle: load that pulses more
+/// slowly than the timeout pays for few connects at each pulse.
+const TRIM_SHARE: u32 = 8;
 /// How long an overflow connection may stay idle.
 const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
 
 fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
     let mut next_look = Instant::now() + tick;
+    let mut next_trim = Instant::now();
     let mut queued = VecDeque::new();
     loop {
         let work = match queued.pop_front() {
@@ -202,7 +213,7 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
                 }
                 // Also while there is always something else to do.
                 if Instant::now() >= next_look {
-                    survive("looking after idle connections", || look(&shared));
+                    survive("looking after idle connections", || look(&shared, &mut next_trim));
                     next_look = Instant::now() + tick;
                 }
             }
@@ -260,20 +271,27 @@ impl Shared {
     }
 }
 
-/// Looks after the idle connections and the long-held ones.
-fn look(shared: &Shared) {
+/// Looks after the idle connections and the long-held ones. `next_trim` is when another one may go because it is
+/// idle.
+fn look(shared: &Shared, next_trim: &mut Instant) {
     report_leaks(shared);
     let now = Instant::now();
     let Surplus { mut above_max, mut above_min, mut overflow } =
         shared.gate.surplus(shared.settings.max_overflow);
     let mut keep = Vec::new();
     let mut check = Vec::new();
-    let mut trimmed = false;
     let settings = &shared.settings;
     for _ in 0..shared.gate.begin_check(u32::MAX) {
-        let Taken::Session(mut pooled) = shared.take() else {
-            shared.gate.end_check_closed();
-            continue;
+        let mut pooled = match shared.take(now + PATIENCE) {
+            Taken::Session(pooled) => pooled,
+            Taken::NotYet => {
+                shared.gate.end_check();
+                continue;
+            }
+            Taken::Closed => {
+                shared.gate.end_check_closed();
+                continue;
+            }
         };
         let idle_for = now.saturating_duration_since(pooled.idle_since);
         let unheard_for = now.saturating_duration_since(pooled.wire().answered_at());
@@ -284,9 +302,13 @@ fn look(shared: &Shared) {
             Some(CloseReason::Expired)
         } else if overflow > 0 && idle_for >= OVERFLOW_IDLE {
             Some(CloseReason::Overflow)
-        } else if above_min > 0 && !trimmed && settings.idle_timeout.is_some_and(|limit| idle_for >= limit) {
-            // One at a time: the others may be needed yet, and are looked at again a tick later.
-            trimmed = true;
+        } else if let Some(limit) = settings.idle_timeout
+            && above_min > 0
+            && idle_for >= limit
+            && now >= *next_trim
+        {
+            // One at a time: load that comes back only a little later than that finds the others.
+            *next_trim = now + limit / TRIM_SHARE;
             Some(CloseReason::Idle)
         } else {
             None

@@ -6,7 +6,7 @@ use super::logging::logged;
 use super::scope;
 use super::session::{Failure, Limit, Params, Session, Verdict};
 use super::status::CloseReason;
-use super::{Lease, Pooled, Shared, add};
+use super::{Connection, Lease, Pooled, Shared, add};
 use crate::error::{Error, Result};
 use crate::settings::PrePing;
 use log::warn;
@@ -36,17 +36,22 @@ impl Shared {
         if scope::is_stopped() {
             return Err(Error::Cancelled);
         }
+        let deadline = deadline.checked_sub(scope::take_waited()).unwrap_or(deadline);
         let deadline = scope::deadline().map_or(deadline, |at| at.min(deadline));
         let mut permit = self.gate.acquire(started, deadline, at).map_err(|refusal| self.refused(refusal))?;
         // One budget for all checks of one acquire, so that many silent connections cost what one does.
         let checks_end = deadline.max(started + LEAST_CHECK);
         loop {
-            match self.take() {
+            match self.take(checks_end) {
                 Taken::Closed => {
                     self.gate.discard(permit);
                     return Err(Error::Closed);
                 }
-                Taken::Nothing => {}
+                // It will be there for somebody who has the time.
+                Taken::NotYet => {
+                    let (refusal, numbers) = self.gate.put_back(permit, started);
+                    return Err(self.refused((refusal, numbers)));
+                }
                 Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
                     None => {
                         let session = self.guards.part(permit.number(), pooled);
@@ -62,16 +67,48 @@ impl Shared {
         }
     }
 
-    /// Takes from the store what the gate has given leave to take: it is there, or will be within
-    /// microseconds, because a maker announces a connection just before r2d2 stores it.
-    pub(super) fn take(&self) -> Taken {
+    /// Lends a connection to the pool itself.
+    #[track_caller]
+    pub(crate) fn connection_until(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
+        let lease = self.clone().lend(Instant::now(), deadline, Location::caller())?;
+        Ok(Connection::new(lease))
+    }
+
+    /// Lends another connection to a call whose first one was of no use: it is one request all the same.
+    pub(crate) fn lend_again(
+        self: Arc<Shared>,
+        now: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Lease> {
+        self.gate.with_counts(|counts| counts.requests -= 1);
+        self.lend(now, deadline, at)
+    }
+
+    /// Takes from the store what the gate has given leave to take: it is there, or will be within microseconds,
+    /// because a maker announces a connection just before r2d2 stores it. A machine that is short of processors may
+    /// hold the maker up in between; until `deadline` that is waited for.
+    pub(super) fn take(&self, deadline: Instant) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(store) = store.as_ref() else { return Taken::Closed };
-        if let Some(guard) = store.try_get() {
+        let Some(open) = store.as_ref() else { return Taken::Closed };
+        if let Some(guard) = open.try_get() {
             return Taken::Session(Pooled::new(guard));
         }
-        // Whatever the caller's deadline: to give up here is to lose count of the connection.
-        store.get_timeout(CHECK_LIMIT).map_or(Taken::Nothing, |guard| Taken::Session(Pooled::new(guard)))
+        // `close` waits for the lock.
+        let open = open.clone();
+        drop(store);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Ok(guard) = open.get_timeout(left.clamp(LEAST_CHECK, CHECK_LIMIT)) {
+                return Taken::Session(Pooled::new(guard));
+            }
+            if self.gate.is_closed() {
+                return Taken::Closed;
+            }
+            if left <= CHECK_LIMIT {
+                return Taken::NotYet;
+            }
+        }
     }
 
     /// Why an idle session must not be lent; checks with the server where there is reason to.
@@ -227,6 +264,16 @@ impl Shared {
         self.unless_called_off(session, |session| session.query(sql, params, limit))
     }
 
+    pub(crate) fn query_again(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let limit = self.statement_limit();
+        self.unless_called_off(session, |session| session.query_again(sql, params, limit))
+    }
+
     pub(crate) fn write(
         self: &Arc<Shared>,
         session: &mut Session,
@@ -301,8 +348,8 @@ pub(super) fn unpanicked(f: impl FnOnce() -> bool) -> bool {
 /// What the store gave.
 pub(super) enum Taken {
     Session(Pooled),
-    /// A slot was lost against all rules; the caller tries again.
-    Nothing,
+    /// A maker has announced it and not stored it yet.
+    NotYet,
     Closed,
 }
 

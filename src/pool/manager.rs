@@ -6,6 +6,7 @@
 //! paced or stopped), never makes one that nobody wants, and never loses a slot.
 
 use super::address::{Endpoint, endpoints};
+use super::catalogue::Catalogue;
 use super::gate::{Gate, Order};
 use super::generation::Generations;
 use super::logging::logged;
@@ -52,6 +53,7 @@ pub(crate) struct SessionMaker {
     pgbouncer_mode: PgBouncerMode,
     statement_timeout: Option<Duration>,
     must_be_writable: bool,
+    catalogue: Arc<Catalogue>,
 }
 
 /// Why `connect` gives up: r2d2 wants an error type, and this is the only one it ever sees.
@@ -78,7 +80,10 @@ impl SessionMaker {
     /// # Errors
     ///
     /// `SettingsError` when the certificate file cannot be used.
-    pub(crate) fn new(settings: &PoolSettings) -> Result<SessionMaker, SettingsError> {
+    pub(crate) fn new(
+        settings: &PoolSettings,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<SessionMaker, SettingsError> {
         let database = &settings.database;
         let mut config = database.login_config();
         if let (Some(limit), PgBouncerMode::Off) = (settings.statement_timeout, settings.pgbouncer_mode) {
@@ -97,6 +102,7 @@ impl SessionMaker {
             pgbouncer_mode: settings.pgbouncer_mode,
             statement_timeout: settings.statement_timeout,
             must_be_writable: database.target_session_attrs == TargetSessionAttrs::ReadWrite,
+            catalogue,
         })
     }
 
@@ -118,7 +124,8 @@ impl SessionMaker {
         connector.wire.set_pool(self.pool.clone());
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
-        let statements = Statements::new(self.statement_cache_size, self.pgbouncer_mode);
+        let statements =
+            Statements::new(self.statement_cache_size, self.pgbouncer_mode, self.catalogue.clone());
         let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
         Ok(Session::new(client, connector, statements, limit, must_be_writable, retire_at, generation))
     }

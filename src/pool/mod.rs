@@ -2,6 +2,7 @@
 
 mod address;
 mod cancelling;
+mod catalogue;
 mod connection;
 mod decoy;
 mod frames;
@@ -26,10 +27,11 @@ mod wire;
 pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use scope::with_deadline;
-pub(crate) use scope::{Stop, is_stopped};
-pub(crate) use session::{Effect, Failure, Limit, Session};
+pub(crate) use scope::{Stop, having_waited, is_stopped};
+pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
+use self::catalogue::Catalogue;
 use self::gate::{Gate, Limits, Refusal};
 use self::generation::Generations;
 use self::keeper::{Keeper, KeeperHandle};
@@ -66,6 +68,7 @@ pub struct Pool {
 pub(crate) struct Shared {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
+    catalogue: Arc<Catalogue>,
     settings: PoolSettings,
     /// As last resized.
     max_connections: AtomicU32,
@@ -99,7 +102,8 @@ impl Pool {
     /// - `Down`: the server cannot be reached, or did not answer in time. Not with [`Start::Wait`].
     pub fn open(settings: &PoolSettings) -> Result<Pool> {
         settings.validate()?;
-        let maker = SessionMaker::new(settings)?;
+        let catalogue = Arc::new(Catalogue::new());
+        let maker = SessionMaker::new(settings, catalogue.clone())?;
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
             max: settings.max_connections,
@@ -130,6 +134,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             gate,
             generations,
+            catalogue,
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
             keeper: keeper.handle(),
@@ -157,9 +162,11 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// - `Exhausted`: all connections were in use all the time.
-    /// - `Saturated`: too many callers wait already; at once.
-    /// - `Down`: the server cannot be reached; at once when that has lasted longer than the outage grace.
+    /// - `Exhausted`: no connection came free in time.
+    /// - `Suspended`: lending was suspended all the time.
+    /// - `Saturated`: as many callers wait already as may, or the queue's delay stays above its target; at once.
+    /// - `Down`: the server cannot be reached, or does not answer; at once when that has lasted longer than the
+    ///   outage grace.
     /// - `Authentication`: the server refuses the login.
     /// - `SelfDeadlock`: this thread holds a connection already and no other is left; at once. The thread that
     ///   acquired a connection counts as its holder until it is returned, even if another thread uses it.
@@ -204,10 +211,12 @@ impl Pool {
     /// Changes the sizes of a running pool. Growing happens at once; connections above a smaller maximum are
     /// closed as they come back.
     ///
+    /// The maximum has a ceiling that is fixed when the pool is opened: twice the maximum it is opened with, and at
+    /// least 64. Beyond that, open another pool.
+    ///
     /// # Errors
     ///
-    /// - `Settings`: `min` above `max`, `max` zero, or `max` above both 64 and twice the maximum the pool was
-    ///   opened with.
+    /// - `Settings`: `min` above `max`, `max` zero, or `max` above the ceiling.
     /// - `Closed`: the pool is closed.
     pub fn resize(&self, min: u32, max: u32) -> Result<()> {
         let opened_with = &self.shared.settings;
@@ -219,7 +228,10 @@ impl Pool {
             let problem = Problem {
                 variable: "max_connections (DB_POOL_MAX_CONNECTIONS)".into(),
                 value: max.to_string(),
-                allowed: format!("1 to {ceiling} for a pool opened with {}", opened_with.max_connections),
+                allowed: format!(
+                    "1 to {ceiling}, which was fixed when the pool was opened with {}: twice that, at least 64",
+                    opened_with.max_connections
+                ),
             };
             return Err(SettingsError { problems: vec![problem] }.into());
         }
@@ -250,10 +262,11 @@ impl Pool {
         if self.shared.gate.resume() { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Replaces every connection: idle ones now, lent ones when they come back. For a changed password, a
-    /// changed role setting, a moved server.
+    /// Replaces every connection: idle ones now, lent ones when they come back; and forgets what is known of the server's
+    /// functions, views and triggers. For a changed password, a changed role setting, a moved server, a migration.
     pub fn reset(&self) {
         self.shared.generations.outdate_all();
+        self.shared.catalogue.note_change();
         self.shared.keeper.look();
     }
 
@@ -267,8 +280,9 @@ impl Pool {
     /// Until every connection is back, at most `deadline`.
     pub fn close(&self, deadline: Duration) -> bool {
         let shared = &self.shared;
+        let deadline = add(Instant::now(), deadline);
         shared.gate.close();
-        let left = shared.gate.wait_until_idle(add(Instant::now(), deadline));
+        let left = shared.gate.wait_until_idle(deadline);
         let store = shared.store.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(store) = store {
             while let Some(guard) = store.try_get() {
@@ -276,7 +290,7 @@ impl Pool {
             }
         }
         shared.guards.close();
-        shared.keeper.stop();
+        shared.keeper.stop(deadline);
         if left > 0 {
             let pool = &shared.settings.name;
             logged(|| {
@@ -296,7 +310,7 @@ impl Pool {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.gate.close();
-        self.keeper.stop();
+        self.keeper.stop(add(Instant::now(), Duration::MAX));
     }
 }
 
@@ -312,7 +326,8 @@ impl Shared {
         numbers.pool.clone_from(&self.settings.name);
         match refusal {
             Refusal::TimedOut => Error::Exhausted(numbers),
-            Refusal::Saturated => Error::Saturated(numbers),
+            Refusal::Suspended => Error::Suspended(numbers),
+            Refusal::Saturated | Refusal::Shed => Error::Saturated(numbers),
             Refusal::Down => Error::Down(numbers),
             Refusal::Login => Error::Authentication(numbers),
             Refusal::Closed => Error::Closed,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
     static STOP: RefCell<Option<Arc<Stop>>> = const { RefCell::new(None) };
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// How much longer than its deadline a statement is waited for that somebody cancels at its deadline: the
@@ -50,6 +51,24 @@ pub fn with_deadline<R>(deadline: Instant, work: impl FnOnce() -> R) -> R {
     let _restore = Restore(before);
     DEADLINE.set(Some(before.map_or(deadline, |before| before.min(deadline))));
     work()
+}
+
+/// Runs `work` for a caller who has waited for this thread already: that counts as waiting for the first connection.
+pub(crate) fn having_waited<R>(waited: Duration, work: impl FnOnce() -> R) -> R {
+    struct Forget;
+    impl Drop for Forget {
+        fn drop(&mut self) {
+            WAITED.take();
+        }
+    }
+    WAITED.set(waited);
+    let _forget = Forget;
+    work()
+}
+
+/// How long the current thread's caller has waited before its first connection; later ones begin anew.
+pub(super) fn take_waited() -> Duration {
+    WAITED.take()
 }
 
 /// The current thread's deadline.

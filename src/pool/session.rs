@@ -2,18 +2,21 @@
 
 mod judgement;
 mod limit;
+mod reset;
+mod statement;
 
-pub(crate) use self::judgement::{Effect, Failure, describe};
+pub(crate) use self::judgement::{Effect, Failure, Retry, describe};
 use self::judgement::{Mark, judge_apart};
 pub(crate) use self::limit::Limit;
 pub(crate) use super::cancelling::Cancel;
+use super::sql::is_copy_in;
 pub(crate) use super::statements::Params;
-use super::statements::{Prepared, Statements, Traits};
+use super::statements::Statements;
 use super::status::CloseReason;
 use super::transport::Connector;
 use super::wire::Wire;
-use crate::error::{Error, Interruption, Result};
-use postgres::{Client, CopyInWriter, Row, SimpleQueryMessage};
+use crate::error::{Error, Result};
+use postgres::{Client, CopyInWriter, SimpleQueryMessage, SimpleQueryRow};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,9 +44,13 @@ pub(crate) struct Session {
     must_be_writable: bool,
     /// It does not any more, as after a failover.
     is_demoted: bool,
-    /// The transaction was begun so.
+    /// The transaction, while there is one, was begun so.
     is_read_only: bool,
+    /// A statement may have changed what the catalogue says of others, which holds from the end of its transaction on.
+    has_changed_catalogue: bool,
     statement_timeout: Option<Duration>,
+    /// In this transaction the server has refused a statement because of another transaction.
+    pub(crate) has_lost_against_another: bool,
     /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
     pub(crate) in_transaction: bool,
 }
@@ -56,8 +63,8 @@ impl Drop for Session {
     }
 }
 
-/// How often one statement is prepared anew because what it refers to has changed: more often means something else.
-const MOST_HEALINGS: u32 = 3;
+/// The SQLSTATE of a write that a read-only server or transaction refuses.
+const READ_ONLY: &str = "25006";
 
 /// How long closing a connection may wait for the server.
 const FAREWELL: Duration = Duration::from_millis(50);
@@ -94,113 +101,20 @@ impl Session {
             must_be_writable,
             is_demoted: false,
             is_read_only: false,
+            has_changed_catalogue: false,
+            has_lost_against_another: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
         }
     }
 
-    /// Runs a query.
-    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Vec<Row>, Failure> {
-        self.run(sql, params, limit, Prepared::query, Prepared::asks_afterwards)
-    }
-
-    /// Runs a statement and returns the number of rows affected.
-    pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
-        self.run(sql, params, limit, Prepared::execute, |_| false)
-    }
-
-    /// `asks_afterwards`: whether the driver may fail although the statement has run.
-    fn run<R>(
-        &mut self,
-        sql: &str,
-        params: Params<'_>,
-        mut limit: Limit,
-        operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
-        asks_afterwards: fn(&Prepared) -> bool,
-    ) -> Result<R, Failure> {
-        limit.check().map_err(Failure::of_caller)?;
-        if self.in_transaction && self.wire.status() == Some(b'I') {
-            // Whatever follows would commit by itself.
-            return Err(Failure::of_caller(Error::TransactionEnded));
-        }
-        let mut healed = 0;
-        loop {
-            let mark = self.begin(limit);
-            let in_transaction = self.in_transaction || self.is_in_own_transaction();
-            let prepared = match self.statements.prepare(&mut self.client, sql, params, in_transaction) {
-                Ok(prepared) => prepared,
-                Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
-            };
-            let kind = prepared.traits;
-            if self.in_transaction && kind.controls_transaction {
-                return Err(Failure::of_caller(Error::TransactionEnded));
-            }
-            // Behind PgBouncer a trace is out of reach by the time it could be removed.
-            self.is_dirty |= kind.leaves_traces && !self.statements.are_behind_pgbouncer();
-            let mark = Mark { written: self.wire.written(), ..mark };
-            let error = match operation(&prepared, &mut self.client, sql, params) {
-                Ok(result) => return Ok(result),
-                Err(error) => error,
-            };
-            let may_be_done = !kind.is_read && asks_afterwards(&prepared) && !self.sent_nothing_since(mark);
-            if self.may_be_stale(&error, prepared.is_kept) {
-                // What it refers to may have changed since it was prepared, if only a moment ago. A statement that
-                // was refused has done nothing, so running it again, prepared anew, is safe; not a procedure, which
-                // may have committed in between, and not inside a transaction, which has failed with it: the next
-                // one will be well.
-                self.statements.forget(sql);
-                self.client.clear_type_cache();
-                limit = limit.since(mark.at);
-                let is_in_time = limit.check().is_ok();
-                if is_in_time
-                    && !in_transaction
-                    && healed < MOST_HEALINGS
-                    && !kind.leaves_traces
-                    && !may_be_done
-                {
-                    healed += 1;
-                    continue;
-                }
-            }
-            let effect = match kind {
-                _ if self.in_transaction => Effect::None,
-                Traits { is_read: true, .. } => Effect::None,
-                Traits { leaves_traces: true, .. } => Effect::InSteps,
-                _ => Effect::Lasting,
-            };
-            if may_be_done && effect != Effect::None && self.is_of_afterwards(&error) {
-                let text = format!("the result's types could not be looked up: {}", describe(&error));
-                let error = Error::OutcomeUnknown(Interruption::new(mark.at.elapsed(), text));
-                return Err(Failure::of_caller(error));
-            }
-            return Err(self.judge(error, mark, effect));
-        }
-    }
-
-    /// Whether the borrower has begun a transaction with the driver's client, which must not be ended for them:
-    /// of use behind PgBouncer only.
-    fn is_in_own_transaction(&self) -> bool {
-        self.is_dirty && self.statements.are_behind_pgbouncer() && self.wire.status() != Some(b'I')
-    }
-
-    /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or
-    /// its name, and where it was prepared some time ago the tables, columns and types it refers to (PostgreSQL, "Error
-    /// Codes": 0A000, 26000, class 42, XX000), or the parameters' types as they were, which the driver judges by.
-    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool) -> bool {
-        match error.as_db_error() {
-            Some(refusal) => {
-                let code = refusal.code().code();
-                matches!(code, "0A000" | "26000") || is_kept && (code == "XX000" || code.starts_with("42"))
-            }
-            None => is_kept && !self.is_connection_failure(),
-        }
-    }
-
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let mark = self.begin(limit);
-        self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
+        let outcome = self.client.batch_execute(sql);
+        self.settle_catalogue();
+        outcome.map_err(|error| self.judge(error, mark, effect))
     }
 
     /// Begins a transaction with `begin`, and returns the row of `query` if there is one: all in one round trip.
@@ -222,15 +136,20 @@ impl Session {
         if !query.is_empty() {
             sql.to_mut().extend(["; ", query]);
         }
-        let mark = self.begin(limit);
-        let messages =
-            self.client.simple_query(&sql).map_err(|error| self.judge(error, mark, Effect::None))?;
-        let row = messages.iter().rev().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
+        let row = self.last_row(&sql, limit)?;
         Ok(row.map_or_else(Vec::new, |row| {
             (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect()
+        }))
+    }
+
+    /// Runs fixed statements without parameters, of which the last one may return a row.
+    fn last_row(&mut self, sql: &str, limit: Limit) -> Result<Option<SimpleQueryRow>, Failure> {
+        let mark = self.begin(limit);
+        let messages =
+            self.client.simple_query(sql).map_err(|error| self.judge(error, mark, Effect::None))?;
+        Ok(messages.into_iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
         }))
     }
 
@@ -244,39 +163,6 @@ impl Session {
         is_alive
     }
 
-    /// Makes the session as new, whatever was done to it; false where that did not work.
-    ///
-    /// `DISCARD ALL` (PostgreSQL, "SQL Commands") ends temporary tables, settings, roles, locks, cursors,
-    /// channels and prepared statements; it is refused inside a transaction, hence the ROLLBACK. Behind PgBouncer
-    /// it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
-    pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
-            return false;
-        }
-        let mut steps = match self.wire.status() {
-            _ if self.statements.are_behind_pgbouncer() => &["ROLLBACK"][..],
-            Some(b'I') => &["DISCARD ALL"],
-            _ => &["ROLLBACK", "DISCARD ALL"],
-        };
-        while let [step, rest @ ..] = steps {
-            let written = self.wire.written();
-            if self.command(step, Limit::Until(deadline), Effect::None).is_err() {
-                return false;
-            }
-            // A borrower with `&mut Client` can put another client in its place.
-            if self.wire.written() == written || self.wire.status() != Some(b'I') {
-                return false;
-            }
-            steps = rest;
-        }
-        if !self.statements.are_behind_pgbouncer() {
-            self.statements.forget_all();
-            self.client.clear_type_cache();
-        }
-        (self.is_dirty, self.is_cancelled) = (false, false);
-        true
-    }
-
     /// The driver's client, for whatever the helpers do not offer.
     pub(crate) fn client(&mut self) -> &mut Client {
         self.is_dirty = true;
@@ -288,9 +174,14 @@ impl Session {
         self.begin(limit);
     }
 
-    /// Begins a COPY, whose traces end with the transaction.
+    /// Begins a COPY.
     pub(crate) fn copy_in(&mut self, sql: &str, limit: Limit) -> Result<CopyInWriter<'_>> {
+        if !is_copy_in(sql) {
+            return Err(Error::application(format!("copy_in takes COPY … FROM STDIN, and was given: {sql}")));
+        }
         limit.check()?;
+        // What a trigger does is not looked into.
+        self.is_dirty = true;
         let (mark, wire) = (self.begin(limit), self.wire.clone());
         // The writer has the client, so the session cannot judge.
         self.client.copy_in(sql).map_err(|error| judge_apart(&wire, error, mark))
@@ -394,6 +285,6 @@ impl Session {
             Limit::Until(deadline) => Some(deadline),
         };
         self.wire.set_deadline(now, deadline);
-        Mark { at: now, written: self.wire.written() }
+        Mark { at: now, written: self.wire.written(), is_trusted: !self.is_dirty }
     }
 }

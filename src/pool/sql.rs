@@ -1,257 +1,221 @@
-//! What a statement's text tells about it: whether it can write, and whether it leaves something behind in the
-//! session. Read once per statement, when it is prepared; both answers err on the side of caution.
+//! What a statement's text tells about it: what it may do, and which names have to be looked up in the server's
+//! catalogue before that is believed.
+//!
+//! Only what is known to be safe counts as such: a text that is not understood may write, in several steps, and leave
+//! anything behind in the session.
 
-mod words;
+mod tokens;
 
-use self::words::Words;
+use self::tokens::{Token, Tokens};
 
-/// What is known of a statement.
+/// What is known of a statement from its text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kind {
-    /// It cannot change the database: a SELECT, VALUES, TABLE or SHOW without a data-modifying part or a row lock.
-    /// (A view or a rule that writes is not seen.)
-    pub(crate) is_read: bool,
-    /// It may leave something in the session that the next borrower would see. (What a trigger leaves is not
-    /// seen.)
-    pub(crate) leaves_traces: bool,
-    /// It begins or ends a transaction; nothing for the inside of one that somebody else ends.
+    pub(crate) form: Form,
+    /// It begins or ends a transaction; nothing for the inside of one that the pool ends.
     pub(crate) controls_transaction: bool,
-    /// Names it may call as functions that are not known here. The server's catalogue tells whether any of them
-    /// is volatile; until it has, they stand for both a write and a trace.
-    pub(crate) unknown_calls: Vec<String>,
+    /// Every name in it, each once: whatever it calls or reads is among them, or implied by operators and types.
+    pub(crate) names: Vec<String>,
+    /// Every `set_config` in it sets for the transaction only.
+    pub(crate) sets_locally: bool,
 }
 
-/// Statements after which a session is as it was before.
-const TRACELESS: &[&str] = &[
-    "select",
-    "insert",
-    "update",
-    "delete",
-    "merge",
-    "values",
-    "table",
-    "with",
-    "explain",
-    "show",
-    "analyze",
-    "vacuum",
-    "truncate",
-    "refresh",
-    "lock",
-    "grant",
-    "revoke",
-    "comment",
-    "reindex",
-    "savepoint",
-    "release",
-    "create",
-    "alter",
-    "drop",
-    "notify",
-];
+/// The sorts of statements that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Reads, unless something behind its names does more.
+    Query,
+    /// Writes or locks rows, all or nothing; leaves no trace in the session, unless something behind its names does.
+    Write,
+    /// Shows a setting.
+    Show,
+    /// What it sets or locks ends with the transaction.
+    Local,
+    /// Changes the catalogue, all or nothing.
+    Definition,
+    /// Anything else.
+    Other,
+}
 
-/// Words that mean a trace wherever they stand, even in a statement of the list above: settings and temporary
-/// objects. (Functions that leave traces are volatile, and found by that.)
-const TRACES: &[&str] = &["set_config", "pg_settings", "temp", "temporary", "pg_temp"];
-
-/// Names before a parenthesis that need no question: the grammar's own words, and functions of PostgreSQL that
-/// are not volatile.
-const HARMLESS_CALLS: &[&str] = &[
-    "in",
-    "any",
-    "all",
-    "some",
-    "exists",
-    "and",
+/// Words after CREATE, ALTER and DROP with which the statement is all or nothing, unless it runs CONCURRENTLY. Whatever
+/// cannot run in a transaction block is not among them (PostgreSQL's source: callers of `PreventInTransactionBlock`).
+const TRANSACTIONAL: &[&str] = &[
     "or",
-    "not",
-    "on",
-    "as",
-    "over",
-    "filter",
-    "values",
-    "from",
-    "where",
-    "when",
-    "then",
-    "else",
-    "using",
-    "by",
-    "array",
-    "row",
-    "cast",
-    "coalesce",
-    "nullif",
-    "greatest",
-    "least",
-    "select",
-    "returning",
-    "set",
-    "conflict",
-    "key",
+    "temp",
+    "temporary",
+    "local",
+    "global",
+    "unlogged",
+    "table",
+    "recursive",
+    "view",
+    "materialized",
     "unique",
-    "check",
-    "lateral",
-    "case",
-    "having",
-    "limit",
-    "offset",
-    "is",
-    "like",
-    "ilike",
-    "between",
-    "distinct",
-    "numeric",
-    "varchar",
-    "char",
-    "decimal",
-    "interval",
-    "timestamp",
-    "timestamptz",
-    "time",
-    "float",
-    "count",
-    "sum",
-    "avg",
-    "min",
-    "max",
-    "array_agg",
-    "string_agg",
-    "json_agg",
-    "jsonb_agg",
-    "json_build_object",
-    "jsonb_build_object",
-    "to_json",
-    "to_jsonb",
-    "row_to_json",
-    "bool_and",
-    "bool_or",
-    "row_number",
-    "rank",
-    "dense_rank",
-    "lag",
-    "lead",
-    "first_value",
-    "last_value",
-    "lower",
-    "upper",
-    "length",
-    "char_length",
-    "btrim",
-    "ltrim",
-    "rtrim",
-    "trim",
-    "substring",
-    "substr",
-    "replace",
-    "concat",
-    "concat_ws",
-    "left",
-    "right",
-    "lpad",
-    "rpad",
-    "repeat",
-    "split_part",
-    "position",
-    "format",
-    "abs",
-    "ceil",
-    "floor",
-    "round",
-    "trunc",
-    "mod",
-    "power",
-    "sqrt",
-    "now",
-    "date_trunc",
-    "date_part",
-    "extract",
-    "age",
-    "to_char",
-    "to_date",
-    "to_timestamp",
-    "to_number",
-    "generate_series",
-    "unnest",
-    "array_length",
-    "cardinality",
-    "array_position",
-    "to_tsvector",
-    "to_tsquery",
-    "plainto_tsquery",
-    "websearch_to_tsquery",
-    "ts_rank",
-    "ts_headline",
-    "md5",
-    "encode",
-    "decode",
-    "version",
-    "current_setting",
-];
-
-/// Volatile functions of PostgreSQL that leave nothing in the session; they are no reads all the same.
-const TRACELESS_CALLS: &[&str] = &[
-    "nextval",
-    "setval",
-    "random",
-    "clock_timestamp",
-    "gen_random_uuid",
-    "pg_sleep",
-    "pg_notify",
-    "pg_advisory_xact_lock",
-    "pg_try_advisory_xact_lock",
-    "pg_terminate_backend",
-    "pg_cancel_backend",
+    "index",
+    "sequence",
+    "schema",
+    "function",
+    "procedure",
+    "aggregate",
+    "operator",
+    "cast",
+    "type",
+    "domain",
+    "trigger",
+    "constraint",
+    "rule",
+    "policy",
+    "role",
+    "user",
+    "default",
 ];
 
 impl Kind {
     pub(crate) fn of(sql: &str) -> Kind {
-        let mut words = Words::of(sql);
-        let first = words.next().map(|word| word.text).unwrap_or_default();
-        let mut kind = Kind {
-            is_read: matches!(first.as_str(), "select" | "values" | "table" | "show" | "with"),
-            leaves_traces: !TRACELESS.contains(&first.as_str()),
-            controls_transaction: matches!(first.as_str(), "begin" | "start" | "commit" | "end" | "abort"),
-            unknown_calls: Vec::new(),
-        };
-        let mut second = None;
-        for word in words {
-            let text = word.text.as_str();
-            second.get_or_insert_with(|| text.to_owned());
-            kind.leaves_traces |= TRACES.contains(&text) || word.is_escaped;
-            if matches!(text, "into" | "insert" | "update" | "delete" | "merge") || word.is_escaped {
-                kind.is_read = false;
-            }
-            if !word.is_called || (HARMLESS_CALLS.contains(&text) && !word.is_qualified && !word.is_quoted) {
-                continue;
-            }
-            if TRACELESS_CALLS.contains(&text) && !word.is_qualified {
-                kind.is_read = false;
-            } else {
-                kind.unknown_calls.push(word.text);
-            }
-        }
-        kind.controls_transaction |= match (first.as_str(), second.as_deref()) {
-            ("rollback", second) => second != Some("to"),
-            ("prepare", second) => second == Some("transaction"),
+        let Tokens { list, is_opaque } = Tokens::of(sql);
+        let mut keywords = list.iter().filter_map(Token::keyword);
+        let first = keywords.next().unwrap_or_default();
+        let controls_transaction = match first {
+            "begin" | "start" | "commit" | "end" | "abort" => true,
+            "rollback" => !rolls_back_to_savepoint(&list),
+            "prepare" => list.get(1).and_then(Token::keyword) == Some("transaction"),
             _ => false,
         };
-        // What these set ends with the transaction.
-        if first == "set" && matches!(second.as_deref(), Some("local" | "transaction" | "constraints")) {
-            kind.leaves_traces = false;
+        let form = match first {
+            "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge" => {
+                match is_opaque || creates_table(&list) {
+                    // All or nothing it is still.
+                    true => Form::Definition,
+                    false if may_write(&list) => Form::Write,
+                    false => Form::Query,
+                }
+            }
+            "show" => Form::Show,
+            "savepoint" | "release" | "lock" | "notify" => Form::Local,
+            "rollback" if !controls_transaction => Form::Local,
+            "set" if sets_locally(&list) => Form::Local,
+            "create" | "alter" | "drop" if is_transactional(&list) => Form::Definition,
+            "truncate" | "comment" | "grant" | "revoke" => Form::Definition,
+            _ => Form::Other,
+        };
+        let mut names = match form {
+            Form::Query | Form::Write => names(&list),
+            _ => Vec::new(),
+        };
+        names.sort_unstable();
+        names.dedup();
+        Kind { form, controls_transaction, names, sets_locally: are_local_settings(&list) }
+    }
+}
+
+/// Whether it is a `COPY … FROM STDIN`.
+pub(crate) fn is_copy_in(sql: &str) -> bool {
+    let Tokens { list, .. } = Tokens::of(sql);
+    let is_source = |pair: &[Token]| pair[0].keyword() == Some("from") && pair[1].keyword() == Some("stdin");
+    list.first().and_then(Token::keyword) == Some("copy") && list.windows(2).any(is_source)
+}
+
+fn names(list: &[Token]) -> Vec<String> {
+    let names = list.iter().filter_map(|token| match token {
+        Token::Word { text, .. } => Some(text.clone()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// Whether it has a part that writes or locks rows.
+fn may_write(list: &[Token]) -> bool {
+    list.iter().filter_map(Token::keyword).any(|word| {
+        // FOR UPDATE and FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE.
+        matches!(word, "insert" | "update" | "delete" | "merge" | "share")
+    })
+}
+
+/// Whether it is a `SELECT … INTO table`.
+fn creates_table(list: &[Token]) -> bool {
+    let is_into = |pair: &[Token]| {
+        pair[1].keyword() == Some("into") && !matches!(pair[0].keyword(), Some("insert" | "merge"))
+    };
+    list.windows(2).any(is_into)
+}
+
+fn is_transactional(list: &[Token]) -> bool {
+    let second = list.get(1).and_then(Token::keyword);
+    let is_concurrent = list.iter().any(|token| token.keyword() == Some("concurrently"));
+    !is_concurrent && second.is_some_and(|word| TRANSACTIONAL.contains(&word))
+}
+
+/// `ROLLBACK [WORK | TRANSACTION] TO …`.
+fn rolls_back_to_savepoint(list: &[Token]) -> bool {
+    let words: Vec<_> = list.iter().skip(1).take(2).filter_map(Token::keyword).collect();
+    matches!(words.as_slice(), ["to", ..] | ["work" | "transaction", "to"])
+}
+
+/// `SET LOCAL …`, `SET TRANSACTION …` and `SET CONSTRAINTS …`, but not the setting of a parameter whose name begins with
+/// such a word, as in `SET local.tenant = 'A'`.
+fn sets_locally(list: &[Token]) -> bool {
+    let second = list.get(1).and_then(Token::keyword);
+    let is_name = matches!(list.get(2), Some(Token::Word { .. }));
+    let is_value = list.get(2).and_then(Token::keyword) == Some("to");
+    matches!(second, Some("local" | "transaction" | "constraints")) && is_name && !is_value
+}
+
+/// Whether every `set_config` has the form `set_config(name, value, true)`, with literals or parameters for name and
+/// value.
+fn are_local_settings(list: &[Token]) -> bool {
+    let is_name = |token: &Token| matches!(token, Token::Word { text, .. } if text == "set_config");
+    let places = list.iter().enumerate().filter(|(_, token)| is_name(token)).map(|(place, _)| place);
+    places.into_iter().all(|place| {
+        let mut rest = &list[place + 1..];
+        take(&mut rest, Token::is_open)
+            && take(&mut rest, Token::is_value)
+            && take(&mut rest, Token::is_comma)
+            && take(&mut rest, Token::is_value)
+            && is_cast_to_text(&mut rest)
+            && take(&mut rest, Token::is_comma)
+            && take(&mut rest, |token| token.keyword() == Some("true"))
+            && take(&mut rest, Token::is_close)
+    })
+}
+
+/// Takes the next token off `rest` if it is what is wanted.
+fn take(rest: &mut &[Token], is_wanted: impl FnOnce(&Token) -> bool) -> bool {
+    match rest.split_first() {
+        Some((token, after)) if is_wanted(token) => {
+            *rest = after;
+            true
         }
-        kind
+        _ => false,
+    }
+}
+
+/// Takes `::text` off `rest`, if it is there.
+fn is_cast_to_text(rest: &mut &[Token]) -> bool {
+    let colon = Token::Symbol(':');
+    match rest {
+        [first, second, name, after @ ..] if *first == colon && *second == colon => {
+            *rest = after;
+            name.keyword() == Some("text")
+        }
+        _ => true,
+    }
+}
+
+impl Token {
+    fn is_open(&self) -> bool {
+        *self == Token::Symbol('(')
     }
 
-    /// The same once it is known whether any of the unknown calls is volatile: only a volatile function may
-    /// write, set, lock or create (PostgreSQL, "Function Volatility Categories").
-    pub(crate) fn resolved(mut self, is_volatile: bool) -> Kind {
-        if is_volatile && !self.unknown_calls.is_empty() {
-            self.is_read = false;
-            self.leaves_traces = true;
-        }
-        self.unknown_calls = Vec::new();
-        self
+    fn is_close(&self) -> bool {
+        *self == Token::Symbol(')')
+    }
+
+    fn is_comma(&self) -> bool {
+        *self == Token::Symbol(',')
+    }
+
+    fn is_value(&self) -> bool {
+        matches!(self, Token::Literal | Token::Parameter)
     }
 }
 
@@ -260,90 +224,143 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn form(sql: &str) -> Form {
+        Kind::of(sql).form
+    }
+
     #[test]
-    fn reads_are_known_by_their_text() {
+    fn queries_are_known_by_their_text() {
         for sql in [
             "SELECT movie_id, title FROM movies WHERE year = $1",
             "  -- a comment\n select count(*) from movies where title in ('delete', $$insert into x$$)",
             "/* outer /* inner */ update */ VALUES (1)",
             "WITH recent AS (SELECT * FROM movies WHERE year > 2000) SELECT lower(title) FROM recent",
-            "SELECT \"update_count\" FROM t WHERE note = 'it''s; DELETE FROM t'",
+            "SELECT \"update\", temp FROM t WHERE note = 'it''s; DELETE FROM t'",
+            "(SELECT 1) UNION (SELECT 2)",
         ] {
-            let kind = Kind {
-                is_read: true,
-                leaves_traces: false,
-                controls_transaction: false,
-                unknown_calls: Vec::new(),
-            };
-            assert_eq!(Kind::of(sql), kind, "{sql}");
+            assert_eq!(form(sql), Form::Query, "{sql}");
         }
-    }
-
-    #[test]
-    fn whatever_may_write_is_no_read() {
         for sql in [
             "INSERT INTO movies VALUES (1)",
             "WITH gone AS (DELETE FROM movies RETURNING 1) SELECT count(*) FROM gone",
-            "SELECT * FROM movies FOR UPDATE",
-            "SELECT nextval('seq')",
-            "SELECT E'it\\'s', nextval('a')",
-            "SELECT * INTO copy FROM movies",
-            "DO $$ BEGIN END $$",
-            "",
+            "SELECT * FROM movies FOR NO KEY UPDATE",
+            "SELECT * FROM movies FOR KEY SHARE",
+            "MERGE INTO a USING b ON true WHEN MATCHED THEN DELETE",
         ] {
-            assert!(!Kind::of(sql).is_read, "{sql}");
+            assert_eq!(form(sql), Form::Write, "{sql}");
         }
     }
 
     #[test]
-    fn traces_are_known_by_their_text() {
+    fn what_leaves_something_or_is_not_understood_is_neither() {
         for sql in [
-            "SET search_path = other",
-            "set role other",
-            "LISTEN news",
-            "SELECT set_config('work_mem', '1MB', false)",
-            "UPDATE pg_settings SET setting = '1MB' WHERE name = 'work_mem'",
-            "SELECT E'it\\'s', set_config('work_mem', '1MB', false)",
-            "SELECT 1 -- a comment\r, set_config('work_mem', '1MB', false)",
+            "SELECT * INTO copy FROM movies",
+            "SELECT * INTO TEMP copy FROM movies",
             "SELECT U&\"set\\005fconfig\"('work_mem', '1MB', false)",
-            "SELECT * INTO pg_temp.scratch FROM movies",
             "CREATE TEMP TABLE scratch (a int)",
-            "CREATE TEMPORARY VIEW v AS SELECT 1",
+            "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE UNIQUE INDEX i ON t (a)",
+            "ALTER TABLE t ADD COLUMN a int",
+            "TRUNCATE t",
+        ] {
+            assert_eq!(form(sql), Form::Definition, "{sql}");
+        }
+        for sql in [
+            "",
+            "SET search_path = other",
+            "SET local.tenant = 'A'",
+            "SET transaction.x TO 1",
+            "SET constraints.x = 1",
+            "SET \"local\" TO 1",
+            "SET LOCAL",
+            "LISTEN news",
             "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
             "PREPARE p AS SELECT 1",
-            "BEGIN",
+            "EXPLAIN ANALYZE SELECT charge()",
+            "COPY t FROM STDIN",
             "DO $$ BEGIN END $$",
-            "",
+            "CALL p()",
+            "VACUUM t",
+            "REINDEX TABLE t",
+            "CREATE INDEX CONCURRENTLY i ON t (a)",
+            "DROP INDEX CONCURRENTLY i",
+            "ALTER TABLE t DETACH PARTITION u CONCURRENTLY",
+            "CREATE DATABASE d",
+            "ALTER SYSTEM SET work_mem = '1MB'",
+            "COMMIT PREPARED 'x'",
         ] {
-            assert!(Kind::of(sql).leaves_traces, "{sql}");
-        }
-        for sql in ["SET LOCAL work_mem = '1MB'", "SELECT pg_advisory_xact_lock(1)", "CREATE TABLE t (a int)"]
-        {
-            assert!(!Kind::of(sql).leaves_traces, "{sql}");
+            assert_eq!(form(sql), Form::Other, "{sql}");
         }
     }
 
     #[test]
-    fn calls_that_are_not_known_are_asked_for() {
-        for (sql, names) in [
-            ("SELECT transfer_money(1, 2)", &["transfer_money"][..]),
-            ("SELECT public.\"Charge\" (1)", &["charge"]),
-            ("SELECT charge/**/(1), charge -- x\n (2)", &["charge", "charge"]),
-            ("SELECT public.count(1), x.left('a', 1)", &["count", "left"]),
-            ("SELECT zahle\u{1f642}(1)", &["zahle\u{1f642}"]),
-            ("SELECT pg_advisory_lock(1), query_to_xml('SELECT 1')", &["pg_advisory_lock", "query_to_xml"]),
-            ("SELECT count(*) FROM movies WHERE lower(title) IN ('a')", &[]),
+    fn what_ends_with_the_transaction_is_local() {
+        for sql in [
+            "SET LOCAL work_mem = '1MB'",
+            "set local app.tenant to 'A'",
+            "SET /* so */ LOCAL ROLE other",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET CONSTRAINTS ALL DEFERRED",
+            "SAVEPOINT a",
+            "ROLLBACK TO a",
+            "ROLLBACK WORK TO SAVEPOINT a",
+            "LOCK TABLE movies IN EXCLUSIVE MODE",
+            "NOTIFY news",
         ] {
-            let kind = Kind::of(sql);
-            assert_eq!(kind.unknown_calls, names, "{sql}");
-            let volatile = kind.clone().resolved(true);
-            assert_eq!(
-                (volatile.is_read, volatile.leaves_traces),
-                (names.is_empty(), !names.is_empty()),
-                "{sql}"
-            );
-            let stable = kind.resolved(false);
-            assert_eq!((stable.is_read, stable.leaves_traces), (true, false), "{sql}");
+            assert_eq!((form(sql), Kind::of(sql).controls_transaction), (Form::Local, false), "{sql}");
+        }
+    }
+
+    #[test]
+    fn transactions_are_begun_and_ended_by_few_words() {
+        for sql in
+            ["BEGIN", "COMMIT AND CHAIN", "END", "ROLLBACK", "ROLLBACK WORK", "PREPARE TRANSACTION 'x'"]
+        {
+            assert!(Kind::of(sql).controls_transaction, "{sql}");
+        }
+        for sql in ["PREPARE p AS SELECT 1", "SELECT 'BEGIN'"] {
+            assert!(!Kind::of(sql).controls_transaction, "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_a_copy_from_the_client_is_one() {
+        for (sql, is_one) in [
+            ("COPY t (a, b) FROM STDIN", true),
+            ("copy t from /* here */ stdin with (format csv)", true),
+            ("COMMIT", false),
+            ("COPY t FROM 'stdin'", false),
+            ("COPY t TO STDOUT", false),
+            ("COPY t FROM PROGRAM 'true'", false),
+        ] {
+            assert_eq!(is_copy_in(sql), is_one, "{sql}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_to_be_looked_up() {
+        let kind =
+            Kind::of("SELECT a.charge, public.\"Charge\" (1), lower('charge') FROM accounts a, accounts b");
+        assert_eq!(
+            kind.names,
+            ["Charge", "a", "accounts", "b", "charge", "from", "lower", "public", "select"]
+        );
+    }
+
+    #[test]
+    fn a_setting_for_the_transaction_is_known_by_its_form() {
+        for (sql, is_local) in [
+            ("SELECT set_config('app.tenant', $1, true)", true),
+            ("SELECT pg_catalog.set_config($1, $2::text, true), set_config('a.b', 'c', TRUE)", true),
+            ("SELECT 1", true),
+            ("SELECT set_config('app.tenant', $1, false)", false),
+            ("SELECT set_config('app.tenant', $1, $2)", false),
+            ("SELECT set_config('app.tenant', $1, true AND false)", false),
+            ("SELECT set_config('app.tenant', set_config('a.b', 'c', false), true)", false),
+            ("SELECT set_config('a.b', 'c', true), x.set_config", false),
+            ("SELECT set_config('a.b', $1::text || 'c', true)", false),
+        ] {
+            assert_eq!(Kind::of(sql).sets_locally, is_local, "{sql}");
         }
     }
 

@@ -4,7 +4,7 @@
 mod learning;
 
 use self::learning::Learning;
-use super::sql::Kind;
+use super::catalogue::{Catalogue, SessionState, Traits};
 use crate::settings::PgBouncerMode;
 use lru::LruCache;
 use postgres::types::{ToSql, Type};
@@ -15,16 +15,12 @@ use std::sync::Arc;
 /// A parameter list as callers pass it.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// Whether any function of these names, in whatever schema, is volatile: asked once per statement and
-/// connection, and only of statements that call what is not known.
-const VOLATILE: &str =
-    "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE lower(proname) = ANY ($1) AND provolatile = 'v')";
-
 /// What is known of the statements, by their text: those used last, as many as the settings say.
 pub(crate) struct Statements {
     kept: Option<LruCache<Box<str>, Prepared>>,
     /// Behind PgBouncer in transaction mode, where nothing can be prepared to last.
     learning: Option<Learning>,
+    catalogue: Arc<Catalogue>,
 }
 
 /// A statement that is ready to run.
@@ -32,6 +28,8 @@ pub(crate) struct Statements {
 pub(crate) struct Prepared {
     way: Way,
     pub(crate) traits: Traits,
+    /// When the catalogue was asked for the traits.
+    epoch: u64,
     /// It was prepared earlier, so that what it was prepared for may have changed since.
     pub(crate) is_kept: bool,
 }
@@ -46,21 +44,6 @@ enum Way {
     Once,
 }
 
-/// What of a [`Kind`] is of use once its unknown calls are resolved.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Traits {
-    pub(crate) is_read: bool,
-    pub(crate) leaves_traces: bool,
-    pub(crate) controls_transaction: bool,
-}
-
-impl Traits {
-    fn of(kind: &Kind) -> Traits {
-        let Kind { is_read, leaves_traces, controls_transaction, .. } = *kind;
-        Traits { is_read, leaves_traces, controls_transaction }
-    }
-}
-
 /// Why a statement could not be prepared.
 #[derive(Debug)]
 pub(crate) struct Unprepared {
@@ -69,10 +52,23 @@ pub(crate) struct Unprepared {
     pub(crate) spoils_session: bool,
 }
 
+impl Unprepared {
+    fn of_driver(error: postgres::Error) -> Unprepared {
+        // Something the driver has prepared for itself is not there: it goes on using it, for each type it looks up.
+        let spoils_session = error.code().is_some_and(|code| code.code() == "26000");
+        Unprepared { error, spoils_session }
+    }
+
+    fn of_question(error: postgres::Error) -> Unprepared {
+        Unprepared { error, spoils_session: false }
+    }
+}
+
 impl Statements {
     /// Keeps as many as `size`.
-    pub(crate) fn new(size: usize, mode: PgBouncerMode) -> Statements {
+    pub(crate) fn new(size: usize, mode: PgBouncerMode, catalogue: Arc<Catalogue>) -> Statements {
         Statements {
+            catalogue,
             kept: NonZeroUsize::new(size).map(LruCache::new),
             learning: (mode == PgBouncerMode::Transaction).then(Learning::default),
         }
@@ -89,51 +85,48 @@ impl Statements {
         client: &mut Client,
         sql: &str,
         params: Params<'_>,
-        in_transaction: bool,
+        session: SessionState,
     ) -> Result<Prepared, Unprepared> {
-        let kept = self.kept.as_mut().and_then(|kept| kept.get(sql));
+        let epoch = self.catalogue.epoch();
+        let kept = self.kept.as_mut().and_then(|kept| kept.get_mut(sql));
         if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
+            if prepared.epoch != epoch {
+                prepared.traits =
+                    self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
+                prepared.epoch = epoch;
+            }
             return Ok(prepared.clone());
         }
         let way = match (&mut self.learning, &self.kept) {
-            (Some(learning), _) => Way::Typed(learning.types(client, sql, params, in_transaction)?),
-            (None, Some(_)) => {
-                let statement = client.prepare(sql);
-                Way::Named(statement.map_err(|error| Unprepared { error, spoils_session: false })?)
-            }
-            // Every unknown call counts as volatile: asking would be a round trip for each run.
-            (None, None) => {
-                let traits = Traits::of(&Kind::of(sql).resolved(true));
-                return Ok(Prepared { way: Way::Once, traits, is_kept: false });
-            }
+            (Some(learning), _) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
+            (None, Some(_)) => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
+            (None, None) => Way::Once,
         };
-        let kind = Kind::of(sql);
-        let is_volatile = match kind.unknown_calls.as_slice() {
-            [] => false,
-            names => match client.query_typed(VOLATILE, &[(&names, Type::TEXT_ARRAY)]) {
-                Ok(rows) => rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(true),
-                // A server of another kind may not know these tables.
-                Err(error) if error.as_db_error().is_some() && !in_transaction => true,
-                Err(error) => return Err(Unprepared { error, spoils_session: false }),
-            },
-        };
-        let prepared = Prepared { way, traits: Traits::of(&kind.resolved(is_volatile)), is_kept: false };
+        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
+        let prepared = Prepared { way, traits, epoch, is_kept: false };
         if let Some(kept) = &mut self.kept {
             kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
         }
         Ok(prepared)
     }
 
+    /// A statement has run that may have changed what the catalogue says of others.
+    pub(crate) fn note_catalogue_change(&self) {
+        self.catalogue.note_change();
+    }
+
+    /// How many of the statements that are kept the server keeps as well.
+    pub(crate) fn count_on_server(&self) -> usize {
+        match self.learning {
+            None => self.kept.as_ref().map_or(0, LruCache::len),
+            Some(_) => 0,
+        }
+    }
+
     /// Has the statement prepared anew when it is next wanted.
     pub(crate) fn forget(&mut self, sql: &str) {
         if let Some(kept) = &mut self.kept {
             kept.pop(sql);
-        }
-    }
-
-    pub(crate) fn forget_all(&mut self) {
-        if let Some(kept) = &mut self.kept {
-            kept.clear();
         }
     }
 }

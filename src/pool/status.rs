@@ -39,8 +39,11 @@ pub struct PoolStatus {
     pub queued: u64,
     /// Calls that ended because their time ran out.
     pub timed_out: u64,
-    /// Calls refused at once because the queue was full.
+    /// Calls refused at once because the queue was full, or shed because its delay stayed above the target.
     pub rejected: u64,
+    /// Those of `timed_out` and `rejected` that fell into an outage or a suspension, which a larger pool would not
+    /// have spared.
+    pub turned_away_in_outage: u64,
     /// Calls refused because the server was down.
     pub refused_down: u64,
     /// Connections made.
@@ -55,7 +58,8 @@ pub struct PoolStatus {
     pub leaks: u64,
     /// Connections held beyond the leak threshold right now.
     pub long_held: Vec<LongHeld>,
-    /// How long callers waited for a connection.
+    /// How long callers waited until they had a connection that could be used, or until they gave up or were
+    /// turned away. Those refused without waiting are left out.
     pub wait_times: Histogram,
     /// How long connections were held.
     pub use_times: Histogram,
@@ -158,15 +162,34 @@ impl Default for Durations {
 
 impl Durations {
     pub(crate) fn add(&mut self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)] += 1;
+        self.buckets[bucket(duration)] += 1;
         self.sum = self.sum.saturating_add(duration);
+    }
+
+    /// Takes back what was added.
+    pub(crate) fn remove(&mut self, duration: Duration) {
+        self.buckets[bucket(duration)] -= 1;
+        self.sum = self.sum.saturating_sub(duration);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sum(&self) -> Duration {
+        self.sum
     }
 
     fn to_histogram(&self) -> Histogram {
         Histogram { buckets: self.buckets.to_vec(), sum: self.sum }
     }
+}
+
+fn bucket(duration: Duration) -> usize {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    ((u64::BITS - micros.leading_zeros()) as usize).min(BUCKETS - 1)
 }
 
 /// Why a connection was closed; one counter each.
@@ -189,6 +212,7 @@ pub(crate) struct Counts {
     pub(crate) queued: u64,
     pub(crate) timed_out: u64,
     pub(crate) rejected: u64,
+    pub(crate) turned_away_in_outage: u64,
     pub(crate) refused_down: u64,
     pub(crate) connects: u64,
     pub(crate) connect_failures: u64,
@@ -220,6 +244,7 @@ impl Counts {
         status.queued = self.queued;
         status.timed_out = self.timed_out;
         status.rejected = self.rejected;
+        status.turned_away_in_outage = self.turned_away_in_outage;
         status.refused_down = self.refused_down;
         status.connects = self.connects;
         status.connect_failures = self.connect_failures;

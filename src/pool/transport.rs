@@ -305,7 +305,7 @@ impl AsyncRead for Bounded {
                 }
                 Poll::Ready(end) => {
                     this.wire.fail(false);
-                    if let Some(words) = frames::message_of(&this.held) {
+                    if let Some(words) = frames::last_words_of(&this.held) {
                         this.wire.end_with(words);
                     }
                     // An error that ends the session has no more to its reply.

@@ -29,11 +29,19 @@ pub(crate) struct Wire {
     lost_count: AtomicBool,
     /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
     asked: AtomicBool,
-    /// The error with which the server ended the session in place of completing a reply, in its words.
-    last_words: Mutex<Option<String>>,
+    /// The error with which the server ended the session in place of completing a reply.
+    last_words: Mutex<Option<LastWords>>,
     cancel_key: OnceLock<Box<[u8]>>,
     /// Whose it is, for what errors say.
     pool: OnceLock<Arc<str>>,
+}
+
+/// An error of the server, as far as it has to be understood without the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LastWords {
+    pub(crate) severity: String,
+    pub(crate) code: String,
+    pub(crate) message: String,
 }
 
 /// The zero of the wires' clock.
@@ -141,7 +149,7 @@ impl Wire {
     }
 
     /// The stream has ended after an error that no end of a reply followed.
-    pub(crate) fn end_with(&self, words: String) {
+    pub(crate) fn end_with(&self, words: LastWords) {
         // One that comes when everything is answered belongs to no request.
         if self.outstanding.load(Ordering::Relaxed) > 0 {
             *self.last_words() = Some(words);
@@ -150,7 +158,7 @@ impl Wire {
 
     /// The error with which the server ended the session while a reply was outstanding. The driver hands it to
     /// the oldest request without a reply, which may be one that nobody listens to: the closing of a statement.
-    pub(crate) fn last_words(&self) -> MutexGuard<'_, Option<String>> {
+    pub(crate) fn last_words(&self) -> MutexGuard<'_, Option<LastWords>> {
         self.last_words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

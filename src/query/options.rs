@@ -18,7 +18,7 @@ use std::time::Duration;
 /// };
 /// # let _ = options;
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TransactionOptions {
     /// The isolation level; `None` is the server's default, usually read committed.
     pub isolation: Option<Isolation>,
@@ -57,7 +57,7 @@ impl Isolation {
 
 /// What to do when a transaction fails with a serialization failure (40001) or a deadlock (40P01): nothing of it
 /// was done, and the next attempt, from the start, may well succeed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Attempts in all; 1 is no retry, and so is 0.
     pub attempts: u32,

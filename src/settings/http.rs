@@ -1,7 +1,7 @@
 //! How the HTTP service listens and whom it trusts.
 
 use super::reader::{Reader, Source};
-use super::secret::{MASK, OWN_SECRET, is_placeholder};
+use super::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
 use super::tier::Tier;
 use super::variables::{
     API_TOKENS, HTTP_BIND, HTTP_REQUEST_TIMEOUT_MS, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS,
@@ -117,6 +117,10 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
     }
     if let Some(hex) = token.strip_prefix("sha256:") {
         let sha256 = parse_sha256(hex).ok_or_else(|| malformed("has no 64 hex digits after sha256:"))?;
+        if tier == Tier::Production && is_known_hash(&sha256) {
+            let allowed = format!("the hash of {OWN_SECRET}");
+            return Err(("is the hash of a text that is no secret".to_owned(), allowed));
+        }
         return Ok(ApiToken { name: name.to_owned(), sha256 });
     }
     if tier == Tier::Production && is_placeholder(token) {
@@ -128,6 +132,9 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
     if token.len() < tier.min_token_length() {
         let allowed = format!("at least {} characters in the {tier} tier", tier.min_token_length());
         return Err((format!("has {} characters", token.len()), allowed));
+    }
+    if tier == Tier::Production && is_uniform(token.as_bytes()) {
+        return Err(("has too few different characters".to_owned(), OWN_SECRET.to_owned()));
     }
     Ok(ApiToken::new(name, token))
 }

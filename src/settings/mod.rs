@@ -45,7 +45,8 @@ pub struct Settings {
     pub is_database_configured: bool,
     /// The HTTP service.
     pub http: HttpSettings,
-    /// `RUST_LOG`, else `LOG_LEVEL`: a filter as `env_logger` reads it.
+    /// `RUST_LOG`, else `LOG_LEVEL`: a filter as `env_logger` reads it. It leaves the parameters of statements out,
+    /// which the driver logs at `debug`, unless it names the target `tokio_postgres`.
     pub log_filter: String,
     effective: Vec<EffectiveValue>,
 }
@@ -172,7 +173,19 @@ fn read_log_filter(reader: &mut Reader) -> String {
         (Some(filter), Some(level)) if level.source.rank() <= filter.source.rank() => None,
         (_, level) => level,
     };
-    reader.settle(&LOG_LEVEL, [level, filter], |text| Some(text.to_owned()), String::clone)
+    let filter = reader.settle(&LOG_LEVEL, [level, filter], |text| Some(text.to_owned()), String::clone);
+    without_parameters(&filter)
+}
+
+/// The driver logs the parameters of its statements at `debug`: they are its users' data, and in a log only where its
+/// target is asked for by name.
+fn without_parameters(filter: &str) -> String {
+    let (names, pattern) = filter.split_at(filter.find('/').unwrap_or(filter.len()));
+    let is_talkative = ["debug", "trace"].iter().any(|level| names.to_lowercase().contains(level));
+    match is_talkative && !names.contains("tokio_postgres") {
+        true => format!("{names},tokio_postgres=info{pattern}"),
+        false => filter.to_owned(),
+    }
 }
 
 /// Whether `env_logger` reads this as it is meant. It takes whatever it does not know for the name of a module, and

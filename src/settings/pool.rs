@@ -38,11 +38,14 @@ pub struct PoolSettings {
     pub acquire_timeout: Duration,
     /// `DB_POOL_MAX_WAITING`: how many callers may wait; the next one is refused at once.
     pub max_waiting: u32,
-    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included.
+    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included. One that is
+    /// silent for 20 times what connecting usually takes, and for at least 0.5 s, is cut short, because it would
+    /// hide that the server is back; the next one gets four times that, and the third all of this timeout.
     pub connect_timeout: Duration,
     /// `DB_STATEMENT_TIMEOUT_MS`: how long a statement may run; `None` is for ever.
     pub statement_timeout: Option<Duration>,
-    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever.
+    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever. Others
+    /// follow one at a time, an eighth of it apart, so that load that comes in pulses finds most of them.
     pub idle_timeout: Option<Duration>,
     /// `DB_POOL_MAX_LIFETIME_S`: how old a connection may become; each gets up to 10 % less, so that they do
     /// not all end together. `None` is any age.

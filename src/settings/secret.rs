@@ -1,5 +1,6 @@
 //! A text that must not be seen.
 
+use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// A secret text: `Debug` shows `***`, there is no `Display` and no `Serialize`.
@@ -45,9 +46,38 @@ pub(super) fn is_placeholder(secret: &str) -> bool {
         || (secret.starts_with('<') && secret.ends_with('>'))
 }
 
+/// Fewer different characters or bytes than this are no random secret: by chance the shortest token of digits has so
+/// few once in ten million.
+const LEAST_VARIETY: usize = 6;
+
+/// What a hash must not be the hash of: the token in `.env.dev`, which is public, what an unset variable leaves (`printf`
+/// or `echo`), and words that everybody tries first.
+const KNOWN: [&str; 9] = [PUBLIC_TOKEN, "", "\n", "admin", "changeme", "password", "secret", "test", "token"];
+
+/// The token of `.env.dev`.
+const PUBLIC_TOKEN: &str = "dev-only-token-0123456789abcdef-not-a-secret";
+
+/// Whether a secret is too uniform to be random: a repeated letter, say.
+pub(super) fn is_uniform(secret: &[u8]) -> bool {
+    let mut seen: Vec<u8> = secret.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    seen.len() < LEAST_VARIETY
+}
+
+/// Whether a SHA-256 belongs to no secret: to a text that everybody knows, or to nothing (all zeros).
+pub(super) fn is_known_hash(sha256: &[u8; 32]) -> bool {
+    is_uniform(sha256) || KNOWN.iter().any(|text| <[u8; 32]>::from(Sha256::digest(text)) == *sha256)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_public_token_is_the_one_in_the_file() {
+        assert!(include_str!("../../.env.dev").contains(&format!("API_TOKENS=dev={PUBLIC_TOKEN}\n")));
+    }
 
     #[test]
     fn placeholders_are_recognised_in_any_case_and_random_text_is_not() {

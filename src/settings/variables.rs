@@ -234,7 +234,7 @@ variables! {
     DB_POOL_MAX_WAITING = Same("1000"), Allowed::Count { min: 0, max: 100_000 },
         "How many callers may wait; the next one is refused at once.";
     DB_POOL_IDLE_TIMEOUT_S = Same("600"), seconds(MS, YEAR, NEVER),
-        "How long a connection above the minimum may stay idle.";
+        "How long a connection above the minimum may stay idle; others follow one at a time, an eighth of it apart.";
     DB_POOL_MAX_LIFETIME_S = Same("1800"), seconds(MS, YEAR, NEVER),
         "How old a connection may become; each gets up to 10 % less.";
     DB_POOL_KEEPALIVE_S = Same("0"), seconds(MS, YEAR, NEVER),

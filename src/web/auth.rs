@@ -163,7 +163,9 @@ where
     fn call(&self, request: ServiceRequest) -> Self::Future {
         match self.auth.check(request.headers()) {
             Ok(name) => {
-                log::debug!("{} {} with token \"{name}\"", request.method(), request.path());
+                // Cut: either may be as long as the server takes it.
+                let (method, path) = (request.method().as_str(), request.path());
+                log::debug!("{method:.20} {path:.200} with token \"{name}\"");
                 request.extensions_mut().insert(TokenName(name));
                 let answer = self.inner.call(request);
                 Box::pin(async move { answer.await.map(ServiceResponse::map_into_left_body) })

@@ -4,7 +4,7 @@ use super::ApiError;
 use super::request_deadline;
 use super::threads::{Accepted, Job, Load, Threads};
 use crate::database_pool::DatabasePool;
-use crate::pool::{Stop, add, with_deadline};
+use crate::pool::{Stop, add, having_waited, with_deadline};
 use actix_web::rt::time::timeout;
 use std::any::Any;
 use std::future::Future;
@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 /// There are as many such threads as the pool of [`DatabasePool`] may have connections, so that a thread that is
 /// free finds a connection; for another pool say so with [`limit_blocking`]. They are made when they are needed and
 /// kept. A slow query takes one thread and one connection from the others, and no more. Work without a free thread
-/// waits in one queue in order of arrival, as many and as long as callers of the pool may wait; then it is refused. While
+/// waits in one queue in order of arrival, as many and as long as callers of the pool may wait; then it is refused. What
+/// it has waited there counts as waiting for its first connection: the pool's acquire timeout is spent once. While
 /// more wait than there are threads, a thread that finds the queue empty looks out for the next call for some 20 µs before
 /// it goes to sleep.
 ///
@@ -75,6 +76,7 @@ where
 {
     let deadline = request_deadline::current();
     let call = Arc::new(Call {
+        submitted: Instant::now(),
         stop: Arc::default(),
         deadline,
         state: Mutex::new(CallState { work: Some(work), outcome: None, waker: None }),
@@ -169,6 +171,7 @@ where
 
 /// Work on its way to a thread and back.
 struct Call<F, R, E> {
+    submitted: Instant,
     stop: Arc<Stop>,
     deadline: Option<Instant>,
     state: Mutex<CallState<F, R, E>>,
@@ -195,6 +198,7 @@ where
     fn run(&self) {
         // Whoever took it back was a moment too late to take it out of the queue.
         let Some(work) = self.state().work.take() else { return };
+        let work = || having_waited(self.submitted.elapsed(), work);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             self.stop.run(|| match self.deadline {
                 None => work(),

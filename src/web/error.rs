@@ -5,7 +5,7 @@
 //!
 //! | error | status | code | `Retry-After` |
 //! |---|---|---|---|
-//! | exhausted, saturated | 503 | `exhausted`, `saturated` | 1 s |
+//! | exhausted, suspended, saturated | 503 | `exhausted`, `suspended`, `saturated` | 1 s |
 //! | down, closed | 503 | `down`, `closed` | 5 s |
 //! | connection lost; a transient SQLSTATE (serialization, deadlock, lock, resources, restart) | 503 | `try_again` | 1 s |
 //! | deadline exceeded, cancelled, statement timeout (57014) | 504 | `deadline_exceeded` | – |
@@ -116,7 +116,8 @@ impl ApiError {
         self
     }
 
-    fn unavailable(code: &'static str, message: &'static str, retry_after: &'static str) -> ApiError {
+    /// 503, for what may succeed `retry_after` seconds later.
+    pub fn unavailable(code: &'static str, message: &'static str, retry_after: &'static str) -> ApiError {
         let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         error.header = Some((Extra::RetryAfter, retry_after));
         error
@@ -132,7 +133,7 @@ impl ApiError {
     }
 
     pub(super) fn exhausted() -> ApiError {
-        ApiError::unavailable("exhausted", "every database connection is in use", "1")
+        ApiError::unavailable("exhausted", "no database connection came free in time", "1")
     }
 
     pub(super) fn saturated() -> ApiError {
@@ -160,6 +161,9 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
         let answer = match &error {
             Error::Exhausted(_) => ApiError::exhausted(),
+            Error::Suspended(_) => {
+                ApiError::unavailable("suspended", "the database is under maintenance", "1")
+            }
             Error::Saturated(_) => ApiError::saturated(),
             Error::Down(_) => ApiError::unavailable("down", "the database cannot be reached", "5"),
             Error::Authentication(_) => {

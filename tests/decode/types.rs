@@ -1,11 +1,16 @@
-//! Type by type: what the server sends, and what it becomes.
+//! Type by type: what the server sends, and what it becomes; as it is, after a reset, after changes of the types, and
+//! behind PgBouncer.
 
-use super::{Genre, Movie, one, refusal, write};
+use super::{Genre, Movie, one, query, refusal, with_pool, write};
+use crate::support::postgres::pool_settings;
+use crate::support::{PgBouncer, eventually};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use poolhouse::Pool;
 use rust_decimal::Decimal;
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use std::time::Duration;
 use uuid::Uuid;
 
 #[test]
@@ -210,6 +215,14 @@ fn json_columns_decode_from_their_bytes() {
 
 #[test]
 fn types_made_in_the_database_decode_like_what_they_are_made_of() {
+    for kind_and_name in [
+        "TYPE IF EXISTS genre",
+        "DOMAIN IF EXISTS stars",
+        "DOMAIN IF EXISTS tags",
+        "EXTENSION IF EXISTS citext",
+    ] {
+        write(&format!("DROP {kind_and_name}"));
+    }
     write("CREATE TYPE genre AS ENUM ('sci-fi', 'western', 'horror')");
     write("CREATE DOMAIN stars AS numeric CHECK (VALUE BETWEEN 0 AND 5)");
     write("CREATE DOMAIN tags AS text[]");
@@ -225,4 +238,118 @@ fn types_made_in_the_database_decode_like_what_they_are_made_of() {
     let error = refusal::<Genre>("SELECT 'horror'::genre AS genre");
     assert_eq!((error.column.as_str(), error.postgres_type.as_str()), ("genre", "genre"));
     assert_eq!(error.message, "unknown variant `horror`, expected `sci-fi` or `western`");
+}
+
+/// Everything above.
+const TABLE: [fn(); 8] = [
+    every_scalar_decodes_into_its_rust_type,
+    numerics_are_exact_as_text_and_checked_as_numbers,
+    moments_decode_through_iso_8601,
+    every_type_describes_itself,
+    intervals_read_as_the_server_itself_would_write_them,
+    arrays_nest_and_hold_nulls,
+    json_columns_decode_from_their_bytes,
+    types_made_in_the_database_decode_like_what_they_are_made_of,
+];
+
+fn pool_of_one() -> Pool {
+    let mut settings = pool_settings();
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    Pool::open(&settings).unwrap()
+}
+
+/// Leaves something in the only session, and waits until it is reset.
+fn reset(pool: &Pool) {
+    let before = pool.status().resets;
+    pool.get_connection().unwrap().client().batch_execute("SET work_mem = '1MB'").unwrap();
+    eventually("it is reset", Duration::from_secs(10), || pool.status().resets > before);
+}
+
+/// The second time the types are others by the same names, too.
+#[test]
+fn every_type_is_the_same_after_a_reset() {
+    let pool = pool_of_one();
+    for table in [&TABLE[..], &TABLE] {
+        for check in table {
+            with_pool(&pool, check);
+            reset(&pool);
+        }
+    }
+    let status = pool.status();
+    assert_eq!((status.connects, status.closed.total()), (1, 0), "{status:?}");
+}
+
+#[test]
+fn every_type_is_the_same_behind_pgbouncer() {
+    let database = crate::support::postgres::fresh_database();
+    let bouncer = PgBouncer::before(&database.settings(), &[("default_pool_size", "2")]);
+    let pool = Pool::open(&bouncer.pool_settings()).unwrap();
+    TABLE.iter().for_each(|check| with_pool(&pool, check));
+}
+
+/// What one asks of types that change, over and over in the same words.
+fn of_changed_types(levels: &[&str], grade: &str) {
+    let last = levels.last().unwrap();
+    assert_eq!(query::<String>("SELECT unnest(enum_range(NULL::level))::level").unwrap(), levels);
+    assert_eq!(
+        query::<(String, Option<String>)>("SELECT level, next FROM ladder").unwrap(),
+        [(levels[0].to_owned(), None)]
+    );
+    assert_eq!(one::<Vec<Vec<String>>>("SELECT ARRAY(SELECT level FROM ladder)"), [[levels[0]]]);
+    assert_eq!(
+        one::<(Value,)>("SELECT (SELECT grade FROM graded)").0,
+        json!(grade.parse::<i64>().map_or(json!(grade), |number| json!(number)))
+    );
+    assert_eq!(
+        one::<(Value,)>("SELECT to_jsonb(steps) FROM (SELECT ROW(1, 2)::step AS steps) AS x").0["b"],
+        json!(2)
+    );
+    assert_eq!(one::<i32>("SELECT (ROW(1, 2)::step).b"), 2);
+    assert!(query::<String>(&format!("SELECT '{last}x'::level")).is_err());
+}
+
+#[test]
+fn types_may_change_under_statements_that_are_known() {
+    let database = crate::support::postgres::fresh_database();
+    let bouncer = PgBouncer::before(&database.settings(), &[("default_pool_size", "2")]);
+    for pool in [pool_of_one(), Pool::open(&bouncer.pool_settings()).unwrap()] {
+        with_pool(&pool, || {
+            write("CREATE TYPE level AS ENUM ('low', 'high')");
+            write("CREATE DOMAIN grade AS text CHECK (VALUE <> '')");
+            write("CREATE TYPE step AS (a int, b int)");
+            write("CREATE TABLE ladder (level level, next level)");
+            write("CREATE TABLE graded (grade grade)");
+            write("INSERT INTO ladder VALUES ('low')");
+            write("INSERT INTO graded VALUES ('good')");
+            of_changed_types(&["low", "high"], "good");
+            for (change, levels, grade) in [
+                ("ALTER TYPE level ADD VALUE 'top'", &["low", "high", "top"][..], "good"),
+                ("ALTER TYPE level RENAME VALUE 'low' TO 'base'", &["base", "high", "top"], "good"),
+                (
+                    "ALTER TYPE step ADD ATTRIBUTE c int; ALTER TYPE step DROP ATTRIBUTE c",
+                    &["base", "high", "top"],
+                    "good",
+                ),
+                ("ALTER DOMAIN grade ADD CHECK (VALUE <> 'bad')", &["base", "high", "top"], "good"),
+                (
+                    "DROP TABLE graded; DROP DOMAIN grade; CREATE DOMAIN grade AS int;
+                     CREATE TABLE graded (grade grade); INSERT INTO graded VALUES (5)",
+                    &["base", "high", "top"],
+                    "5",
+                ),
+                (
+                    "DROP TABLE ladder; DROP TYPE level; CREATE TYPE level AS ENUM ('one', 'two');
+                     CREATE TABLE ladder (level level, next level); INSERT INTO ladder VALUES ('one')",
+                    &["one", "two"],
+                    "5",
+                ),
+                ("DROP TYPE step; CREATE TYPE step AS (a text, b int)", &["one", "two"], "5"),
+            ] {
+                change.split(';').for_each(write);
+                for _ in 0..3 {
+                    of_changed_types(levels, grade);
+                }
+            }
+        });
+    }
 }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::support::postgres::{GUEST, GUEST_PASSWORD};
 use crate::support::{Postgres, Proxy, eventually};
-use poolhouse::settings::Secret;
+use poolhouse::health::HealthReport;
+use poolhouse::settings::{PrePing, Secret};
 use poolhouse::{Error, Execute};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -263,4 +264,113 @@ fn a_login_refused_at_run_time_is_told_and_heals() {
     eventually("all is well again", Duration::from_secs(10), || {
         pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok()
     });
+}
+
+/// An outage is no exhaustion, also before any attempt to connect has failed: it is said that none has been answered.
+/// And what it turned away is no reason for a larger pool.
+#[test]
+fn a_server_that_leaves_attempts_to_connect_unanswered_is_down_and_not_exhausted() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (4, 4);
+    // Every lent connection is checked first, so that the dead ones are found.
+    settings.pre_ping = PrePing::On;
+    let pool = Pool::open(&settings).unwrap();
+    proxy.mute();
+    proxy.cut();
+    let error = pool.get_connection_timeout(300 * MS).unwrap_err();
+    assert!(matches!(error, Error::Down(_)), "{error}");
+    assert!(error.to_string().contains("unanswered for") || error.to_string().contains("failed"), "{error}");
+    proxy.pass();
+    eventually("it is well again", Duration::from_secs(20), || {
+        pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok() && pool.status().last_failure.is_none()
+    });
+    let advice = HealthReport::new(&pool.status()).recommendations.advice;
+    assert!(advice.is_empty(), "{advice:?}");
+}
+
+/// A server that has become slow is not taken for a silent one again and again.
+#[test]
+fn a_server_that_connects_far_more_slowly_than_before_is_not_refused() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    settings.outage_grace = Duration::from_secs(60);
+    let pool = Pool::open(&settings).unwrap();
+    proxy.delay_connects(Duration::from_secs(1));
+    proxy.cut();
+    assert_eq!(pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1));
+    let cut_short = pool.status().connect_failures;
+    assert!(cut_short <= 1, "{cut_short} attempts were cut short");
+}
+
+/// What a call waits for a replacement is part of its wait, and it is one call.
+#[test]
+fn a_call_whose_connection_is_dead_is_counted_once_with_all_its_wait() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    for pre_ping in [PrePing::On, PrePing::Off] {
+        let mut settings = PoolSettings::new(proxy.settings());
+        (settings.min_connections, settings.max_connections) = (1, 1);
+        settings.pre_ping = pre_ping;
+        proxy.delay_connects(Duration::ZERO);
+        let pool = Pool::open(&settings).unwrap();
+        proxy.delay_connects(200 * MS);
+        proxy.cut();
+        assert_eq!(pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1));
+        let status = pool.status();
+        assert_eq!(status.requests, 1, "{pre_ping:?}");
+        assert!(status.wait_times.sum >= 200 * MS, "{pre_ping:?}: {:?}", status.wait_times);
+        let counted = if pre_ping == PrePing::On { 1 } else { 2 };
+        assert_eq!(status.wait_times.count(), counted, "{pre_ping:?}: one for each connection that was lent");
+    }
+}
+
+/// A maker that is held up between announcing a connection and storing it, here by the log, costs no connection.
+#[test]
+fn a_maker_that_is_held_up_costs_no_connection() {
+    // The logger is the process's.
+    let script = "held_up_maker";
+    if std::env::var("POOLHOUSE_TEST_SCRIPT").as_deref() != Ok(script) {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pool::failures::a_maker_that_is_held_up_costs_no_connection", "--nocapture"])
+            .env("POOLHOUSE_TEST_SCRIPT", script)
+            .env("TEST_DATABASE_URL", postgres::url(&postgres::fresh_database().settings()))
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    struct Slow;
+    impl log::Log for Slow {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if record.args().to_string().starts_with("Database is back") {
+                thread::sleep(700 * MS);
+            }
+        }
+        fn flush(&self) {}
+    }
+    log::set_logger(&Slow).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let proxy = Proxy::to(&postgres::pool_settings().database);
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    (settings.outage_grace, settings.pre_ping) = (Duration::from_secs(60), PrePing::On);
+    let pool = Pool::open(&settings).unwrap();
+    proxy.refuse();
+    proxy.cut();
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| pool.get_connection_timeout(Duration::from_secs(30)).map(drop));
+        eventually("it is down", Duration::from_secs(10), || pool.status().connect_failures > 0);
+        proxy.pass();
+        caller.join().unwrap().unwrap();
+    });
+    let status = pool.status();
+    assert_eq!((status.connects, status.total, status.closed.total()), (2, 1, 1), "{status:?}");
+    assert_eq!(proxy.open_connections(), 1);
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::support::{Proxy, eventually};
 use poolhouse::Execute;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -45,6 +46,57 @@ fn a_spike_is_served_without_surplus() {
     thread::sleep(400 * MS);
     let total = pool.status().total;
     assert!(total <= 7, "{total} connections after the spike");
+}
+
+/// Ten callers that never pause, each of whom waits for far less than a connect takes: together they wait for ever.
+#[test]
+fn lasting_demand_of_short_statements_brings_the_pool_to_its_maximum() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (2, 10);
+    proxy.delay_connects(100 * MS);
+    let pool = Pool::open(&settings).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // The last one is there so that each of ten connections is wanted all the time.
+        for _ in 0..11 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let connection = pool.get_connection().unwrap();
+                    thread::sleep(2 * MS);
+                    drop(connection);
+                }
+            });
+        }
+        let outcome = std::panic::catch_unwind(|| {
+            eventually("ten are open", Duration::from_secs(20), || pool.status().total == 10);
+        });
+        is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
+    assert_eq!(pool.status().closed.total(), 0);
+}
+
+/// And it does not depend on a caller of whom one waits that long: as many as may be open are used by as many threads.
+#[test]
+fn as_many_threads_as_there_may_be_connections_end_with_one_each() {
+    let pool = pool(2, 8, |_| ());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
+                }
+            });
+        }
+        let outcome = std::panic::catch_unwind(|| {
+            eventually("eight are open", Duration::from_secs(20), || pool.status().total == 8);
+        });
+        is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
 }
 
 #[test]

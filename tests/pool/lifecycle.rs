@@ -1,7 +1,8 @@
 //! Opened, suspended, resized, reset, closed; and who holds a connection for too long.
 
 use super::*;
-use crate::support::eventually;
+use crate::support::{Proxy, eventually};
+use poolhouse::health::HealthReport;
 use poolhouse::{Error, Execute, PoolState};
 use std::thread;
 use std::time::Instant;
@@ -83,13 +84,36 @@ fn a_running_pool_grows_and_shrinks() {
 fn a_suspended_pool_lets_callers_wait() {
     let pool = pool(1, 1, |_| ());
     pool.suspend().unwrap();
-    assert!(matches!(pool.get_connection_timeout(50 * MS).unwrap_err(), Error::Exhausted(_)));
+    let error = pool.get_connection_timeout(50 * MS).unwrap_err();
+    assert!(matches!(error, Error::Suspended(_)), "{error}");
+    assert!(error.to_string().starts_with("pool suspended: ") && error.is_transient(), "{error}");
     thread::scope(|scope| {
         let waiter = scope.spawn(|| pool.get_connection().map(drop));
         eventually("it waits", Duration::from_secs(5), || pool.status().waiting == 1);
         pool.resume().unwrap();
         waiter.join().unwrap().unwrap();
     });
+    let advice = HealthReport::new(&pool.status()).recommendations.advice;
+    assert!(advice.is_empty(), "a larger pool is no help against a suspension: {advice:?}");
+}
+
+/// What the keeper is at may take longer than the caller wants to wait: here the reset of a session on a server that
+/// does not answer.
+#[test]
+fn closing_takes_no_longer_than_it_may() {
+    let database = postgres::fresh_database();
+    let is_back_before_the_keeper_is_done = || {
+        let proxy = Proxy::to(&database.settings());
+        let pool = Pool::open(&PoolSettings::new(proxy.settings())).unwrap();
+        let mut connection = pool.get_connection().unwrap();
+        connection.client().batch_execute("SET work_mem = '1MB'").unwrap();
+        proxy.stall();
+        drop(connection);
+        assert!(!pool.close(Duration::ZERO));
+        pool.status().in_use == 1
+    };
+    // The machine may be busy for longer than the keeper waits.
+    assert!((0..5).any(|_| is_back_before_the_keeper_is_done()));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::support::{Postgres, Proxy, eventually};
 use poolhouse::{Error, Execute};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
 use std::thread;
 
 fn with_table(pool: &Pool) {
@@ -26,8 +27,7 @@ fn writes_under_a_storm_of_terminations_are_never_told_wrongly() {
         0 => pool.execute_write(INSERT, &[&id]),
         _ => pool.transaction(|tx| tx.execute_write(INSERT, &[&id])),
     };
-    let done = write_under_a_storm(&pool, 1500 * MS, write, server.client(), |_, _| {});
-    assert!(done > 0, "some writes succeed");
+    write_under_a_storm(&pool, 128, write, server.client(), |_, _| {});
 }
 
 #[test]
@@ -246,6 +246,20 @@ fn a_demoted_primary_is_left_for_the_next_host() {
     let pool = Pool::open(&settings).unwrap();
     pool.execute_write("INSERT INTO t VALUES (1)", &[]).unwrap();
     eventually("all are made", Duration::from_secs(5), || pool.status().available == 4);
+    // What once was a read-only transaction's is no different.
+    let read_only = poolhouse::TransactionOptions { is_read_only: true, ..Default::default() };
+    let all_have_one = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                pool.transaction_with(&read_only, |tx| {
+                    all_have_one.wait();
+                    tx.execute_query::<i32>("SELECT a FROM t", &[])
+                })
+                .unwrap()
+            });
+        }
+    });
     let mut admin = old.client();
     admin.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
@@ -262,8 +276,7 @@ fn a_demoted_primary_is_left_for_the_next_host() {
 
     // Who asked for a read-only transaction is told so, and costs no connection.
     let before = pool.status().closed.total();
-    let options = poolhouse::TransactionOptions { is_read_only: true, ..Default::default() };
-    let error = pool.transaction_with(&options, |tx| tx.execute_write("INSERT INTO t VALUES (50)", &[]));
+    let error = pool.transaction_with(&read_only, |tx| tx.execute_write("INSERT INTO t VALUES (50)", &[]));
     assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));
     assert_eq!(pool.status().closed.total(), before);
 }

@@ -162,7 +162,7 @@ fn a_statement_is_one_round_trip_once_its_types_are_known() {
     };
     for statement in [&write as &dyn Fn(), &read, &returning] {
         let first = trips(statement);
-        assert!(first <= 5, "BEGIN, prepare, close, COMMIT, and then the statement: {first}");
+        assert!(first <= 6, "BEGIN, prepare, close, COMMIT, the catalogue, and then the statement: {first}");
         for _ in 0..3 {
             assert_eq!(trips(statement), 1);
         }

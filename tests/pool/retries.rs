@@ -1,7 +1,8 @@
 //! What is run again, and what is not.
 
 use super::*;
-use crate::support::Proxy;
+use crate::support::proxy::Act;
+use crate::support::{Database, Proxy};
 use poolhouse::{Error, Execute, Isolation, RetryPolicy, TransactionOptions};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +14,7 @@ fn options(retry: RetryPolicy) -> TransactionOptions {
 }
 
 /// Sums, reads, and only reads; and runs for a while.
-const LONG_READ: &str = "SELECT sum(a::bigint * a) FROM generate_series(1, 2000000) AS a";
+const LONG_READ: &str = "SELECT sum(a::bigint * a) FROM generate_series(1, $1) AS a";
 
 #[test]
 fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
@@ -24,8 +25,11 @@ fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
         settings.retry_reads = retry_reads;
         let pool = Pool::open(&settings).unwrap();
         let mut admin = database.client();
+        // Prepared, so that it is run when it is seen to run.
+        pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&1]).unwrap();
         thread::scope(|scope| {
-            let reading = scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[]));
+            let reading =
+                scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&2_000_000]));
             let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1";
             crate::support::eventually("it runs", Duration::from_secs(5), || {
                 admin.query_one(running, &[&LONG_READ]).unwrap().get::<_, i64>(0) == 1
@@ -138,4 +142,117 @@ fn other_failures_are_the_callers() {
     let read_only = TransactionOptions { is_read_only: true, ..TransactionOptions::default() };
     let error = pool.transaction_with(&read_only, |tx| tx.execute_write("CREATE TABLE t (a int)", &[]));
     assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));
+}
+
+/// A pool of two behind a proxy that loses answers, on a database with a ledger that several things write to.
+fn lossy(database: &Database) -> (Proxy, Pool) {
+    let ddl = "CREATE TABLE ledger (a int); CREATE TABLE t (a int); INSERT INTO t VALUES (1);
+        CREATE FUNCTION charge(int) RETURNS int LANGUAGE sql AS 'INSERT INTO ledger VALUES ($1) RETURNING a';
+        CREATE FUNCTION set(text, text) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION Éclat(int) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION bill(t) RETURNS int LANGUAGE sql AS 'SELECT charge(1)';
+        CREATE FUNCTION lying() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN RETURN charge(1); END';
+        CREATE FUNCTION quiet(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
+        CREATE VIEW charged AS SELECT charge(1) AS a; CREATE VIEW harmless AS SELECT quiet(a) AS a FROM t";
+    database.client().batch_execute(ddl).unwrap();
+    let proxy = Proxy::forging(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (2, 2);
+    let pool = Pool::open(&settings).unwrap();
+    (proxy, pool)
+}
+
+#[test]
+fn a_read_that_writes_is_not_run_twice() {
+    let database = postgres::fresh_database();
+    let (proxy, pool) = lossy(&database);
+    let mut direct = database.client();
+    for sql in [
+        "SELECT charge(1)",
+        "SELECT a FROM charged",
+        "SELECT set('k', 'v')",
+        "SELECT lower(1)",
+        "SELECT Éclat(1)",
+        "SELECT t.bill FROM t",
+        // Which nothing shows to be no read, until it is refused where only reads are taken.
+        "SELECT lying()",
+    ] {
+        proxy.forge(sql, Act::Lose);
+        let outcome = pool.execute_query::<(i32,)>(sql, &[]);
+        assert!(proxy.has_forged());
+        assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{sql}: {outcome:?}");
+        let written: i64 = direct.query_one("SELECT count(*) FROM ledger", &[]).unwrap().get(0);
+        assert_eq!(written, 1, "{sql}");
+        direct.batch_execute("TRUNCATE ledger").unwrap();
+    }
+}
+
+#[test]
+fn what_is_known_to_only_read_is_run_again() {
+    let database = postgres::fresh_database();
+    let (proxy, pool) = lossy(&database);
+    for sql in [
+        "SELECT a FROM t WHERE a = 1",
+        "SELECT a FROM harmless",
+        "SELECT quiet(1)",
+        "SELECT count(*) FROM t",
+        "TABLE t",
+    ] {
+        proxy.forge(sql, Act::Lose);
+        let outcome = pool.execute_query::<(i64,)>(sql, &[]);
+        assert!(proxy.has_forged());
+        assert_eq!(outcome.unwrap(), [(1,)], "{sql}");
+        // The session it was run on again is as any other.
+        pool.execute_write("INSERT INTO ledger VALUES (1)", &[]).unwrap();
+    }
+    assert_eq!(pool.status().resets, 0);
+}
+
+/// What a caller may have instead of the pool's errors.
+#[derive(Debug)]
+enum Refusal {
+    SoldOut,
+    Database(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Database(error)
+    }
+}
+
+#[test]
+fn a_closure_with_errors_of_its_own_is_rolled_back_and_attempted_again_like_any_other() {
+    let pool = pool(2, 4, |_| ());
+    pool.execute_write("CREATE TABLE seats AS SELECT 3 AS free", &[]).unwrap();
+    let options = options(RetryPolicy::times(100));
+    let book = |options: &TransactionOptions| {
+        pool.try_transaction_with(options, |tx| {
+            let free: Option<i32> = tx.execute_query_one("SELECT free FROM seats", &[])?;
+            tx.execute_write("UPDATE seats SET free = free - 1", &[])?;
+            if free == Some(0) { Err(Refusal::SoldOut) } else { Ok(()) }
+        })
+    };
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| book(&options))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 3, "{outcomes:?}");
+    assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(Refusal::SoldOut))), "{outcomes:?}");
+    assert_eq!(pool.execute_query_one::<i32>("SELECT free FROM seats", &[]).unwrap(), Some(0));
+    // On one connection, and in a savepoint, as well.
+    let mut connection = pool.get_connection().unwrap();
+    let refused = connection.try_transaction(|tx| {
+        tx.execute_write("UPDATE seats SET free = 9", &[])?;
+        tx.try_transaction(|tx| {
+            tx.execute_write("UPDATE missing SET free = 9", &[])?;
+            Ok::<_, Refusal>(())
+        })
+    });
+    assert!(
+        matches!(&refused, Err(Refusal::Database(error)) if error.sqlstate() == Some("42P01")),
+        "{refused:?}"
+    );
+    assert_eq!(connection.execute_query_one::<i32>("SELECT free FROM seats", &[]).unwrap(), Some(0));
 }

@@ -112,3 +112,57 @@ fn a_table_that_changes_between_the_two_heals_as_well() {
         assert_eq!(rows, [json!({"a": 1, "b": null})]);
     });
 }
+
+/// The driver looks types up by statements of its own, which it believes to be there for as long as it lives.
+#[test]
+fn a_reset_leaves_the_statements_that_are_not_the_borrowers() {
+    let database = postgres::fresh_database();
+    database
+        .client()
+        .batch_execute(
+            "CREATE TYPE level AS ENUM ('low'); CREATE TYPE mood AS ENUM ('high'); CREATE DOMAIN d AS level",
+        )
+        .unwrap();
+    let proxy = Proxy::to(&database.settings());
+    let mut settings = PoolSettings::new(proxy.settings());
+    (settings.min_connections, settings.max_connections) = (1, 1);
+    settings.validate_after = Duration::from_secs(3600);
+    let pool = Pool::open(&settings).unwrap();
+    let level = || pool.execute_query_one::<String>("SELECT 'low'::level", &[]).unwrap().unwrap();
+    level();
+    let mut connection = pool.get_connection().unwrap();
+    connection.client().batch_execute("PREPARE mine AS SELECT 1; SET work_mem = '1MB'").unwrap();
+    drop(connection);
+    eventually("it is reset", Duration::from_secs(5), || pool.status().resets == 1);
+
+    let before = proxy.round_trips();
+    level();
+    assert_eq!(proxy.round_trips() - before, 1, "it is still prepared");
+    for (sql, is) in
+        [("SELECT 'high'::mood", "high"), ("SELECT 'low'::d", "low"), ("SELECT max('low'::level)", "low")]
+    {
+        assert_eq!(pool.execute_query_one::<String>(sql, &[]).unwrap().as_deref(), Some(is));
+    }
+    let of_borrowers = "SELECT count(*) FROM pg_prepared_statements WHERE from_sql";
+    assert_eq!(pool.execute_query_one::<i64>(of_borrowers, &[]).unwrap(), Some(0));
+    assert_eq!((pool.status().connects, pool.status().closed.total()), (1, 0));
+}
+
+#[test]
+fn what_the_driver_misses_costs_the_session_and_not_its_borrower() {
+    let pool = pool(1, 1, |_| ());
+    for name in ["level", "mood"] {
+        pool.execute_write(&format!("CREATE TYPE {name} AS ENUM ('low')"), &[]).unwrap();
+    }
+    let ask = |name: &str| pool.execute_query_one::<String>(&format!("SELECT 'low'::{name}"), &[]);
+    ask("level").unwrap();
+    pool.get_connection().unwrap().client().batch_execute("DEALLOCATE ALL").unwrap();
+    for name in ["mood", "level"] {
+        assert_eq!(ask(name).unwrap().as_deref(), Some("low"));
+    }
+    // Inside a transaction it cannot be mended, and the next one is well.
+    pool.get_connection().unwrap().client().batch_execute("DEALLOCATE ALL").unwrap();
+    let again = || pool.transaction(|tx| tx.execute_query_one::<String>("SELECT min('low'::mood)", &[]));
+    let _ = again();
+    assert_eq!(again().unwrap().as_deref(), Some("low"));
+}

@@ -118,6 +118,7 @@ fn a_full_queue_is_refused_at_once() {
         let (error, waited) = third.join().unwrap();
         let Error::Saturated(numbers) = &error else { panic!("{error}") };
         assert_eq!(numbers.waiting, 2);
+        assert!(error.to_string().contains("the queue is full, DB_POOL_MAX_WAITING is 2"), "{error}");
         assert!(waited < OVERSHOOT, "{waited:?}");
         drop(held);
     });
@@ -195,7 +196,7 @@ fn many_threads_share_few_connections_evenly() {
 
 #[test]
 fn a_queue_that_stays_slow_sheds_those_who_waited_longest() {
-    let refused_with = |target| {
+    let refused_with = |target: Option<Duration>| {
         let pool = pool(1, 1, |settings| {
             (settings.queue_target, settings.queue_interval) = (target, 100 * MS);
         });
@@ -207,7 +208,12 @@ fn a_queue_that_stays_slow_sheds_those_who_waited_longest() {
                     while Instant::now() < stop {
                         match pool.get_connection() {
                             Ok(_held) => thread::sleep(10 * MS),
-                            Err(Error::Saturated(_)) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                            Err(error @ Error::Saturated(_)) => {
+                                let words =
+                                    format!("DB_POOL_QUEUE_TARGET_MS ({} ms)", target.unwrap().as_millis());
+                                assert!(error.to_string().contains(&words), "{error}");
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
                             Err(error) => panic!("{error}"),
                         }
                     }

@@ -42,7 +42,7 @@ fn the_environment_wins_in_either_spelling() {
     let settings = Settings::load_from(dir.path(), &environment).unwrap();
     assert_eq!((settings.pool.max_connections, settings.pool.max_overflow), (8, 0));
     assert_eq!(settings.pool.acquire_timeout, Duration::from_secs(4));
-    assert_eq!(settings.log_filter, "debug");
+    assert_eq!(settings.log_filter, "debug,tokio_postgres=info");
     // The file's port was the other host's; its password completes the URL.
     let database = &settings.pool.database;
     assert_eq!((database.to_string().as_str(), database.user.as_str()), ("new:5432/movies", "root"));

@@ -92,6 +92,14 @@ fn sizes_that_do_not_add_up_are_refused() {
 #[test]
 fn the_log_filter_wins_over_the_level() {
     let settings = accepted(&[("RUST_LOG", "warn,poolhouse=debug"), ("LOG_LEVEL", "INFO")]);
-    assert_eq!(settings.log_filter, "warn,poolhouse=debug");
-    assert_eq!(accepted(&[("LOG_LEVEL", "DEBUG")]).log_filter, "debug");
+    assert_eq!(settings.log_filter, "warn,poolhouse=debug,tokio_postgres=info");
+    assert_eq!(accepted(&[("LOG_LEVEL", "DEBUG")]).log_filter, "debug,tokio_postgres=info");
+    // Parameters are logged where the driver is named, and only there.
+    for (filter, read) in [
+        ("info", "info"),
+        ("TRACE/words", "TRACE,tokio_postgres=info/words"),
+        ("info,tokio_postgres=debug", "info,tokio_postgres=debug"),
+    ] {
+        assert_eq!(accepted(&[("RUST_LOG", filter)]).log_filter, read);
+    }
 }

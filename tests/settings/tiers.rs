@@ -12,14 +12,14 @@ fn preprod_and_production_need_a_database_and_a_token() {
 
 #[test]
 fn tokens_must_be_longer_the_closer_the_tier_is_to_production() {
-    let hashed = format!("a=sha256:{}", "0aF".repeat(21) + "0");
+    let hashed = "a=sha256:51b7d5550b922815d128091161abf887c4ae102d9a7b2c76e47866709DD8DF1D";
     for (tier, token, is_fine) in [
         ("dev", "x", true),
         ("preprod", "a=0123456789abcde", false),
         ("preprod", "a=0123456789abcdef", true),
         ("production", "a=0123456789abcdef0123456789abcde", false),
         ("production", "a=0123456789abcdef0123456789abcdef", true),
-        ("production", hashed.as_str(), true),
+        ("production", hashed, true),
     ] {
         let pairs = complete(tier, &[]);
         let pairs: Vec<_> = pairs.into_iter().filter(|(name, _)| *name != "API_TOKENS").collect();
@@ -34,6 +34,10 @@ fn tokens_must_be_longer_the_closer_the_tier_is_to_production() {
 #[test]
 fn production_refuses_what_dev_lets_pass() {
     const DEV_TOKEN: &str = "dev=dev-only-token-0123456789abcdef-not-a-secret";
+    const PUBLIC_HASH: &str = "a=sha256:4f58a4bcce261351445d787ad3ea6076f9964ce63e8eee9d20c2e729e68adf44";
+    const EMPTY_HASH: &str = "a=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const NEWLINE_HASH: &str = "a=sha256:01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b";
+    const ZEROS: &str = "a=sha256:0000000000000000000000000000000000000000000000000000000000000000";
     for (more, at_fault) in [
         (vec![("DATABASE_URL", "postgres://app:changeme@db/movies")], "DATABASE_URL"),
         (vec![("DATABASE_URL", "postgres://app@db/movies")], "DB_PASSWORD"),
@@ -42,6 +46,14 @@ fn production_refuses_what_dev_lets_pass() {
         (vec![("DB_SSLMODE", "disable")], "DB_SSLMODE"),
         (vec![("API_TOKENS", "your-token-0123456789-0123456789-0123456789")], "API_TOKENS"),
         (vec![("API_TOKENS", DEV_TOKEN)], "API_TOKENS"),
+        // `printf %s dev-only-token-… | sha256sum`, the hash of nothing and of an empty line, and none at all.
+        (vec![("API_TOKENS", PUBLIC_HASH)], "API_TOKENS"),
+        (vec![("API_TOKENS", EMPTY_HASH)], "API_TOKENS"),
+        (vec![("API_TOKENS", NEWLINE_HASH)], "API_TOKENS"),
+        (vec![("API_TOKENS", ZEROS)], "API_TOKENS"),
+        (vec![("API_TOKENS", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")], "API_TOKENS"),
+        (vec![("API_TOKENS", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz")], "API_TOKENS"),
+        (vec![("API_TOKENS", "ab12ab12ab12ab12ab12ab12ab12ab12ab12ab12")], "API_TOKENS"),
     ] {
         assert_eq!(refusal(&complete("production", &more)).variable, at_fault, "{more:?}");
     }

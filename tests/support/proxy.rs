@@ -11,9 +11,12 @@
 //! A fault holds when its method returns.
 
 mod carrier;
+mod forging;
+
+pub(crate) use forging::{Act, Forgery, Message, Place};
 
 use carrier::{Link, reset};
-use poolhouse::settings::DatabaseSettings;
+use poolhouse::settings::{DatabaseSettings, SslMode};
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +62,9 @@ struct Shared {
     round_trips: AtomicU64,
     bytes_to_server: AtomicU64,
     bytes_to_client: AtomicU64,
+    /// Whether it follows the messages, and which reply it is to change next.
+    is_forging: bool,
+    forgery: Mutex<Option<Forgery>>,
 }
 
 #[derive(Debug)]
@@ -78,6 +84,15 @@ struct State {
 impl Proxy {
     /// Starts a proxy to the server of `settings`.
     pub(crate) fn to(settings: &DatabaseSettings) -> Proxy {
+        Proxy::new(settings, false)
+    }
+
+    /// The same with [`forge`](Proxy::forge), for a PostgreSQL server without encryption.
+    pub(crate) fn forging(settings: &DatabaseSettings) -> Proxy {
+        Proxy::new(&DatabaseSettings { sslmode: SslMode::Disable, ..settings.clone() }, true)
+    }
+
+    fn new(settings: &DatabaseSettings, is_forging: bool) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port for the proxy");
         let port = listener.local_addr().expect("a local address").port();
         let state = State {
@@ -98,6 +113,8 @@ impl Proxy {
             round_trips: AtomicU64::new(0),
             bytes_to_server: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
+            is_forging,
+            forgery: Mutex::new(None),
         });
         let settings = DatabaseSettings { hosts: vec![("127.0.0.1".to_owned(), port)], ..settings.clone() };
         let in_thread = Arc::clone(&shared);
@@ -161,6 +178,18 @@ impl Proxy {
     /// Loses everything sent, for good: connections that were used meanwhile are out of step for ever.
     pub(crate) fn swallow(&self) {
         self.set(Fault::Swallow);
+    }
+
+    /// Changes the reply of the next statement with the text `statement`, on whichever connection, once.
+    pub(crate) fn forge(&self, statement: &str, act: Act) {
+        assert!(self.shared.is_forging, "make it with Proxy::forging");
+        let forgery = Forgery { statement: statement.to_owned(), act };
+        *self.shared.forgery.lock().unwrap_or_else(PoisonError::into_inner) = Some(forgery);
+    }
+
+    /// Takes back what was not met; returns whether it was.
+    pub(crate) fn has_forged(&self) -> bool {
+        self.shared.forgery.lock().unwrap_or_else(PoisonError::into_inner).take().is_none()
     }
 
     /// Makes every connect take this much longer.

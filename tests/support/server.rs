@@ -3,6 +3,7 @@
 #[path = "../../src/bin/poolhouse/cluster/mod.rs"]
 #[allow(dead_code, reason = "the binary's code; tests need only part of it")]
 pub(crate) mod cluster;
+mod failing_disk;
 mod standby;
 
 use super::eventually;

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Build {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
+    /// With all connections from the beginning.
+    pub(crate) is_full: bool,
 }
 
 impl FromStr for Build {
@@ -35,7 +37,7 @@ impl FromStr for Build {
     fn from_str(text: &str) -> Result<Build, String> {
         let (name, path) = text.split_once('=').unwrap_or((text, text));
         match PathBuf::from(path).canonicalize() {
-            Ok(path) => Ok(Build { name: name.to_owned(), path }),
+            Ok(path) => Ok(Build { name: name.to_owned(), path, is_full: false }),
             Err(error) => Err(format!("{path}: {error}")),
         }
     }
@@ -131,6 +133,9 @@ impl Stage {
             .env("HTTP_BIND", address.to_string())
             .env("HTTP_WORKERS", self.workers.to_string())
             .env("API_TOKENS", "ops=1f3870be274f6c49b3e31a0c6728957f3a9e");
+        if build.is_full {
+            command.env("DB_POOL_MIN_CONNECTIONS", self.pool.to_string());
+        }
         command
     }
 

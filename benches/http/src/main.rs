@@ -39,7 +39,7 @@ use tables::Round;
 /// Measures GET /api/movies/{id} of the reference service and of its peers; see benches/README.md
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Who takes part: poolhouse, deadpool, sqlx, r2d2, and the names of --poolhouse; everybody where nobody is named
+    /// Who takes part: poolhouse, poolhouse-full (min = max), deadpool, sqlx, r2d2, and the names of --poolhouse; everybody where nobody is named
     only: Vec<String>,
     /// Another build of the service, to be compared in the same run
     #[arg(long = "poolhouse", value_name = "[NAME=]PATH")]
@@ -104,8 +104,11 @@ fn chosen(cli: &Cli) -> Vec<Contestant> {
         let this = std::env::current_exe().expect("the path of this program");
         this.with_file_name("poolhouse")
     };
-    let own = Build { name: "poolhouse".to_owned(), path: cli.program.clone().unwrap_or_else(own) };
-    let mut all = vec![Contestant::Service(own)];
+    let path = cli.program.clone().unwrap_or_else(own);
+    let mut all: Vec<_> = [("poolhouse", false), ("poolhouse-full", true)]
+        .map(|(name, is_full)| Build { name: name.to_owned(), path: path.clone(), is_full })
+        .map(Contestant::Service)
+        .into();
     all.extend(cli.builds.iter().cloned().map(Contestant::Service));
     all.extend(Peer::ALL.map(Contestant::Peer));
     for name in &cli.only {

@@ -18,16 +18,16 @@ mod support {
 }
 
 use clap::{Parser, ValueEnum};
-use measure::{Rounds, load};
+use measure::{Rounds, load, machine};
 use scenarios::faults::Fault;
-use scenarios::{Stage, acquire, faults, first_answer, import, recovery, spike, throughput};
+use scenarios::{Stage, acquire, faults, first_answer, growth, import, recovery, spike, throughput};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Measures poolhouse and its peers against one private PostgreSQL; see benches/README.md
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What to run; everything but the faults where nothing is named
+    /// What to run; everything but the faults and the growth where nothing is named
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// How often each contestant has its turn; the medians are printed
@@ -45,6 +45,9 @@ struct Cli {
     /// Which of the faults; all of them where none is named
     #[arg(long, value_enum)]
     fault: Vec<Fault>,
+    /// Some rows of the growth only
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,6 +59,7 @@ enum Scenario {
     Crowd,
     Hold,
     Spike,
+    Growth,
     Recovery,
     Import,
     FirstAnswer,
@@ -71,11 +75,12 @@ fn main() {
         own.with_file_name("poolhouse")
     });
     let stage = Stage::new(rounds, cli.movies_csv, program);
+    println!("{}", machine());
     println!("{} rounds of {} ms, medians; load at the start {}\n", cli.rounds, cli.round_ms, load());
     let all = Scenario::value_variants();
-    // The faults alone take half as long as all others.
+    // Each of these two takes half as long as all others.
     let is_chosen = |one: &Scenario| match cli.scenarios.as_slice() {
-        [] => *one != Scenario::Faults,
+        [] => !matches!(one, Scenario::Faults | Scenario::Growth),
         named => named.contains(one),
     };
     for scenario in all.iter().filter(|one| is_chosen(one)) {
@@ -87,6 +92,7 @@ fn main() {
             Scenario::Crowd => throughput::run(&stage, throughput::CROWD),
             Scenario::Hold => throughput::run(&stage, throughput::HOLD),
             Scenario::Spike => spike::run(&stage),
+            Scenario::Growth => growth::run(&stage, cli.quick),
             Scenario::Recovery => recovery::run(&stage),
             Scenario::Import => import::run(&stage),
             Scenario::FirstAnswer => first_answer::run(&stage),

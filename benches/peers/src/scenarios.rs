@@ -3,6 +3,7 @@
 pub(crate) mod acquire;
 pub(crate) mod faults;
 pub(crate) mod first_answer;
+pub(crate) mod growth;
 pub(crate) mod import;
 pub(crate) mod recovery;
 pub(crate) mod spike;

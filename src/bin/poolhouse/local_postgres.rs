@@ -5,7 +5,8 @@
 //! .poolhouse/lock           held while a poolhouse uses this directory
 //! .poolhouse/password       of the server's only user, readable by us alone
 //! .poolhouse/password.new   the same, while the server is being made
-//! .poolhouse/postgres.log   what the server says
+//! .poolhouse/postgres.log   what the server says, readable by us alone
+//! .poolhouse/postgres.log.1 the part before, once that was above 10 MiB
 //! .poolhouse/data/          the server's data directory
 //! ```
 //!
@@ -21,7 +22,7 @@ use poolhouse::settings::DatabaseSettings;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ const LOG: &str = "postgres.log";
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other poolhouse may take to start the server that we want to use too.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
-/// The log of earlier runs is kept up to here.
+/// A log that is longer becomes the old one, in the place of the one before.
 const LOG_LIMIT: u64 = 10 * 1024 * 1024;
 
 /// What to do where another poolhouse runs the private server already.
@@ -100,7 +101,7 @@ impl LocalPostgres {
             end_left_behind(pid)?;
         }
         let log = home.join(LOG);
-        begin_anew_when_long(&log);
+        prepare_log(&log).map_err(ClusterError::during(format!("write {}", log.display())))?;
         let log_start = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         // What a developer keeps here can be loaded again: a lost last second after a power cut is no loss,
         // and every commit is spared a wait for the disk.
@@ -155,8 +156,12 @@ impl LocalPostgres {
     /// How the server ended by itself, with its last words; `None` while it runs, and where it is another
     /// poolhouse's.
     pub(crate) fn end(&mut self) -> Option<String> {
-        let status = self.server.as_mut()?.exit_status()?;
         let log = self.home.join(LOG);
+        let status = self.server.as_mut()?.exit_status();
+        if status.is_none() && begin_anew_when_long(&log).is_ok_and(|is_anew| is_anew) {
+            self.log_start = 0;
+        }
+        let status = status?;
         let words = tail(&log, self.log_start);
         Some(format!("The private PostgreSQL has ended ({status}): {words} (its log: {})", log.display()))
     }
@@ -323,10 +328,23 @@ fn end_left_behind(pid: Pid) -> Result<(), ClusterError> {
     )))
 }
 
-fn begin_anew_when_long(log: &Path) {
-    if fs::metadata(log).is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
-        let _ = fs::remove_file(log);
+/// Makes the log, for us alone to read: it may hold statements, and with them what its users store.
+fn prepare_log(log: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
+    // One of an earlier version is not.
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    begin_anew_when_long(log).map(drop)
+}
+
+/// Puts a log that is long aside; returns whether it was. The server has it open and goes on at its end, wherever that
+/// is: what it writes between the copy and the cut is lost.
+fn begin_anew_when_long(log: &Path) -> io::Result<bool> {
+    if fs::metadata(log)?.len() <= LOG_LIMIT {
+        return Ok(false);
     }
+    fs::copy(log, log.with_extension("log.1"))?;
+    OpenOptions::new().write(true).open(log)?.set_len(0)?;
+    Ok(true)
 }
 
 #[cfg(test)]

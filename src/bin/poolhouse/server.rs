@@ -2,16 +2,28 @@
 //!
 //! The caller opens the pool before and closes it after; in between, [`run`] blocks.
 
+mod connection;
+mod crowd;
+mod exchange;
+mod request_end;
+
 use crate::handlers::movies::movie_routes;
 use crate::notify;
 use crate::stop;
-use actix_web::dev::{Server, Service};
+use actix_http::HttpService;
+use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_web::App;
+use actix_web::dev::{AppConfig, Server, Service};
+use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
-use actix_web::{App, HttpServer};
-use poolhouse::web::{BearerAuth, RequestDeadline, health_routes, json_errors};
+use connection::Connection;
+use crowd::Ceiling;
+use exchange::Handling;
+use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors};
 use poolhouse::{DatabasePool, Settings};
-use std::future::poll_fn;
+use socket2::SockRef;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
@@ -25,6 +37,16 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// How many health tests a worker runs at once.
 const HEALTH_THREADS: usize = 4;
+
+/// How long a client is waited for: for the head of its request, for the next request, for it to take some of an
+/// answer, and for the end of a body that is not wanted. Less where `HTTP_REQUEST_TIMEOUT_MS` is less.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client may take to hang up after an answer that ends the connection.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How many connections the system keeps that have not been accepted yet.
+const BACKLOG: i32 = 1024;
 
 /// A server that listens already; it answers from [`run_until_stopped`](Application::run_until_stopped) on.
 pub(crate) struct Application {
@@ -51,33 +73,69 @@ impl Application {
             let counter = counter.clone();
             App::new()
                 .wrap(deadline)
-                .wrap_fn(move |request, service| {
-                    let counted = Counted::new(counter.clone());
-                    let answer = service.call(request);
+                .wrap_fn(move |mut request, service| {
+                    let handling = Handling::begin(&mut request, &counter);
+                    // Where there is no room, whoever looks after the service still learns that it lives.
+                    let is_refused = handling.is_surplus() && !request.path().starts_with("/api/health");
+                    let answer = match is_refused {
+                        true => Err(request.error_response(no_room())),
+                        false => Ok(service.call(request)),
+                    };
                     async move {
-                        let answer = answer.await;
-                        drop(counted);
-                        answer
+                        Ok(handling.answer(match answer {
+                            Ok(answer) => answer.await?.map_into_left_body(),
+                            Err(refusal) => refusal.map_into_right_body(),
+                        }))
                     }
                 })
                 .configure(json_errors)
                 .configure(health_routes(DatabasePool, auth.clone()))
                 .configure(movie_routes(auth.clone()))
         };
-        let (bind, patience) = (settings.http.bind, settings.http.shutdown_timeout);
-        let server = HttpServer::new(app)
-            .workers(settings.http.workers)
+        let (bind, workers) = (settings.http.bind, settings.http.workers);
+        let patience = settings.http.shutdown_timeout;
+        let for_clients = settings.http.request_timeout.map_or(CLIENT_PATIENCE, |it| it.min(CLIENT_PATIENCE));
+        let ceiling = Ceiling::of_this_process(workers, settings.pool.max_connections as usize);
+        let listener = listen(bind).map_err(|error| explain(bind, &error))?;
+        let address = listener.local_addr()?;
+        let builder = Server::build();
+        let is_ending = builder.graceful_shutdown_signal();
+        let server = builder
+            .workers(workers)
+            .max_concurrent_connections(ceiling.most)
             // For the health test alone: requests have threads of their own.
             .worker_max_blocking_threads(HEALTH_THREADS)
-            // A client that hangs up is gone; otherwise its request would go on for nobody.
-            .h1_allow_half_closed(false)
             // Ours ends first, and to the moment.
             .shutdown_timeout(patience.as_secs() + 2)
             .disable_signals()
-            .bind(bind)
-            .map_err(|error| explain(bind, &error))?;
-        let address = server.addrs().first().copied().unwrap_or(bind);
-        Ok(Application { server: server.run(), address, in_flight, patience })
+            // What `HttpServer` does, but for the connection between socket and server.
+            .listen("poolhouse", listener, move || {
+                let is_ending = is_ending.clone();
+                let http = HttpService::build()
+                    .graceful_shutdown_signal(move || {
+                        let is_ending = is_ending.clone();
+                        async move { is_ending.notified().await }
+                    })
+                    .keep_alive(for_clients * 2)
+                    .client_request_timeout(for_clients)
+                    .client_disconnect_timeout(LINGER)
+                    // A client that hangs up is gone; otherwise its request would go on for nobody.
+                    .h1_allow_half_closed(false)
+                    .local_addr(address)
+                    .on_connect_ext(|connection: &Connection, extensions| {
+                        extensions.insert(connection.exchange().clone());
+                    })
+                    .h1(map_config(app(), |()| AppConfig::default()));
+                fn_service(move |socket: TcpStream| {
+                    let connection = Connection::new(socket, for_clients, ceiling);
+                    let peer = connection.peer();
+                    ready(Ok((connection, peer)))
+                })
+                .and_then(http)
+            })
+            .map_err(|error| explain(bind, &error))?
+            .run();
+        Ok(Application { server, address, in_flight, patience })
     }
 
     /// Where it listens: the real port, where the settings say 0.
@@ -170,20 +228,15 @@ fn cut(in_flight: &AtomicUsize, patience: Duration) -> io::Result<()> {
     }
 }
 
-/// One request in flight, also where its client leaves before the answer.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(counter: Arc<AtomicUsize>) -> Counted {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Counted(counter)
-    }
+fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(bind)?;
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// To a client beyond what the service can look after.
+fn no_room() -> ApiError {
+    ApiError::unavailable("saturated", "too many clients are connected", "1")
 }
 
 /// Whether the service could listen on `bind` now: worth knowing before a database is made for it.

@@ -62,6 +62,7 @@ impl Gate {
         state.idle = 0;
         (state.making, state.owed) = (state.connecting, 0);
         let waiters = std::mem::take(&mut state.queue);
+        state.note_demand(now());
         for waiter in &waiters {
             waiter.settle(CLOSED);
         }
@@ -95,6 +96,7 @@ impl Gate {
         if state.phase == PoolState::Open {
             state.phase = PoolState::Suspended;
         }
+        state.note_demand(now());
         state.phase == PoolState::Suspended
     }
 
@@ -106,8 +108,9 @@ impl Gate {
         }
         let open = state.phase == PoolState::Open;
         let now = now();
-        let woken = state.serve(now);
+        let mut woken = state.serve(now);
         self.order_for_demand(&mut state, now, 0);
+        woken.extend(state.after_change(now));
         self.wake(state, woken);
         open
     }

@@ -42,6 +42,7 @@ impl Gate {
                         continue;
                     }
                     state.connecting += 1;
+                    state.note_attempts(now, false);
                     let spare = u32::from(is_owed && !demand && !below_minimum);
                     state.owed = (state.owed - spare).min(state.making - state.connecting);
                     return Order::Make(state.outage.patience(state.growth.usual_connect_time()));
@@ -73,6 +74,7 @@ impl Gate {
         let now = now();
         state.making -= 1;
         state.connecting -= 1;
+        state.note_attempts(now, true);
         state.add_idle();
         state.counts.connects += 1;
         state.counts.connect_times.add(took);
@@ -99,12 +101,15 @@ impl Gate {
         state.connecting -= 1;
         state.counts.connect_failures += 1;
         let now = now();
+        state.note_attempts(now, true);
+        state.note_outage();
         let is_news = !state.outage.is_down();
         let worth_a_line = state.outage.note(now, text, login);
         // One prober is enough; what is wanted beyond it is ordered again after its success.
         let probers = if state.phase == PoolState::Closed { 0 } else { 1 };
         state.making = state.connecting.max(probers);
         state.owed = 0;
+        state.note_demand(now);
         let mut woken = state.after_change(now);
         if is_news {
             // They are to wake when the grace ends.

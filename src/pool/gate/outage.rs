@@ -19,8 +19,9 @@ const SHARE_OF_AGE: u32 = 10;
 const SILENCE: u32 = 20;
 /// But no time shorter than this means anything.
 const LEAST_SILENCE: Duration = Duration::from_millis(500);
-/// Every so many attempts one gets all the time the settings give, for a server that has become slow.
-const PATIENT_EVERY: u32 = 8;
+/// For a server that has become slow: after an attempt that was cut short the next one gets so many times that time,
+/// and the third all that the settings give. The fourth is cut short again.
+const MORE_PATIENCE: u32 = 4;
 /// So often an outage may begin anew by being about the login, or about it no more.
 const MOST_CHANGES: u32 = 4;
 /// A standing outage is logged at most this often.
@@ -128,8 +129,12 @@ impl Outage {
     /// has taken so far.
     pub(crate) fn patience(&self, usual: Option<Duration>) -> Option<Duration> {
         let attempts = self.standing.as_ref().map_or(0, |standing| standing.attempts);
-        let is_patient = attempts % PATIENT_EVERY == PATIENT_EVERY - 1;
-        usual.filter(|_| !is_patient).map(|usual| (usual * SILENCE).max(LEAST_SILENCE))
+        let short = usual.map(|usual| (usual * SILENCE).max(LEAST_SILENCE));
+        match attempts % 3 {
+            0 => short,
+            1 => short.map(|short| short * MORE_PATIENCE),
+            _ => None,
+        }
     }
 
     pub(crate) fn failure(&self) -> Option<ConnectFailure> {
@@ -167,19 +172,21 @@ mod tests {
     }
 
     #[test]
-    fn attempts_are_cut_short_once_the_usual_time_is_known_save_every_eighth() {
+    fn attempts_are_cut_short_once_the_usual_time_is_known_and_never_three_in_a_row() {
         let (now, usual) = (Instant::now(), Some(Duration::from_millis(40)));
         let mut outage = Outage::default();
         assert_eq!(outage.patience(None), None);
         assert_eq!(outage.patience(Some(Duration::from_millis(2))), Some(LEAST_SILENCE));
-        let patience: Vec<_> = (0..16)
-            .map(|_| {
-                outage.note(now, "silence".into(), false);
-                outage.patience(usual)
-            })
-            .collect();
-        assert_eq!(patience.iter().filter(|patience| patience.is_none()).count(), 2);
-        assert_eq!(patience[0], Some(Duration::from_millis(800)));
+        let mut next = || {
+            let patience = outage.patience(usual);
+            outage.note(now, "silence".into(), false);
+            patience
+        };
+        for _ in 0..3 {
+            assert_eq!(next(), Some(Duration::from_millis(800)));
+            assert_eq!(next(), Some(Duration::from_millis(3200)));
+            assert_eq!(next(), None);
+        }
     }
 
     #[test]

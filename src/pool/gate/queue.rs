@@ -30,8 +30,6 @@ pub(super) struct Waiter {
     pub(super) since: Instant,
     pub(super) at: &'static Location<'static>,
     pub(super) thread: u64,
-    /// Not its first time in the queue: what it waited before is counted already.
-    pub(super) is_again: bool,
     pub(super) parker: Parker,
 }
 
@@ -61,8 +59,7 @@ impl Gate {
         state.counts.requests += 1;
         if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
             state.idle -= 1;
-            state.counts.wait_times.add(Duration::ZERO);
-            return Ok(Permit(state.lend(started, at, thread_number())));
+            return Ok(Permit(state.lend(started, at, thread_number(), Duration::ZERO)));
         }
         self.queue(state, started, deadline, at, false)
     }
@@ -77,11 +74,15 @@ impl Gate {
         at: &'static Location<'static>,
     ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
         let mut state = self.lock();
-        state.take_back(permit);
+        // Its wait is not over: it is counted when it is.
+        if let Some(holder) = state.take_back(permit) {
+            state.counts.wait_times.remove(holder.waited);
+        }
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             state.idle -= 1;
-            return Ok(Permit(state.lend(now, at, thread_number())));
+            let waited = now.saturating_duration_since(started);
+            return Ok(Permit(state.lend(now, at, thread_number(), waited)));
         }
         self.order_minimum(&mut state);
         // Rare enough to wake them under the lock: `queue` goes on under it.
@@ -105,7 +106,7 @@ impl Gate {
         if let Some(refusal) = state.refuses(came, deadline, is_again) {
             // A caller that cannot wait still says that one more connection would have been of use.
             self.order_for_demand(&mut state, came, 1);
-            return Err(state.turn_away(refusal, started));
+            return Err(state.turn_away(refusal, started, is_again));
         }
         let waiter = Arc::new(Waiter {
             outcome: AtomicU8::new(PENDING),
@@ -113,7 +114,6 @@ impl Gate {
             since: started,
             at,
             thread: thread_number(),
-            is_again,
             parker: Parker::here(),
         });
         if is_again {
@@ -133,42 +133,39 @@ impl Gate {
                 PENDING => {}
                 outcome => {
                     let refusal = match outcome {
-                        SHED => Refusal::Saturated,
+                        SHED => Refusal::Shed,
                         DOWN => Refusal::Down,
                         LOGIN => Refusal::Login,
                         _ => Refusal::Closed,
                     };
-                    return Err(state.turn_away(refusal, started));
+                    return Err(state.turn_away(refusal, started, true));
                 }
             }
             if (state.limits.is_called_off)() {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                return Err(state.turn_away(Refusal::CalledOff, started));
+                state.leave(&waiter, now);
+                return Err(state.turn_away(Refusal::CalledOff, started, true));
             }
             if now >= deadline {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
-                let refusal = state.time_is_up();
-                return Err(state.turn_away(refusal, started));
+                state.leave(&waiter, now);
+                let refusal = state.time_is_up(now, is_again);
+                return Err(state.turn_away(refusal, started, true));
             }
             // An outage that outlasts its grace is told to those who wait already, at that moment.
             let grace_ends = state.outage.grace_ends(state.limits.outage_grace);
             if grace_ends.is_some_and(|ends| ends <= now) && state.live() == 0 {
-                state.queue.retain(|other| !Arc::ptr_eq(other, &waiter));
+                state.leave(&waiter, now);
                 let refusal = state.outage.refusal();
-                return Err(state.turn_away(refusal, started));
+                return Err(state.turn_away(refusal, started, true));
             }
             self.order_for_demand(&mut state, now, 0);
             let mut wake_at = deadline;
             if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
                 wake_at = wake_at.min(ends);
             }
-            let worth = started + state.growth.connect_time();
-            if worth > now {
-                if state.has_room() {
-                    wake_at = wake_at.min(worth);
-                } else {
-                    state.is_unarmed = true;
-                }
+            // Whoever comes or goes meanwhile looks as well: this is for when nobody does.
+            match state.growth.due().filter(|due| *due > now && state.has_room()) {
+                Some(due) => wake_at = wake_at.min(due),
+                None => state.is_unarmed = true,
             }
             drop(state);
             waiter.parker.park(wake_at.saturating_duration_since(now));

@@ -10,6 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// How many times longer than usual an attempt to connect is without an answer before that says anything, and how
+/// long at least.
+const UNUSUAL: u32 = 4;
+const LEAST_UNUSUAL: Duration = Duration::from_millis(50);
+
 impl State {
     pub(super) fn total(&self) -> u32 {
         self.live() + self.making
@@ -28,10 +33,17 @@ impl State {
         self.phase == PoolState::Closed
     }
 
-    pub(super) fn lend(&mut self, since: Instant, at: &'static Location<'static>, thread: u64) -> usize {
+    pub(super) fn lend(
+        &mut self,
+        since: Instant,
+        at: &'static Location<'static>,
+        thread: u64,
+        waited: Duration,
+    ) -> usize {
         self.in_use += 1;
         self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
-        let holder = Some(Holder { since, at, thread, reported: false });
+        self.counts.wait_times.add(waited);
+        let holder = Some(Holder { since, at, thread, waited, reported: false });
         match self.free_entries.pop() {
             Some(entry) => {
                 self.holders[entry] = holder;
@@ -79,16 +91,23 @@ impl State {
                 waiter.settle(SHED);
             } else {
                 self.idle -= 1;
-                let entry = self.lend(now, waiter.at, waiter.thread);
+                let waited = now.saturating_duration_since(waiter.since);
+                let entry = self.lend(now, waiter.at, waiter.thread, waited);
                 waiter.entry.store(entry, Ordering::Relaxed);
-                if !waiter.is_again {
-                    self.counts.wait_times.add(now.saturating_duration_since(waiter.since));
-                }
                 waiter.settle(GRANTED);
             }
             woken.push(waiter);
         }
+        if !woken.is_empty() {
+            self.note_demand(now);
+        }
         woken
+    }
+
+    /// A caller gives up.
+    pub(super) fn leave(&mut self, waiter: &Arc<Waiter>, now: Instant) {
+        self.queue.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.note_demand(now);
     }
 
     /// Connections were lost, or there is room for more than there was: turns everybody away where the server
@@ -101,9 +120,10 @@ impl State {
             for waiter in &woken {
                 waiter.settle(outcome);
             }
+            self.note_demand(now);
             return woken;
         }
-        if self.is_unarmed && self.has_room() {
+        if self.is_unarmed && self.unserved() > 0 && self.has_room() {
             self.is_unarmed = false;
             return self.queue.iter().cloned().collect();
         }
@@ -119,7 +139,7 @@ impl State {
             return Some(self.outage.refusal());
         }
         if deadline <= now {
-            return Some(self.time_is_up());
+            return Some(self.time_is_up(now, is_again));
         }
         if self.would_wait_for_itself() {
             return Some(Refusal::SelfDeadlock);
@@ -130,12 +150,39 @@ impl State {
         None
     }
 
-    /// What to tell a caller whose time is up: an outage is not an exhaustion, nor is a server that has never answered.
-    pub(super) fn time_is_up(&self) -> Refusal {
+    /// What to tell a caller whose time is up: neither a suspension nor an outage is an exhaustion, and an outage may
+    /// be one before it is known: the server has never answered, leaves attempts to connect unanswered, or the
+    /// connection that this caller had did not pass its check.
+    pub(super) fn time_is_up(&self, now: Instant, is_again: bool) -> Refusal {
+        if self.phase == PoolState::Suspended {
+            return Refusal::Suspended;
+        }
+        // Others are served, or could be.
+        if self.in_use > 0 || (self.live() > 0 && !is_again) {
+            return Refusal::TimedOut;
+        }
         match self.outage.refusal() {
-            _ if self.live() > 0 => Refusal::TimedOut,
-            Refusal::TimedOut if self.counts.connects == 0 => Refusal::Down,
+            Refusal::TimedOut if is_again || self.counts.connects == 0 || self.hangs(now) => Refusal::Down,
             refusal => refusal,
+        }
+    }
+
+    /// Whether attempts to connect have been without an answer for far longer than usual.
+    fn hangs(&self, now: Instant) -> bool {
+        let usual = self.growth.connect_time();
+        self.unanswered_for(now).is_some_and(|silence| silence >= (UNUSUAL * usual).max(LEAST_UNUSUAL))
+    }
+
+    fn unanswered_for(&self, now: Instant) -> Option<Duration> {
+        self.unanswered_since.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Attempts to connect have begun or ended: `was_answered` where one did.
+    pub(super) fn note_attempts(&mut self, now: Instant, was_answered: bool) {
+        if self.connecting == 0 {
+            self.unanswered_since = None;
+        } else if was_answered || self.unanswered_since.is_none() {
+            self.unanswered_since = Some(now);
         }
     }
 
@@ -151,18 +198,47 @@ impl State {
         holders.clone().any(|holder| holder.thread == me) && holders.all(|holder| holder.thread != DETACHED)
     }
 
-    pub(super) fn turn_away(&mut self, refusal: Refusal, started: Instant) -> (Refusal, Box<PoolNumbers>) {
+    /// Counts a caller that is turned away; `has_waited` is false where that was before it could wait.
+    pub(super) fn turn_away(
+        &mut self,
+        refusal: Refusal,
+        started: Instant,
+        has_waited: bool,
+    ) -> (Refusal, Box<PoolNumbers>) {
+        let now = now();
+        let waited = now.saturating_duration_since(started);
+        if has_waited {
+            self.counts.wait_times.add(waited);
+        }
         match refusal {
-            Refusal::TimedOut | Refusal::SelfDeadlock => self.counts.timed_out += 1,
-            Refusal::Saturated => self.counts.rejected += 1,
+            Refusal::TimedOut | Refusal::Suspended | Refusal::SelfDeadlock => self.counts.timed_out += 1,
+            Refusal::Saturated | Refusal::Shed => self.counts.rejected += 1,
             Refusal::Down | Refusal::Login => self.counts.refused_down += 1,
             Refusal::Closed | Refusal::CalledOff => {}
         }
-        (refusal, Box::new(self.numbers(now().saturating_duration_since(started))))
+        if let Refusal::TimedOut | Refusal::Suspended | Refusal::Saturated | Refusal::Shed = refusal {
+            if self.outage.is_down() || self.phase == PoolState::Suspended || self.hangs(now) {
+                self.counts.turned_away_in_outage += 1;
+            } else {
+                self.unexplained += 1;
+            }
+        }
+        let shed_above = self.limits.shedding.filter(|_| refusal == Refusal::Shed);
+        let numbers =
+            PoolNumbers { shed_above: shed_above.map(|(target, _)| target), ..self.numbers(waited) };
+        (refusal, Box::new(numbers))
+    }
+
+    /// An outage has begun: it explains whom nothing else does.
+    pub(super) fn note_outage(&mut self) {
+        self.counts.turned_away_in_outage += std::mem::take(&mut self.unexplained);
     }
 
     pub(super) fn numbers(&self, waited: Duration) -> PoolNumbers {
         PoolNumbers {
+            unanswered_for: self.unanswered_for(now()),
+            max_waiting: self.limits.max_waiting,
+            shed_above: None,
             // The gate does not know it.
             pool: String::new(),
             waited,
@@ -193,17 +269,32 @@ impl State {
         }
     }
 
-    pub(super) fn wants_one_more(&self, now: Instant, unqueued: u32) -> bool {
-        if !self.has_room() {
-            return false;
+    /// How many callers wait for a connection that is neither there nor being made.
+    pub(super) fn unserved(&self) -> usize {
+        // Lending is not suspended for want of connections.
+        if self.phase != PoolState::Open {
+            return 0;
         }
-        let longest =
-            self.queue.front().map_or(Duration::ZERO, |head| now.saturating_duration_since(head.since));
-        // What the keeper has is back in a moment; the wait shows it where it is not.
-        let awaited = if longest < self.growth.connect_time() { self.checking } else { 0 };
-        let waiting = self.queue.len() + unqueued as usize;
-        let unserved = waiting.saturating_sub((self.making + awaited) as usize);
-        unserved > 0 && self.growth.is_worth_it(self.in_use + self.checking, unserved, longest)
+        self.queue.len().saturating_sub(self.making as usize)
+    }
+
+    /// To be called after every change of what [`unserved`](State::unserved) rests on.
+    pub(super) fn note_demand(&mut self, now: Instant) {
+        let unserved = self.unserved();
+        self.growth.note_demand(now, unserved);
+    }
+
+    /// How many connections to order for those who wait, and for `unqueued` who cannot.
+    pub(super) fn wanted(&mut self, now: Instant, unqueued: u32) -> u32 {
+        if self.phase != PoolState::Open || !self.has_room() {
+            return 0;
+        }
+        if unqueued > 0 {
+            self.growth.note_turned_away(now);
+        }
+        let unserved = (self.queue.len() + unqueued as usize).saturating_sub(self.making as usize);
+        let wanted = self.growth.orders(now, self.in_use, self.checking, unserved);
+        wanted.min(self.limits.max - self.total())
     }
 
     /// Whether one more connection may be made.

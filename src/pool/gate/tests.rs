@@ -57,6 +57,7 @@ impl State {
         } else if self.outage.is_down() {
             assert!(self.making > 0, "down, and nobody finds out when it is over: {self:?}");
         }
+        assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand is not noted: {self:?}");
         let pending = |waiter: &Arc<Waiter>| waiter.outcome.load(Ordering::Relaxed) == PENDING;
         assert!(self.queue.iter().all(pending), "who was told is not in the queue: {self:?}");
     }

@@ -2,8 +2,8 @@
 
 use super::super::statements::Unprepared;
 use super::super::status::CloseReason;
-use super::super::wire::Wire;
-use super::Session;
+use super::super::wire::{LastWords, Wire};
+use super::{READ_ONLY, Session};
 use crate::error::{Error, Interruption};
 use postgres::error::{DbError, Severity};
 use std::time::Instant;
@@ -12,17 +12,24 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// The connection is to blame, and the operation certainly had no effect: not a byte of it was sent, or the
-    /// server ended the session in its place.
-    pub(crate) had_no_effect: bool,
-    /// The connection is to blame, and the operation can only have read.
-    pub(crate) was_read: bool,
+    pub(crate) retry: Retry,
+}
+
+/// Whether a failed operation may be tried again on another connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It must not, or the connection was not to blame.
+    Never,
+    /// It certainly had no effect: not a byte of it was sent, or the server ended the session in its place.
+    Safe,
+    /// It can only have read, as far as that is known: where the server refuses to write.
+    ReadOnly,
 }
 
 impl Failure {
     /// Not the connection's fault.
     pub(crate) fn of_caller(error: Error) -> Failure {
-        Failure { error, had_no_effect: false, was_read: false }
+        Failure { error, retry: Retry::Never }
     }
 }
 
@@ -37,6 +44,9 @@ impl From<Failure> for Error {
 pub(super) struct Mark {
     pub(super) at: Instant,
     pub(super) written: u64,
+    /// Neither the session's borrower nor the operation has set anything up in the session. One that listens may be ended
+    /// between a commit and its answer, for the notifications that it is sent there.
+    pub(super) is_trusted: bool,
 }
 
 /// What an operation that lost its answer may have done.
@@ -50,128 +60,171 @@ pub(crate) enum Effect {
     InSteps,
 }
 
-/// How the session ended that says so itself.
+/// Why the server ended the session, where it said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// By the server, in place of completing the statement, which therefore was not done: a complete reply would
-    /// have been taken first.
+    /// PostgreSQL was asked to end the session, and did so in place of completing the statement, which therefore was not
+    /// done: a complete reply would have been taken first.
     Instead,
     /// By PgBouncer, before it had a server connection for the statement.
     Before,
-    /// By PgBouncer, which may have sent the statement and lost the answer.
+    /// Anything else: the statement may have been done.
     Meanwhile,
 }
 
 /// What PgBouncer says to who still waited for a server connection. It has one SQLSTATE for everything.
 const STILL_WAITING: [&str; 2] = ["query_wait_timeout", "server login has been failing"];
 
+/// Terminated by an administrator, and the timeouts of idle sessions and of transactions. PostgreSQL raises them where it
+/// looks for interrupts (`ProcessInterrupts`), which it does neither while it commits nor from there to the end of the reply,
+/// unless the session listens. Of others that is not so: PANIC is what a commit says that cannot be flushed.
+const INSTEAD: [&str; 4] = ["57P01", "57P05", "25P03", "25P04"];
+
 impl End {
     /// `None` for a refusal after which the session goes on.
-    fn of(refusal: &DbError) -> Option<End> {
-        let is_fatal = match refusal.parsed_severity() {
-            Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
-            // PgBouncer sends the word alone.
-            None => matches!(refusal.severity(), "FATAL" | "PANIC"),
-        };
+    fn of(is_fatal: Option<Fatality>, code: &str, message: &str) -> Option<End> {
         // Class 08 is about connections (PostgreSQL, "Error Codes"), and all that PgBouncer ever says.
-        match refusal.code().code().starts_with("08") {
-            _ if !is_fatal => None,
-            false => Some(End::Instead),
-            true if STILL_WAITING.iter().any(|text| refusal.message().starts_with(text)) => Some(End::Before),
-            true => Some(End::Meanwhile),
+        Some(match is_fatal? {
+            Fatality::Session if INSTEAD.contains(&code) => End::Instead,
+            Fatality::Session
+                if code.starts_with("08") && STILL_WAITING.iter().any(|text| message.starts_with(text)) =>
+            {
+                End::Before
+            }
+            _ => End::Meanwhile,
+        })
+    }
+
+    fn of_refusal(refusal: &DbError) -> Option<End> {
+        let fatality = match refusal.parsed_severity() {
+            Some(Severity::Fatal) => Some(Fatality::Session),
+            Some(Severity::Panic) => Some(Fatality::Server),
+            Some(_) => None,
+            // PgBouncer sends the word alone.
+            None => Fatality::of(refusal.severity()),
+        };
+        End::of(fatality, refusal.code().code(), refusal.message())
+    }
+}
+
+/// What an error ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fatality {
+    Session,
+    /// All sessions, as one that finds the shared memory damaged.
+    Server,
+}
+
+impl Fatality {
+    fn of(severity: &str) -> Option<Fatality> {
+        match severity {
+            "FATAL" => Some(Fatality::Session),
+            "PANIC" => Some(Fatality::Server),
+            _ => None,
         }
     }
 }
 
-/// The SQLSTATE of a write that a read-only server or transaction refuses.
-const READ_ONLY: &str = "25006";
-
 impl Session {
     /// Whether a write refused as read-only means that the server is not the primary any more.
-    fn is_demoted_by_refusal(&self) -> bool {
-        self.must_be_writable && !self.is_read_only && !self.is_dirty
+    fn is_demoted_by_refusal(&self, mark: Mark) -> bool {
+        self.must_be_writable && mark.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
     /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
     pub(super) fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
         let after = mark.at.elapsed();
-        let was_not_sent = self.sent_nothing_since(mark);
         let (end, words) = match error.as_db_error() {
-            Some(refusal) => (End::of(refusal), Some(refusal.message().to_owned())),
-            // The driver may have given them to a request that nobody listens to. What PgBouncer means by them is
-            // in a code that they lack here.
-            None if !self.statements.are_behind_pgbouncer() => {
-                let words = self.wire.last_words().clone();
-                (words.is_some().then_some(End::Instead), words)
-            }
-            None => (None, None),
+            Some(refusal) => (End::of_refusal(refusal), Some(refusal.message().to_owned())),
+            // The driver may have given it to a request that nobody listens to.
+            None => match self.wire.last_words().clone() {
+                Some(LastWords { severity, code, message }) => {
+                    let end = End::of(Fatality::of(&severity), &code, &message);
+                    // The stream has ended behind it, whatever it is.
+                    (end.or(Some(End::Meanwhile)), Some(message))
+                }
+                None => (None, None),
+            },
         };
-        if let Some(words) = words {
-            if self.wire.has_ended() || end.is_some() {
+        match (end, words) {
+            (None, Some(words)) => self.judge_refusal(error, words, mark, effect),
+            (None, None) if !self.is_connection_failure() => Failure::of_caller(error.into()),
+            (end, words) => {
                 self.condemn(CloseReason::Broken);
+                let text = match words {
+                    Some(words) => format!("the server ended the session: {words}"),
+                    None => describe(&error),
+                };
+                let interruption = Interruption::new(after, text);
+                let was_not_sent = self.sent_nothing_since(mark);
+                let is_not_done = match end {
+                    _ if was_not_sent => true,
+                    Some(End::Before) => true,
+                    Some(End::Instead) => mark.is_trusted && effect != Effect::InSteps,
+                    _ => false,
+                };
+                let is_late = self.wire.has_timed_out() && !was_not_sent && end.is_none();
+                let error = match effect {
+                    _ if is_not_done => Error::ConnectionLost(interruption),
+                    Effect::Lasting | Effect::InSteps => Error::OutcomeUnknown(interruption),
+                    Effect::None if is_late => Error::DeadlineExceeded(interruption),
+                    Effect::None => Error::ConnectionLost(interruption),
+                };
+                let retry = match error {
+                    _ if was_not_sent => Retry::Safe,
+                    _ if self.in_transaction => Retry::Never,
+                    Error::ConnectionLost(_) if is_not_done => Retry::Safe,
+                    Error::ConnectionLost(_) => Retry::ReadOnly,
+                    _ => Retry::Never,
+                };
+                Failure { error, retry }
             }
-            match end {
-                None => {
-                    let code = error.code().map_or("", |code| code.code());
-                    if code == READ_ONLY && self.is_demoted_by_refusal() {
-                        self.condemn(CloseReason::Broken);
-                        self.is_demoted = true;
-                        let had_no_effect = !self.in_transaction;
-                        return Failure { error: error.into(), had_no_effect, was_read: false };
-                    }
-                    let error = match self.statement_timeout {
-                        // It may have committed a part by then.
-                        _ if code == "57014" && effect == Effect::InSteps => {
-                            Error::OutcomeUnknown(Interruption::new(after, words))
-                        }
-                        // It is also what a cancel by somebody else looks like; the clock tells them apart.
-                        Some(limit) if code == "57014" && after >= limit => {
-                            Error::DeadlineExceeded(Interruption::new(after, words))
-                        }
-                        _ => error.into(),
-                    };
-                    return Failure::of_caller(error);
-                }
-                Some(End::Instead | End::Before) => {
-                    let text = format!("the server ended the session: {words}");
-                    let interruption = Interruption::new(after, text);
-                    if effect == Effect::InSteps && end == Some(End::Instead) && !was_not_sent {
-                        return Failure::of_caller(Error::OutcomeUnknown(interruption));
-                    }
-                    let had_no_effect = was_not_sent || !self.in_transaction;
-                    return Failure {
-                        error: Error::ConnectionLost(interruption),
-                        had_no_effect,
-                        was_read: false,
-                    };
-                }
-                Some(End::Meanwhile) => {}
-            }
-        } else if !self.is_connection_failure() {
-            return Failure::of_caller(error.into());
         }
-        self.condemn(CloseReason::Broken);
-        let interruption = Interruption::new(after, describe(&error));
-        let error = if was_not_sent {
-            Error::ConnectionLost(interruption)
-        } else if effect != Effect::None {
-            Error::OutcomeUnknown(interruption)
-        } else if self.wire.has_timed_out() {
-            Error::DeadlineExceeded(interruption)
-        } else {
-            Error::ConnectionLost(interruption)
-        };
-        let was_read =
-            effect == Effect::None && !self.in_transaction && matches!(error, Error::ConnectionLost(_));
-        Failure { error, had_no_effect: was_not_sent, was_read }
     }
 
-    /// The same where the statement was not even prepared, which changes nothing whatever it would have done.
+    /// What a refusal means after which the session goes on, if the server has not gone away since.
+    fn judge_refusal(
+        &mut self,
+        error: postgres::Error,
+        words: String,
+        mark: Mark,
+        effect: Effect,
+    ) -> Failure {
+        if self.wire.has_ended() {
+            self.condemn(CloseReason::Broken);
+        }
+        let after = mark.at.elapsed();
+        let code = error.code().map_or("", |code| code.code());
+        self.has_lost_against_another |= matches!(code, "40001" | "40P01");
+        if code == READ_ONLY && self.is_demoted_by_refusal(mark) {
+            self.condemn(CloseReason::Broken);
+            self.is_demoted = true;
+            let is_safe = !self.in_transaction && effect != Effect::InSteps;
+            let retry = if is_safe { Retry::Safe } else { Retry::Never };
+            return Failure { error: error.into(), retry };
+        }
+        Failure::of_caller(match self.statement_timeout {
+            // It may have committed a part by then.
+            _ if code == "57014" && effect == Effect::InSteps => {
+                Error::OutcomeUnknown(Interruption::new(after, words))
+            }
+            // It is also what a cancel by somebody else looks like; the clock tells them apart.
+            Some(limit) if code == "57014" && after >= limit => {
+                Error::DeadlineExceeded(Interruption::new(after, words))
+            }
+            _ => error.into(),
+        })
+    }
+
+    /// What it means that a statement was not even prepared, which changes nothing whatever it would have done.
     pub(super) fn judge_unprepared(&mut self, unprepared: Unprepared, mark: Mark) -> Failure {
         let mut failure = self.judge(unprepared.error, mark, Effect::None);
         if unprepared.spoils_session {
             self.condemn_dirty();
-            failure.had_no_effect |= !self.in_transaction && !self.wire.has_timed_out();
+        }
+        let is_to_blame = unprepared.spoils_session || failure.retry == Retry::ReadOnly;
+        if is_to_blame && !self.in_transaction && !self.wire.has_timed_out() {
+            failure.retry = Retry::Safe;
         }
         failure
     }
@@ -197,7 +250,7 @@ impl Session {
 
 /// What a failed operation means that had no effect by itself, where the session cannot be asked.
 pub(super) fn judge_apart(wire: &Wire, error: postgres::Error, mark: Mark) -> Error {
-    let is_end = error.as_db_error().is_some_and(|refusal| End::of(refusal).is_some());
+    let is_end = error.as_db_error().is_some_and(|refusal| End::of_refusal(refusal).is_some());
     let interruption = Interruption::new(mark.at.elapsed(), describe(&error));
     if wire.has_timed_out() {
         Error::DeadlineExceeded(interruption)

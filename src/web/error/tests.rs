@@ -45,6 +45,7 @@ async fn every_error_has_its_answer_and_no_body_tells_what_it_must_not() {
         (Error::AlreadyInitialized, 500, "internal", None),
         (Error::Settings(settings), 500, "internal", None),
         (Error::Exhausted(numbers()), 503, "exhausted", Some("1")),
+        (Error::Suspended(numbers()), 503, "suspended", Some("1")),
         (Error::Saturated(numbers()), 503, "saturated", Some("1")),
         (Error::Down(numbers()), 503, "down", Some("5")),
         (Error::Authentication(numbers()), 503, "login_refused", Some("5")),

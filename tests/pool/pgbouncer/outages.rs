@@ -189,8 +189,7 @@ fn writes_under_a_storm_are_never_told_wrongly() {
         }
         _ => {}
     };
-    let done = write_under_a_storm(&pool, 2500 * MS, write, server.client(), inflict);
-    assert!(done > 100, "only {done} writes succeeded");
+    write_under_a_storm(&pool, 128, write, server.client(), inflict);
 }
 
 #[test]

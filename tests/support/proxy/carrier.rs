@@ -1,5 +1,6 @@
 //! How the proxy carries bytes, connection by connection, under whatever fault holds.
 
+use super::forging::{Conversation, End, Passed};
 use super::{Fault, Shared};
 use socket2::SockRef;
 use std::io::{self, Read, Write};
@@ -17,6 +18,8 @@ pub(super) struct Link {
     is_cut: AtomicBool,
     /// Whether the last bytes seen came from the client: its next bytes belong to the same flight.
     client_spoke_last: AtomicBool,
+    /// Where replies may have to be changed.
+    conversation: Option<Conversation>,
 }
 
 impl Shared {
@@ -76,7 +79,8 @@ impl Shared {
             let _ = stream.set_write_timeout(Some(Duration::from_millis(20)));
         }
         let (is_cut, client_spoke_last) = (AtomicBool::new(false), AtomicBool::new(false));
-        let link = Arc::new(Link { client, server, is_cut, client_spoke_last });
+        let conversation = self.is_forging.then(Conversation::default);
+        let link = Arc::new(Link { client, server, is_cut, client_spoke_last, conversation });
         let id = {
             let mut state = self.state();
             state.next_id += 1;
@@ -118,7 +122,12 @@ impl Shared {
             } else {
                 link.client_spoke_last.store(false, Ordering::SeqCst);
             }
-            let mut rest = &buffer[..read];
+            let Passed { bytes, end } = match &link.conversation {
+                None => Passed { bytes: buffer[..read].to_vec(), end: None },
+                Some(conversation) if to_server => conversation.to_server(&buffer[..read], &self.forgery),
+                Some(conversation) => conversation.to_client(&buffer[..read]),
+            };
+            let mut rest = &bytes[..];
             while !rest.is_empty() && !link.is_cut() {
                 let allowed = self.allowance(link, to_server, rest.len(), &mut reply_budget);
                 let (now, later) = rest.split_at(allowed.bytes);
@@ -129,6 +138,14 @@ impl Shared {
                     break;
                 }
                 rest = later;
+            }
+            match end {
+                None => {}
+                Some(End::Reset) => link.cut(),
+                Some(End::Orderly) => {
+                    let _ = from.shutdown(Shutdown::Both);
+                    break;
+                }
             }
         }
         // An orderly end is passed on, but not through a fault that lets nothing pass.

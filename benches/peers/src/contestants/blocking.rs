@@ -145,16 +145,19 @@ impl Lanes for R2d2 {
 /// Poolhouse.
 pub(crate) struct Ours {
     pub(crate) pool: Pool,
+    is_full: bool,
     workers: usize,
     in_two_steps: bool,
 }
 
 impl Ours {
-    pub(crate) fn new(setup: &Setup, defaults: PoolSettings) -> Ours {
-        let (min_connections, max_connections) = (setup.connections, setup.connections);
+    /// With its default minimum, or with all connections from the beginning.
+    pub(crate) fn new(setup: &Setup, defaults: PoolSettings, is_full: bool) -> Ours {
+        let max_connections = setup.connections;
+        let min_connections = if is_full { max_connections } else { defaults.min_connections };
         let settings = PoolSettings { min_connections, max_connections, ..defaults };
         let pool = Pool::open(&settings).expect("a pool");
-        Ours { pool, workers: setup.workers, in_two_steps: setup.in_two_steps }
+        Ours { pool, is_full, workers: setup.workers, in_two_steps: setup.in_two_steps }
     }
 }
 
@@ -176,7 +179,7 @@ fn work_through(db: &impl Execute, work: Work, key: i32) {
 
 impl Lanes for Ours {
     fn name(&self) -> &'static str {
-        "poolhouse"
+        if self.is_full { "poolhouse, min = max" } else { "poolhouse" }
     }
 
     fn workers(&self) -> usize {

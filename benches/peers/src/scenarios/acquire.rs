@@ -17,7 +17,8 @@ pub(crate) fn run(stage: &Stage) {
     let checked = R2d2::new(&setup, false);
     let deadpool = Deadpool::new(&setup);
     let sqlx = runtime.block_on(Sqlx::new(&setup, true));
-    let ours = Ours::new(&setup, stage.server.pool_settings());
+    let ours = Ours::new(&setup, stage.server.pool_settings(), false);
+    let full = Ours::new(&setup, stage.server.pool_settings(), true);
     let length = stage.rounds.length / 4;
 
     let blocking = |batch: &dyn Fn()| {
@@ -29,28 +30,38 @@ pub(crate) fn run(stage: &Stage) {
         }
         begun.elapsed().as_secs_f64() / f64::from(pairs)
     };
-    let names = ["r2d2, no check", "poolhouse", "deadpool-postgres", "sqlx, no check", "r2d2"];
-    let mut seconds: [Vec<f64>; 5] = Default::default();
+    let names = [
+        "r2d2, no check",
+        "poolhouse",
+        "poolhouse, min = max",
+        "deadpool-postgres",
+        "sqlx, no check",
+        "r2d2",
+    ];
+    let mut seconds: [Vec<f64>; 6] = Default::default();
     for _ in 0..stage.rounds.count {
         seconds[0].push(blocking(&|| (0..BATCH).for_each(|_| drop(bare.pool.get().expect("a connection")))));
         seconds[1].push(blocking(&|| {
             (0..BATCH).for_each(|_| drop(ours.pool.get_connection().expect("a connection")));
         }));
         seconds[2].push(blocking(&|| {
+            (0..BATCH).for_each(|_| drop(full.pool.get_connection().expect("a connection")));
+        }));
+        seconds[3].push(blocking(&|| {
             runtime.block_on(async {
                 for _ in 0..BATCH {
                     drop(deadpool.pool.get().await.expect("a connection"));
                 }
             });
         }));
-        seconds[3].push(blocking(&|| {
+        seconds[4].push(blocking(&|| {
             runtime.block_on(async {
                 for _ in 0..BATCH {
                     drop(sqlx.pool.acquire().await.expect("a connection"));
                 }
             });
         }));
-        seconds[4]
+        seconds[5]
             .push(blocking(&|| (0..BATCH).for_each(|_| drop(checked.pool.get().expect("a connection")))));
     }
     title("acquire + release alone, 1 caller, 8 connections (r2d2 with its check makes a round trip)");

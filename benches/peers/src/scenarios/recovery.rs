@@ -39,9 +39,9 @@ struct Seen {
 }
 
 pub(crate) fn run(stage: &Stage) {
-    let names = ["r2d2", "r2d2, no check", "deadpool-postgres", "sqlx", "poolhouse"];
+    let names = ["r2d2", "r2d2, no check", "deadpool-postgres", "sqlx", "poolhouse", "poolhouse, min = max"];
     for outage in OUTAGES {
-        let mut seen: [Vec<Seen>; 5] = Default::default();
+        let mut seen: [Vec<Seen>; 6] = Default::default();
         for _ in 0..ROUNDS {
             for (all, one) in seen.iter_mut().zip(live_through(stage, outage)) {
                 all.push(one);
@@ -73,14 +73,16 @@ pub(crate) fn run(stage: &Stage) {
 }
 
 fn live_through(stage: &Stage, outage: Duration) -> Vec<Seen> {
-    let proxies = [(); 5].map(|()| Proxy::to(&stage.server.database_settings()));
-    let [a, b, c, d, e] = &proxies;
+    let proxies = [(); 6].map(|()| Proxy::to(&stage.server.database_settings()));
+    let [a, b, c, d, e, f] = &proxies;
+    let min_connections = CONNECTIONS;
     let calls = [
         r2d2_call(&a.settings(), false),
         r2d2_call(&b.settings(), true),
         deadpool_call(&stage.runtime, c.settings()),
         sqlx_call(&stage.runtime, &d.settings()),
         ours_call(PoolSettings { database: e.settings(), ..stage.server.pool_settings() }),
+        ours_call(PoolSettings { database: f.settings(), min_connections, ..stage.server.pool_settings() }),
     ];
     thread::scope(|scope| {
         let pairs = proxies.iter().zip(&calls);

@@ -22,16 +22,16 @@ const WORK: &str = "SELECT 1 FROM pg_sleep(0.002)";
 const ROUNDS: usize = 3;
 
 pub(crate) fn run(stage: &Stage) {
-    let names = ["r2d2", "deadpool-postgres", "sqlx", "poolhouse"];
-    let mut served: [Vec<f64>; 4] = Default::default();
-    let mut open: [Vec<f64>; 4] = Default::default();
+    let names = ["r2d2", "deadpool-postgres", "sqlx", "poolhouse", "poolhouse, min = max"];
+    let mut served: [Vec<f64>; 5] = Default::default();
+    let mut open: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
         let proxies = names.map(|_| {
             let proxy = Proxy::to(&stage.server.database_settings());
             proxy.delay_connects(CONNECT_TAKES);
             proxy
         });
-        let [r2d2, deadpool, sqlx, ours] = &proxies;
+        let [r2d2, deadpool, sqlx, ours, full] = &proxies;
         let (took, _r2d2) = spike_r2d2(r2d2.settings());
         served[0].push(took);
         let (took, _deadpool) = spike_deadpool(stage, &deadpool.settings());
@@ -39,8 +39,11 @@ pub(crate) fn run(stage: &Stage) {
         let (took, _sqlx) = spike_sqlx(stage, &sqlx.settings());
         served[2].push(took);
         let defaults = PoolSettings { database: ours.settings(), ..stage.server.pool_settings() };
-        let (took, _ours) = spike_ours(defaults);
+        let (took, _ours) = spike_ours(defaults.clone(), MIN);
         served[3].push(took);
+        let defaults = PoolSettings { database: full.settings(), ..defaults };
+        let (took, _full) = spike_ours(defaults, MAX);
+        served[4].push(took);
         thread::sleep(Duration::from_secs(5));
         for (open, proxy) in open.iter_mut().zip(&proxies) {
             open.push(proxy.open_connections() as f64);
@@ -82,8 +85,8 @@ fn spike_r2d2(database: DatabaseSettings) -> (f64, r2d2::Pool<PostgresConnection
     (took, pool)
 }
 
-fn spike_ours(defaults: PoolSettings) -> (f64, Pool) {
-    let settings = PoolSettings { min_connections: MIN, max_connections: MAX, ..defaults };
+fn spike_ours(defaults: PoolSettings, min_connections: u32) -> (f64, Pool) {
+    let settings = PoolSettings { min_connections, max_connections: MAX, ..defaults };
     let pool = Pool::open(&settings).expect("a pool");
     let took = threads(|| {
         pool.execute_query_one::<i32>(WORK, &[]).expect("an answer");

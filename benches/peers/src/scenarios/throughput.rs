@@ -102,7 +102,9 @@ fn run_one(stage: &Stage, scenario: &Scenario) {
         let sqlx = runtime.block_on(Sqlx::new(&setup, is_tuned));
         contestants.push(Box::new(OnRuntime(runtime, sqlx)));
     }
-    contestants.push(Box::new(Ours::new(&setup, stage.server.pool_settings())));
+    for is_full in [false, true] {
+        contestants.push(Box::new(Ours::new(&setup, stage.server.pool_settings(), is_full)));
+    }
 
     let rounds = stage.rounds.longer(scenario.patience);
     let mut admin = stage.server.client();

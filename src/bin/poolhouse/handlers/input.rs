@@ -4,7 +4,7 @@
 //! query parameter without a value counts as not given.
 
 use crate::problems::Problems;
-use crate::services::movies::{GENRES, Movie, MovieFilter, YEARS};
+use crate::services::movies::{GENRES, Movie, MovieFilter, YEARS, is_visible};
 use actix_web::dev::Payload;
 use actix_web::web::Query;
 use actix_web::{FromRequest, HttpRequest};
@@ -135,7 +135,7 @@ fn body_id(value: Option<&Value>, path_id: Option<i32>) -> Result<i32, String> {
         (None, Some(id)) => Ok(id),
         (None, None) => Err("movie_id: missing".to_owned()),
         (Some(value), None) => json_number("movie_id", value, IDS),
-        (Some(value), Some(id)) if value.as_i64() == Some(i64::from(id)) => Ok(id),
+        (Some(value), Some(id)) if whole(value) == Some(i64::from(id)) => Ok(id),
         (Some(value), Some(id)) => Err(format!(
             "movie_id: {} is not the {id} of the path; leave it out, or repeat that",
             shown(value)
@@ -153,6 +153,9 @@ fn body_title(value: Option<&Value>) -> Result<String, String> {
         return Err("title: must not be empty".to_owned());
     }
     printable("title", title, TITLE_LENGTH)?;
+    if !is_visible(title) {
+        return Err("title: has no visible character".to_owned());
+    }
     Ok(title.to_owned())
 }
 
@@ -221,7 +224,15 @@ where
 }
 
 fn json_number(name: &str, value: &Value, allowed: RangeInclusive<i32>) -> Result<i32, String> {
-    within(name, value.as_i64(), value, allowed)
+    within(name, whole(value), value, allowed)
+}
+
+/// JSON has one kind of number: `1995.0` and `1e3` are whole.
+fn whole(value: &Value) -> Option<i64> {
+    /// Up to here every whole number has a float of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
+    value.as_i64().or_else(|| float().map(|float| float as i64))
 }
 
 fn within<N>(

@@ -53,6 +53,12 @@ impl fmt::Display for ImportError {
 
 impl std::error::Error for ImportError {}
 
+impl From<Error> for ImportError {
+    fn from(error: Error) -> ImportError {
+        ImportError::Database(error)
+    }
+}
+
 /// Somebody who wants to know how far the import is.
 pub(crate) trait Watch {
     /// So many movies have been read, from so many bytes.
@@ -75,15 +81,11 @@ impl Watch for () {
 /// the commit is lost, for the acquire timeout more, to ask what became of it.
 pub(crate) fn import_movies(
     pool: &Pool,
-    input: impl Read,
+    mut input: impl Read,
     watch: &mut impl Watch,
 ) -> Result<Imported, ImportError> {
-    let imported = pool.transaction_verified(|tx| {
-        let target = repository::prepare(tx)?;
-        let total = send(tx, target, input, watch).map_err(|error| match error {
-            ImportError::Database(error) => error,
-            other => Error::application(other),
-        })?;
+    in_transaction(pool, |tx, target| {
+        let total = send(tx, target, &mut input, watch)?;
         if target == Target::Movies {
             return Ok(Imported { inserted: total, updated: 0, unchanged: 0 });
         }
@@ -91,8 +93,32 @@ pub(crate) fn import_movies(
         let (inserted, updated) = repository::merge_incoming(tx)?;
         let (inserted, updated) = (inserted.cast_unsigned(), updated.cast_unsigned());
         Ok(Imported { inserted, updated, unchanged: total.saturating_sub(inserted + updated) })
+    })
+}
+
+/// Loads the movies of `input` where the table has none, and returns how many; `None` where it has some. Whether it
+/// has is decided in the transaction that loads them, under the locks of [`import_movies`]: an import at the same
+/// moment comes wholly before or wholly after.
+pub(crate) fn load_sample(pool: &Pool, input: impl Read) -> Result<Option<u64>, ImportError> {
+    in_transaction(pool, |tx, target| match target {
+        Target::Movies => send(tx, target, input, &mut ()).map(Some),
+        Target::Incoming => Ok(None),
+    })
+}
+
+/// Runs `load` in a transaction that says where its movies are to go, and that knows what became of its commit.
+fn in_transaction<R>(
+    pool: &Pool,
+    load: impl FnOnce(&mut Transaction<'_>, Target) -> Result<R, ImportError>,
+) -> Result<R, ImportError> {
+    let loaded = pool.transaction_verified(|tx| {
+        let target = repository::prepare(tx)?;
+        load(tx, target).map_err(|error| match error {
+            ImportError::Database(error) => error,
+            other => Error::application(other),
+        })
     });
-    imported.map_err(|error| match error {
+    loaded.map_err(|error| match error {
         Error::Application(inner) => match inner.downcast() {
             Ok(own) => *own,
             Err(inner) => ImportError::Database(Error::Application(inner)),
@@ -109,7 +135,7 @@ fn send(
     watch: &mut impl Watch,
 ) -> Result<u64, ImportError> {
     let mut file = MovieFile::new(input);
-    let mut copy = repository::copy_in(tx, target).map_err(ImportError::Database)?;
+    let mut copy = repository::copy_in(tx, target)?;
     let mut chunk = String::with_capacity(2 * CHUNK);
     let mut movies = 0;
     while let Some(movie) = file.next().map_err(ImportError::Unreadable)? {

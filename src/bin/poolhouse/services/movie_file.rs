@@ -2,7 +2,7 @@
 //! genres separated by `|`. Nothing here knows a database.
 
 use crate::problems::Problems;
-use crate::services::movies::{GENRES, YEARS};
+use crate::services::movies::{GENRES, YEARS, is_visible};
 use csv::ByteRecord;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -202,6 +202,9 @@ fn parse_line(record: &ByteRecord) -> Result<MovieLine<'_>, String> {
     }
     if title.contains(char::is_control) {
         return Err(format!("the title {} contains a control character", quoted(title)));
+    }
+    if !is_visible(title) {
+        return Err(format!("the title {} has no visible character", quoted(title)));
     }
     Ok(MovieLine { movie_id, title, year, genres: parse_genres(text(genres, "genres")?)? })
 }

@@ -5,6 +5,7 @@ use poolhouse::Error;
 use serde::Serialize;
 use std::fmt;
 use std::ops::RangeInclusive;
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 pub(crate) use crate::repositories::movies::{Movie, MovieFilter};
 
@@ -33,6 +34,17 @@ pub(crate) const GENRES: [&str; 19] = [
 
 /// The years a movie may have; the table's constraint `movies_year_plausible` says the same.
 pub(crate) const YEARS: RangeInclusive<i32> = 1870..=2200;
+
+/// Whether a title can be seen: it has a letter, digit, punctuation mark or symbol (the general categories L, N, P and S of
+/// Unicode) other than the few of those that are blank.
+pub(crate) fn is_visible(title: &str) -> bool {
+    // The fillers of Hangul, and Braille without a dot.
+    const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
+    use GeneralCategoryGroup::{Letter, Number, Punctuation, Symbol};
+    title.chars().any(|c| {
+        matches!(c.general_category_group(), Letter | Number | Punctuation | Symbol) && !BLANK.contains(&c)
+    })
+}
 
 /// Some movies in the order of their ids, and where the next ones start.
 #[derive(Debug, Serialize)]

@@ -15,7 +15,7 @@ fn waiting(gate: &Gate) -> usize {
 
 /// Waits, for a while, until `condition` holds.
 #[track_caller]
-fn until(condition: impl Fn() -> bool) {
+fn until(mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < end, "this never came true");
@@ -139,7 +139,11 @@ fn past_its_deadline_a_caller_with_a_dead_connection_gets_no_other() {
     let dead = gate.acquire_here(AGES).unwrap();
     let started = now();
     let outcome = gate.acquire_again(dead, started, started, Location::caller());
-    assert_eq!(numbers(outcome).0, Refusal::TimedOut);
+    assert_eq!(
+        numbers(outcome).0,
+        Refusal::Down,
+        "what it was given did not answer, and that is no exhaustion"
+    );
     let state = gate.lock();
     assert_eq!((state.idle, state.in_use, state.making), (1, 0, 1), "and the minimum is made good");
 }
@@ -237,4 +241,93 @@ fn a_wait_without_end_is_possible() {
         gate.release(permit, now());
         assert!(caller.join().unwrap().is_ok());
     });
+}
+
+#[test]
+fn waits_are_counted_to_their_end_whoever_they_end_for() {
+    let gate = stocked(Limits { max_waiting: 1, ..limits(2, 2) }, Duration::ZERO);
+    let waits = || gate.lock().counts.wait_times.clone();
+    std::thread::scope(|scope| {
+        let permits = scope.spawn(|| [0; 2].map(|_| gate.acquire_here(AGES).unwrap())).join().unwrap();
+        // Two who did not wait, and one who gave up.
+        assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
+        assert!(waits().count() == 3 && waits().sum() >= MOMENT, "{:?}", waits());
+        // One more, and one who is refused before it waits.
+        let caller = scope.spawn(|| gate.acquire_here(AGES));
+        until(|| waiting(&gate) == 1);
+        assert_eq!(gate.acquire_here(AGES), Err(Refusal::Saturated));
+        for permit in permits {
+            gate.release(permit, now());
+        }
+        gate.release(caller.join().unwrap().unwrap(), now());
+        assert_eq!(waits().count(), 4);
+    });
+    // One whose connection was found dead after a while has waited for that as well, and once.
+    let before = waits();
+    let started = now();
+    let dead = gate.acquire(started, started + AGES, Location::caller()).unwrap();
+    let permit = gate.acquire_again(dead, started - AGES, now() + AGES, Location::caller()).unwrap();
+    gate.release(permit, now());
+    assert_eq!(waits().count(), before.count() + 1);
+    assert!(waits().sum() >= before.sum() + AGES, "{:?}", waits());
+}
+
+#[test]
+fn an_attempt_to_connect_that_hangs_is_told_and_is_no_exhaustion() {
+    let gate = stocked(limits(1, 1), Duration::ZERO);
+    gate.discard(gate.acquire_here(AGES).unwrap());
+    assert!(matches!(gate.next_order(), Order::Make(_)));
+    let mut last = None;
+    until(|| {
+        let started = now();
+        let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT, Location::caller()));
+        assert!(numbers.unanswered_for >= last && numbers.in_use == 0, "{numbers:?}");
+        last = numbers.unanswered_for;
+        refusal == Refusal::Down
+    });
+    assert!(last.is_some());
+    gate.made(Duration::ZERO);
+    gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
+    assert_eq!(gate.lock().numbers(Duration::ZERO).unanswered_for, None);
+}
+
+#[test]
+fn whom_an_outage_or_a_suspension_turns_away_speaks_for_no_larger_maximum() {
+    let gate = stocked(limits(1, 1), Duration::ZERO);
+    let turned_away = || {
+        let counts = &gate.lock().counts;
+        (counts.timed_out, counts.turned_away_in_outage)
+    };
+    let borrow =
+        || std::thread::scope(|scope| scope.spawn(|| gate.acquire_here(AGES).unwrap()).join().unwrap());
+    // One is in use, and comes back.
+    let permit = borrow();
+    assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
+    gate.release(permit, now());
+    assert_eq!(turned_away(), (1, 0));
+    // One is in use because its statement has no answer, as is seen later.
+    let permit = borrow();
+    assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
+    gate.discard(permit);
+    assert!(matches!(gate.next_order(), Order::Make(_)));
+    gate.failed("silence".to_owned(), false);
+    assert_eq!(turned_away(), (2, 1));
+    assert!(matches!(gate.next_order(), Order::Make(_)));
+    gate.made(Duration::ZERO);
+    // None is lent.
+    assert!(gate.suspend());
+    assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::Suspended));
+    assert_eq!(turned_away(), (3, 2));
+}
+
+#[test]
+fn a_connection_that_is_not_in_the_store_yet_is_not_lost() {
+    let gate = stocked(limits(1, 1), Duration::ZERO);
+    let started = now();
+    let permit = gate.acquire(started, started, Location::caller()).unwrap();
+    let (refusal, numbers) = gate.put_back(permit, started);
+    assert_eq!((refusal, numbers.in_use), (Refusal::TimedOut, 0));
+    let state = gate.lock();
+    assert_eq!((state.idle, state.in_use, state.making), (1, 0, 0));
+    assert_eq!((state.counts.requests, state.counts.timed_out, state.counts.wait_times.count()), (1, 1, 1));
 }

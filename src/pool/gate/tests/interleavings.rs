@@ -330,3 +330,22 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
         assert_nothing_left(&gate, makers);
     });
 }
+
+#[test]
+fn connections_are_made_for_all_who_wait_though_none_comes_back_and_one_of_them_gives_up() {
+    explore(|| {
+        // Uses have been short and connects long, so that at first a caller waits for a release.
+        let gate = Arc::new(stocked(limits(1, 4), Duration::from_millis(150)));
+        gate.release(gate.acquire_here(AGES).unwrap(), now());
+        let kept = gate.acquire_here(AGES).unwrap();
+        let patient: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
+        let hasty = in_thread(&gate, |gate| use_once(gate, SHORT));
+        let makers = vec![maker(&gate, 0), maker(&gate, 0)];
+        for permit in join_all(patient) {
+            gate.release(permit.unwrap(), now());
+        }
+        hasty.join().unwrap().ok();
+        gate.release(kept, now());
+        assert_nothing_left(&gate, makers);
+    });
+}

@@ -1,0 +1,391 @@
+//! Callers, connections and makers in virtual time, with the rule that the gate runs. It is compared with a pool
+//! that has its maximum from the beginning, and with perfect foresight: the best of all sizes, ordered when the
+//! first caller comes by somebody who knows everything that will come.
+
+use super::{Growth, MS};
+use fastrand::Rng;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::{Duration, Instant};
+
+const MIN: u32 = 2;
+const MAX: u32 = 10;
+const MAKERS: u32 = 4;
+/// From releasing a connection to asking for the next.
+const THINK: Duration = Duration::from_micros(20);
+
+/// Who decides about connections.
+#[derive(Clone, Copy, PartialEq)]
+enum Who {
+    /// The rule.
+    Rule,
+    /// Somebody who orders as many as make this size when the first caller comes.
+    Foresight(u32),
+    /// Nobody: so many are there from the beginning.
+    Warm(u32),
+}
+
+/// What comes.
+#[derive(Clone)]
+enum Load {
+    /// So many who call again as soon as they are served, in each `on` of `on` + `off`.
+    Callers { count: usize, on: Duration, off: Duration },
+    /// One call at each of these times.
+    Arrivals(Vec<Duration>),
+}
+
+#[derive(Clone)]
+struct Scene {
+    load: Load,
+    connect: Duration,
+    hold: Duration,
+    /// What is counted lies between these; nobody comes after the second.
+    counted_from: Duration,
+    ends: Duration,
+    min: u32,
+    max: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrive(usize),
+    /// What this caller has had since this time comes back.
+    Done(usize, Duration),
+    Made,
+    /// A waiting caller wakes because an order may be due.
+    Look,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+struct Outcome {
+    served: u32,
+    waits: Waits,
+    /// How long callers waited, all of them together in one queue: the time in which it was not empty.
+    pressed: Duration,
+    opened: u32,
+}
+
+#[derive(Default)]
+struct Waits(Vec<Duration>);
+
+// Thousands of them are no help in a message.
+impl std::fmt::Debug for Waits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} waits", self.0.len())
+    }
+}
+
+impl Outcome {
+    fn p99(&mut self) -> Duration {
+        self.waits.0.sort_unstable();
+        self.waits.0.get(self.waits.0.len() * 99 / 100).copied().unwrap_or_default()
+    }
+
+    fn longest(&self) -> Duration {
+        self.waits.0.iter().max().copied().unwrap_or_default()
+    }
+
+    /// The time in which somebody waited, and a connect time for each connection opened.
+    fn cost(&self, scene: &Scene) -> Duration {
+        self.pressed + scene.connect * self.opened
+    }
+}
+
+struct World<'a> {
+    scene: &'a Scene,
+    who: Who,
+    start: Instant,
+    now: Duration,
+    events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    count: u64,
+    growth: Growth,
+    random: Vec<Rng>,
+    queue: VecDeque<(usize, Duration)>,
+    idle: u32,
+    in_use: u32,
+    ordered: u32,
+    connecting: u32,
+    /// Whether a look is among the events.
+    looks: bool,
+    outcome: Outcome,
+}
+
+fn run(scene: &Scene, who: Who, seed: u64) -> Outcome {
+    let callers = match &scene.load {
+        Load::Callers { count, .. } => *count,
+        Load::Arrivals(times) => times.len(),
+    };
+    let mut world = World {
+        scene,
+        who,
+        start: Instant::now(),
+        now: Duration::ZERO,
+        events: BinaryHeap::new(),
+        count: 0,
+        growth: Growth::default(),
+        // Each caller holds its connections for the same times, whoever decides.
+        random: (0..callers as u64).map(|caller| Rng::with_seed(seed << 32 | caller)).collect(),
+        queue: VecDeque::new(),
+        idle: if let Who::Warm(size) = who { size } else { scene.min },
+        in_use: 0,
+        ordered: 0,
+        connecting: 0,
+        looks: false,
+        outcome: Outcome::default(),
+    };
+    // Learnt when the minimum was made, and from the calls before.
+    world.growth.note_connect(scene.connect);
+    world.growth.note_use(scene.hold);
+    for caller in 0..callers {
+        let at = if let Load::Arrivals(times) = &scene.load { times[caller] } else { Duration::ZERO };
+        world.at(at, Event::Arrive(caller));
+    }
+    world.live();
+    world.outcome
+}
+
+impl World<'_> {
+    fn at(&mut self, when: Duration, event: Event) {
+        self.count += 1;
+        self.events.push(Reverse((when, self.count, event)));
+    }
+
+    fn live(&mut self) {
+        let mut has_begun = false;
+        while let Some(Reverse((when, _, event))) = self.events.pop() {
+            if !self.queue.is_empty() {
+                self.outcome.pressed += when - self.now;
+            }
+            self.now = when;
+            match event {
+                Event::Arrive(caller) => {
+                    if let (Who::Foresight(size), false) = (self.who, has_begun) {
+                        self.ordered = size - self.scene.min;
+                        self.make();
+                    }
+                    has_begun = true;
+                    self.queue.push_back((caller, self.now));
+                    self.serve();
+                    self.order();
+                }
+                Event::Done(caller, since) => {
+                    self.growth.note_use(self.now - since);
+                    self.in_use -= 1;
+                    self.idle += 1;
+                    self.outcome.served += u32::from(self.is_counted());
+                    self.come_again(caller);
+                    self.serve();
+                }
+                Event::Made => {
+                    self.connecting -= 1;
+                    self.idle += 1;
+                    self.outcome.opened += 1;
+                    self.growth.note_connect(self.scene.connect);
+                    self.serve();
+                    self.order();
+                    self.make();
+                }
+                Event::Look => {
+                    self.looks = false;
+                    self.order();
+                }
+            }
+            let total = self.idle + self.in_use + self.ordered + self.connecting;
+            assert!(total <= self.scene.max, "{total} connections");
+        }
+        assert!(self.queue.is_empty() && self.in_use == 0, "everybody is served in the end");
+    }
+
+    fn is_counted(&self) -> bool {
+        self.now >= self.scene.counted_from && self.now < self.scene.ends
+    }
+
+    fn come_again(&mut self, caller: usize) {
+        let Load::Callers { on, off, .. } = self.scene.load else { return };
+        let mut next = self.now + THINK;
+        let into = Duration::from_nanos((next.as_nanos() % (on + off).as_nanos()) as u64);
+        if into >= on {
+            next += on + off - into;
+        }
+        if next < self.scene.ends {
+            self.at(next, Event::Arrive(caller));
+        }
+    }
+
+    fn serve(&mut self) {
+        while self.idle > 0 {
+            let Some((caller, since)) = self.queue.pop_front() else { break };
+            self.idle -= 1;
+            self.in_use += 1;
+            let waited = self.now - since;
+            if self.is_counted() {
+                self.outcome.waits.0.push(waited);
+            }
+            let hold = self.scene.hold.mul_f64(0.5 + self.random[caller].f64());
+            self.at(self.now + hold, Event::Done(caller, self.now));
+        }
+        self.note_demand();
+    }
+
+    fn unserved(&self) -> usize {
+        self.queue.len().saturating_sub((self.ordered + self.connecting) as usize)
+    }
+
+    fn note_demand(&mut self) {
+        self.growth.note_demand(self.start + self.now, self.unserved());
+    }
+
+    /// As the gate does for whoever waits.
+    fn order(&mut self) {
+        let total = self.idle + self.in_use + self.ordered + self.connecting;
+        if self.who != Who::Rule || total == self.scene.max || self.queue.is_empty() {
+            return;
+        }
+        let now = self.start + self.now;
+        let wanted = self.growth.orders(now, self.in_use, 0, self.unserved()).min(self.scene.max - total);
+        self.ordered += wanted;
+        self.note_demand();
+        self.make();
+        if let Some(due) = self.growth.due().filter(|due| *due > now)
+            && !self.looks
+        {
+            self.looks = true;
+            self.at(due - self.start, Event::Look);
+        }
+    }
+
+    /// As the makers do: what nobody waits for any more is not made.
+    fn make(&mut self) {
+        while self.ordered > 0 && self.connecting < MAKERS {
+            self.ordered -= 1;
+            if self.who == Who::Rule && self.queue.len() <= self.connecting as usize {
+                continue;
+            }
+            self.connecting += 1;
+            self.at(self.now + self.scene.connect, Event::Made);
+        }
+    }
+}
+
+fn micros(micros: u64) -> Duration {
+    Duration::from_micros(micros)
+}
+
+/// Connects × statements × callers.
+fn rows() -> impl Iterator<Item = (Duration, Duration, usize)> {
+    [micros(500), 3 * MS, 10 * MS, 30 * MS, 100 * MS].into_iter().flat_map(|connect| {
+        [micros(200), 2 * MS, 20 * MS].into_iter().flat_map(move |hold| {
+            [1, 4, 8, 10, 11, 64].into_iter().map(move |callers| (connect, hold, callers))
+        })
+    })
+}
+
+fn scene(connect: Duration, hold: Duration, load: Load, counted_from: Duration, lasts: Duration) -> Scene {
+    Scene { load, connect, hold, counted_from, ends: counted_from + lasts, min: MIN, max: MAX }
+}
+
+const ALWAYS: Duration = Duration::from_secs(1000);
+
+#[test]
+fn lasting_demand_has_the_throughput_and_the_latency_of_the_maximum_after_ten_connects() {
+    for (connect, hold, count) in rows() {
+        let load = Load::Callers { count, on: ALWAYS, off: Duration::ZERO };
+        let scene = scene(connect, hold, load, 10 * connect, 100 * hold.max(MS));
+        let mut ours = run(&scene, Who::Rule, 1);
+        let mut full = run(&scene, Who::Warm(MAX), 1);
+        let ratio = f64::from(ours.served) / f64::from(full.served);
+        let row = format!("connect {connect:?}, hold {hold:?}, {count} callers: {ours:?}");
+        assert!(ratio >= 0.95, "{ratio:.3} of the throughput, {row}");
+        let (p99, full_p99) = (ours.p99() + hold, full.p99() + hold);
+        assert!(p99 <= full_p99.mul_f64(1.5), "p99 {p99:?} for {full_p99:?}, {row}");
+        let most = (count as u32).clamp(MIN, MAX) - MIN;
+        assert!(ours.opened <= most, "{} opened, {row}", ours.opened);
+    }
+}
+
+#[test]
+fn a_spike_orders_next_to_nothing() {
+    // That of the README: 50 at once on 5, 2 ms each, a connect of 150 ms. And one that takes as long as a connect.
+    for (count, most) in [(50, 0), (360, 2)] {
+        let load = Load::Arrivals(vec![Duration::ZERO; count]);
+        let mut scene = scene(150 * MS, 2 * MS, load, Duration::ZERO, ALWAYS);
+        (scene.min, scene.max) = (5, 50);
+        for seed in 0..20 {
+            let outcome = run(&scene, Who::Rule, seed);
+            assert!(outcome.opened <= most, "{count} at once: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn load_in_pulses_pays_for_its_connections_once() {
+    for (connect, hold, count) in rows().filter(|(connect, _, count)| *connect < 100 * MS && *count > 1) {
+        // Six pulses and six more, each so long that one alone would not bring the pool to its size.
+        let (on, off) = (3 * connect, 10 * connect);
+        let load = Load::Callers { count, on, off };
+        let early = scene(connect, hold, load, Duration::ZERO, 6 * (on + off));
+        let late = Scene { counted_from: 6 * (on + off), ends: 12 * (on + off), ..early.clone() };
+        let row = format!("connect {connect:?}, hold {hold:?}, {count} callers");
+        let (first, all) = (run(&early, Who::Rule, 1), run(&late, Who::Rule, 1));
+        assert!(all.opened <= (count as u32).clamp(MIN, MAX) - MIN, "{row}: {all:?}");
+        let full = run(&late, Who::Warm(MAX), 1);
+        assert!(
+            f64::from(all.served) >= 0.9 * f64::from(full.served),
+            "{row}: {} of {}",
+            all.served,
+            full.served
+        );
+        assert!(all.opened - first.opened <= 1, "{row}: {} then {}", first.opened, all.opened);
+    }
+}
+
+/// Calls that come at random: a rate that changes, with spikes in between.
+fn random_arrivals(random: &mut Rng, hold: Duration, lasts: Duration) -> Vec<Duration> {
+    let mut times = Vec::new();
+    let mut now = Duration::ZERO;
+    while now < lasts {
+        // So many busy connections this phase would need.
+        let load = [0.2, 0.8, 1.5, 3.0, 6.0][random.usize(0..5)];
+        let phase_ends = now + lasts.mul_f64(0.02 + 0.2 * random.f64());
+        if random.u8(0..4) == 0 {
+            times.extend(std::iter::repeat_n(now, random.usize(1..60)));
+        }
+        while now < phase_ends {
+            now += hold.mul_f64(-(1.0 - random.f64()).ln() / load);
+            times.push(now);
+        }
+    }
+    times
+}
+
+/// In the time in which somebody waited plus a connect for each connection opened, in the longest wait, and in the
+/// connections alone.
+#[test]
+fn against_perfect_foresight_the_regret_is_bounded() {
+    let (mut opened, mut best_opened, mut ratios) = (0, 0, 0.0);
+    const SCENES: u32 = 64;
+    for seed in 0..u64::from(SCENES) {
+        let random = &mut Rng::with_seed(seed);
+        let connect = [3 * MS, 10 * MS, 30 * MS, 100 * MS][random.usize(0..4)];
+        let hold = [micros(200), 2 * MS, 20 * MS][random.usize(0..3)];
+        let lasts = (hold * 400).max(20 * connect).min(hold * 1000);
+        let arrivals = random_arrivals(random, hold, lasts);
+        let scene = scene(connect, hold, Load::Arrivals(arrivals), Duration::ZERO, ALWAYS);
+        let ours = run(&scene, Who::Rule, seed);
+        let best = (MIN..=MAX)
+            .map(|size| run(&scene, Who::Foresight(size), seed))
+            .min_by_key(|outcome| outcome.cost(&scene))
+            .expect("sizes");
+        // What a rule cannot know before its first connection would have been made costs it as much again.
+        let ratio = ours.cost(&scene).as_secs_f64() / (best.cost(&scene) + connect).as_secs_f64();
+        let row = format!("seed {seed}, connect {connect:?}, hold {hold:?}: {ours:?}, at best {best:?}");
+        assert!(ratio <= 3.0, "{ratio:.2} times the cost, {row}");
+        assert!(ours.longest() <= best.longest() + connect.mul_f64(1.5), "the longest wait, {row}");
+        ratios += ratio;
+        opened += ours.opened;
+        best_opened += best.opened;
+    }
+    assert!(ratios / f64::from(SCENES) <= 1.5, "{:.2} times the cost on average", ratios / f64::from(SCENES));
+    assert!(4 * opened <= 5 * best_opened, "{opened} opened in place of {best_opened}");
+}

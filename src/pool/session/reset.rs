@@ -1,0 +1,58 @@
+//! Making a session as new.
+
+use super::{Limit, Session};
+use fallible_iterator::FallibleIterator;
+use postgres::SimpleQueryRow;
+use std::time::Instant;
+
+/// What DISCARD ALL does (PostgreSQL, "SQL Commands"), without DEALLOCATE ALL: temporary tables, settings, roles, locks,
+/// cursors, channels end. Of prepared statements those end that were made with PREPARE; the last row counts the others,
+/// and has the text that ends these. The driver's own, with which it looks types up, cannot be made again.
+const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;
+    SELECT pg_catalog.count(*) FILTER (WHERE NOT from_sql), pg_catalog.string_agg('DEALLOCATE ' ||
+        pg_catalog.quote_ident(name), '; ') FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statements";
+
+impl Session {
+    /// Makes the session as new, whatever was done to it, but for the prepared statements of the pool and the driver;
+    /// false where that did not work.
+    ///
+    /// Behind PgBouncer it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
+    pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
+        if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
+            return false;
+        }
+        let limit = Limit::Until(deadline);
+        let is_reset = match self.statements.are_behind_pgbouncer() {
+            true => self.reset_step("ROLLBACK", limit).is_some(),
+            false => self.reset_all(limit),
+        };
+        if is_reset {
+            // What was sent to the borrower is in the driver's buffer by now.
+            while let Ok(Some(_)) = self.client.notifications().iter().next() {}
+            (self.is_dirty, self.is_cancelled) = (false, false);
+        }
+        is_reset
+    }
+
+    fn reset_all(&mut self, limit: Limit) -> bool {
+        let rollback = if self.wire.status() == Some(b'I') { "" } else { "ROLLBACK;" };
+        let seed = 2.0 * fastrand::f64() - 1.0;
+        let row =
+            self.reset_step(&format!("{rollback} SELECT pg_catalog.setseed({seed:.9}); {RESET}"), limit);
+        let Some(Some(row)) = row else { return false };
+        let (kept, removal) = (row.get(0).and_then(|count| count.parse::<usize>().ok()), row.get(1));
+        // With DEALLOCATE ALL a borrower drops ours as well, and those of the driver, which would miss them.
+        let are_all_there = kept.is_some_and(|kept| kept >= self.statements.count_on_server());
+        are_all_there && removal.is_none_or(|removal| self.reset_step(removal, limit).is_some())
+    }
+
+    /// Runs a part of a reset; `None` where that did not work.
+    fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
+        let written = self.wire.written();
+        let row = self.last_row(sql, limit).ok()?;
+        self.settle_catalogue();
+        // A borrower with `&mut Client` can put another client in its place.
+        (self.wire.written() != written && self.wire.status() == Some(b'I')).then_some(row)
+    }
+}

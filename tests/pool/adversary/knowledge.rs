@@ -1,0 +1,93 @@
+//! What was found out about a statement, and when that does not hold any more.
+
+use super::*;
+
+/// Changes what the text that is passed with the pool rests on.
+type Change<'a> = &'a mut dyn FnMut(&Pool, &str);
+
+/// What is known of a statement is asked again once this pool has changed what it rests on, however it did that; of what
+/// others change it hears by a reset.
+#[test]
+fn what_was_harmless_may_become_harmful() {
+    let mut stage = Stage::new(256);
+    let evolve =
+        "CREATE OR REPLACE FUNCTION quiet() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT public.charge(1)'";
+    let ddl = format!(
+        "CREATE FUNCTION quiet() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'; ALTER FUNCTION quiet() OWNER TO teller;
+         CREATE FUNCTION evolve() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {evolve}; RETURN 1; END $$;
+         CREATE PROCEDURE evolve_by_call() LANGUAGE plpgsql AS $$ BEGIN {evolve}; END $$;
+         CREATE TABLE u (a int); CREATE FUNCTION evolve_by_trigger() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {evolve}; RETURN new; END $$;
+         CREATE TRIGGER t AFTER INSERT ON u FOR EACH ROW EXECUTE FUNCTION evolve_by_trigger()"
+    );
+    let by_do = format!("DO $$ BEGIN {evolve}; END $$");
+    let mut admin = stage.database.client();
+    let mut ways: [(&str, Change<'_>); 8] = [
+        ("by itself", &mut |pool, _| assert!(pool.execute_write(evolve, &[]).unwrap() < 2)),
+        ("in a transaction, while another session asks", &mut |pool, ask| {
+            pool.transaction(|tx| {
+                tx.execute_write(evolve, &[])?;
+                std::thread::scope(|scope| {
+                    scope.spawn(|| pool.execute_query::<(i32,)>(ask, &[]).unwrap()).join().unwrap()
+                });
+                Ok(())
+            })
+            .unwrap();
+        }),
+        ("by the driver's client", &mut |pool, _| {
+            pool.get_connection().unwrap().client().batch_execute(evolve).unwrap()
+        }),
+        ("by a function", &mut |pool, _| drop(pool.execute_query::<(i32,)>("SELECT evolve()", &[]).unwrap())),
+        ("by a procedure", &mut |pool, _| {
+            assert!(pool.execute_write("CALL evolve_by_call()", &[]).unwrap() < 2)
+        }),
+        ("by a block", &mut |pool, _| assert!(pool.execute_write(&by_do, &[]).unwrap() < 2)),
+        ("by a trigger", &mut |pool, _| {
+            assert!(pool.execute_write("INSERT INTO u VALUES (1)", &[]).unwrap() < 2)
+        }),
+        ("by others, before a reset", &mut |pool, _| {
+            admin.batch_execute(evolve).unwrap();
+            pool.reset();
+        }),
+    ];
+    let mut wrong = Vec::new();
+    for (way, change) in &mut ways {
+        stage.set_up(way, &ddl, false);
+        // One more connection, which may be asked meanwhile.
+        stage.pool.resize(1, 2).unwrap();
+        let ask = format!("SELECT quiet() -- {way}");
+        stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
+        change(&stage.pool, &ask);
+        stage.pool.resize(1, 1).unwrap();
+        crate::support::eventually("one is left", Duration::from_secs(10), || stage.pool.status().total == 1);
+        stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
+        assert!(stage.written() > 0, "{way}: it was not changed");
+        let seen = stage.describe();
+        if seen != stage.fresh {
+            wrong.push(format!("{way}: {}", difference(&seen, &stage.fresh)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A setting for one transaction changes what its texts mean, to all that was found out about them elsewhere.
+#[test]
+fn a_text_that_was_read_in_another_way_is_not_believed() {
+    let mut stage = Stage::new(256);
+    stage.set_up("", "", false);
+    stage.pool.resize(1, 2).unwrap();
+    // A backslash is one here, and the function is inside of a string.
+    let text = r"SELECT '\' AS a, ' , charge(1) --' AS b";
+    let first = stage.pool.get_connection().unwrap();
+    first.execute_query::<()>(text, &[]).unwrap();
+    assert_eq!(stage.written(), 0);
+    let second = stage.pool.transaction(|tx| {
+        tx.execute_write("SET LOCAL standard_conforming_strings = off", &[])?;
+        tx.execute_query::<()>(text, &[])
+    });
+    second.unwrap();
+    assert!(stage.written() > 0, "it means something else");
+    let seen = stage.describe();
+    assert_eq!(seen, stage.fresh, "{}", difference(&seen, &stage.fresh));
+    drop(first);
+}
