@@ -60,6 +60,7 @@ const POOL: [(&str, &[&str]); 24] = [
     (
         "mod",
         &[
+            "catalogue",
             "connection",
             "gate",
             "generation",
