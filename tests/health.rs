@@ -24,7 +24,11 @@ fn pool_health(app: &App) -> (u16, Value) {
 
 #[test]
 fn the_answers_have_the_keys_users_know() {
-    let app = App::start_with(&[("DB_POOL_MIN_CONNECTIONS", "2"), ("DB_POOL_MAX_CONNECTIONS", "10")]);
+    let app = App::start_with(&[
+        ("DB_POOL_MIN_CONNECTIONS", "2"),
+        ("DB_POOL_MAX_CONNECTIONS", "10"),
+        ("DB_POOL_NAME", "orders"),
+    ]);
     let process = get(&app, "/api/health");
     assert_eq!((process.status, &process.json()["status"]), (200, &json!("ok")));
     assert!(process.json()["message"].is_string());
@@ -33,6 +37,7 @@ fn the_answers_have_the_keys_users_know() {
     assert_eq!((status, &report["status"], &report["warnings"]), (200, &json!("healthy"), &json!([])));
     let stats = &report["pool_stats"];
     assert_eq!((&stats["min_connections"], &stats["max_connections"]), (&json!(2), &json!(10)));
+    assert_eq!(stats["name"], "orders");
     let number = |key: &str| stats[key].as_u64().unwrap_or_else(|| panic!("{key}: {stats}"));
     assert_eq!(number("total"), number("available") + number("in_use") + number("being_made"), "{stats}");
     assert_eq!(report["recommendations"]["optimal_range"], "60-80% usage");

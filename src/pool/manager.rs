@@ -139,25 +139,33 @@ impl SessionMaker {
     ) -> Result<(postgres::Client, Connector), ConnectError> {
         loop {
             let connector = Connector::new(endpoint.clone(), self.tls.clone(), deadline)?;
-            let mut config = self.config.clone();
-            connector.direct(&mut config);
-            let error = match PostgresConnectionManager::new(config, connector.clone()).connect() {
+            let error = match connect_through(&connector, self.config.clone()) {
                 Ok(client) => return Ok((client, connector)),
                 Err(error) => error,
             };
             if connector.is_reached() {
                 return Err(ConnectError::new(&error));
             }
-            let is_barred = std::error::Error::source(&error)
-                .and_then(|cause| cause.downcast_ref::<io::Error>())
-                .is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut);
             // Other programs keep the listener busy: another one is elsewhere.
-            if !is_barred || Instant::now() >= deadline {
+            if !is_timeout(&error) || Instant::now() >= deadline {
                 let text = format!("cannot reach the pool's own listener on 127.0.0.1: {}", describe(&error));
                 return Err(ConnectError { text, is_login: false });
             }
         }
     }
+}
+
+fn connect_through(
+    connector: &Connector,
+    mut config: postgres::Config,
+) -> Result<postgres::Client, postgres::Error> {
+    connector.direct(&mut config);
+    PostgresConnectionManager::new(config, connector.clone()).connect()
+}
+
+fn is_timeout(error: &postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
 impl From<std::io::Error> for ConnectError {
@@ -252,5 +260,35 @@ impl r2d2::CustomizeConnection<Option<Box<Session>>, PoolClosed> for Farewell {
         if let Some(session) = session {
             self.keeper.let_go(session, &self.gate);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::Address;
+    use super::*;
+    use std::net::TcpStream;
+
+    /// As if they had found it and filled its queue before the driver connects.
+    #[test]
+    fn a_listener_kept_busy_by_others_is_not_taken_for_a_silent_server() {
+        // A server that takes connections and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(silent.local_addr().unwrap());
+        let endpoint = Endpoint { host: "127.0.0.1".to_owned(), address };
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let attempt = |barred: bool| {
+            let connector = Connector::new(endpoint.clone(), TlsPlan::Off, deadline).unwrap();
+            let mut config = postgres::Config::new();
+            connector.direct(&mut config);
+            let decoy = (config.get_hostaddrs()[0], config.get_ports()[0]).into();
+            let reach = || TcpStream::connect_timeout(&decoy, Duration::from_millis(50)).is_ok();
+            assert!(!barred || (0..5000).take_while(|_| reach()).count() < 5000, "it is never full");
+            let mut config = postgres::Config::new();
+            let error = connect_through(&connector, config.user("nobody").clone()).err().unwrap();
+            (connector.is_reached(), is_timeout(&error))
+        };
+        assert_eq!(attempt(true), (false, true));
+        assert!(attempt(false).0, "another one lets it through");
     }
 }

@@ -47,7 +47,9 @@ impl Connector {
     /// Has the driver connect through this connector.
     pub(crate) fn direct(&self, config: &mut postgres::Config) {
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        config.connect_timeout(decoy::PATIENCE).keepalives(false);
+        let left = self.wire.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let patience = left.map_or(decoy::PATIENCE, |left| left.min(decoy::PATIENCE));
+        config.connect_timeout(patience).keepalives(false);
         // The driver passes the host's name on to the connector, which knows where to, and needs it for nothing else.
         let decoy = self.decoy.address();
         config.host("decoy").hostaddr(decoy.ip()).port(decoy.port());

@@ -56,6 +56,15 @@ fn pgbouncers_mode_is_read() {
 }
 
 #[test]
+fn a_pool_is_named_after_the_application_unless_it_has_a_name_of_its_own() {
+    let application = ("DB_APPLICATION_NAME", "shop");
+    assert_eq!(accepted(&[application]).pool.name, "shop");
+    assert_eq!(effective(&accepted(&[application]), "DB_POOL_NAME"), row("shop", "default"));
+    let both = accepted(&[application, ("DB_POOL_NAME", "orders")]).pool;
+    assert_eq!((both.name.as_str(), both.database.application_name.as_str()), ("orders", "shop"));
+}
+
+#[test]
 fn a_default_minimum_gives_way_to_a_smaller_maximum() {
     let pool = accepted(&[("DB_POOL_MAX_CONNECTIONS", "1")]).pool;
     assert_eq!((pool.min_connections, pool.max_connections), (1, 1));
