@@ -123,7 +123,7 @@ fn no_server_is_down_and_says_so_soon() {
 }
 
 #[test]
-fn a_refused_login_fails_within_a_second_in_the_servers_words() {
+fn a_refused_login_is_told_in_the_servers_words_and_not_tried_until_the_time_is_over() {
     let server = Postgres::start();
     let port = server.port();
     for (url, words) in [
@@ -137,9 +137,9 @@ fn a_refused_login_fails_within_a_second_in_the_servers_words() {
         let url = format!("{}?sslmode=disable", url.replace(' ', "%20"));
         for command in ["serve", "check"] {
             let start = Instant::now();
-            assert_fails(&run(&[command], &[("DATABASE_URL", &url)]), 1, &[words]);
-            // A debug build takes its time for the password's hash.
-            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            let variables = [("DATABASE_URL", &*url), ("DB_CONNECT_TIMEOUT_S", "60")];
+            assert_fails(&run(&[command], &variables), 1, &[words]);
+            assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
         }
     }
 }

@@ -43,7 +43,8 @@ pub fn read() -> Route {
 /// At the first such request, where `allow` is no valid header value.
 pub fn method_not_allowed(allow: &'static str) -> Route {
     web::to(move |request: HttpRequest| async move {
-        let message = format!("{} is not possible here, only {allow}", request.method());
+        // Cut, because a method may be as long as the server takes it.
+        let message = format!("{:.20} is not possible here, only {allow}", request.method().as_str());
         let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         Err::<(), _>(error.with_allow(allow))
     })

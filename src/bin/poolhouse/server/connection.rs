@@ -227,7 +227,7 @@ impl Connection {
         }
         self.exchange().wait(context);
         let is_late = self.poll_timer(context, until.min(now + self.patience)).is_ready();
-        if is_late || self.exchange().is_sent_away() {
+        if is_late || self.exchange().must_go() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no answer")));
         }
         Poll::Pending
@@ -256,7 +256,7 @@ impl AsyncRead for Connection {
             self.hand_over(buffer);
             return Poll::Ready(Ok(()));
         }
-        if self.exchange().is_sent_away() && self.exchange().idle_since().is_some() {
+        if self.exchange().must_go() {
             return Poll::Ready(Ok(()));
         }
         let has_more = !self.exchange().body.borrow().is_reached();

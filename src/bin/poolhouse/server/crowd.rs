@@ -112,8 +112,8 @@ mod tests {
         // What the last one has sent, nobody has looked at yet.
         places[1].exchange.wait(&Context::from_waker(Waker::noop()));
         places.push(Place::take(ceiling));
-        let sent_away: Vec<_> = places.iter().map(|place| place.exchange.is_sent_away()).collect();
-        assert_eq!(sent_away, [false, true, false, false]);
+        let must_go: Vec<_> = places.iter().map(|place| place.exchange.must_go()).collect();
+        assert_eq!(must_go, [false, true, false, false]);
 
         places.iter().for_each(|place| place.exchange.enter(Phase::Handling));
         places.push(Place::take(ceiling));

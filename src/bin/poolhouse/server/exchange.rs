@@ -87,8 +87,11 @@ impl Exchange {
     /// Since when nothing happens because of the client; `None` while a request is at work, or may have come without
     /// having been looked at.
     pub(super) fn idle_since(&self) -> Option<Instant> {
-        let is_clients_turn = matches!(self.phase(), Phase::Waiting | Phase::Draining) || self.is_stuck.get();
-        (is_clients_turn && self.waker.borrow().is_some()).then(|| self.since.get())
+        (self.is_clients_turn() && self.waker.borrow().is_some()).then(|| self.since.get())
+    }
+
+    fn is_clients_turn(&self) -> bool {
+        matches!(self.phase(), Phase::Waiting | Phase::Draining) || self.is_stuck.get()
     }
 
     /// Has the connection end.
@@ -99,8 +102,9 @@ impl Exchange {
         }
     }
 
-    pub(super) fn is_sent_away(&self) -> bool {
-        self.is_sent_away.get()
+    /// Whether it has been sent away, and does not do more for its client than wait.
+    pub(super) fn must_go(&self) -> bool {
+        self.is_sent_away.get() && self.is_clients_turn()
     }
 
     /// The client is waited for: has `context`'s task woken when this connection must make room.
