@@ -138,17 +138,18 @@ fn press(pool: &Pool, row: Row, lasts: Duration) -> Done {
 /// Calls a second and the latest of a hundred, of both, and their ratios.
 fn compare(ours: &[Done], full: &[Done]) -> Vec<String> {
     let rate = |done: &Done| done.calls.len() as f64 / done.seconds;
-    let p99 =
-        |done: &[Done]| Spread::of(done.iter().flat_map(|done| done.calls.iter().copied()).collect()).p99;
+    let p99 = |done: &Done| Spread::of(done.calls.clone()).p99;
     // Of neighbours, so that what troubles the machine for a while troubles both.
-    let ratio = median(ours.iter().zip(full).map(|(ours, full)| rate(ours) / rate(full).max(1.0)));
+    let ratio = |of: &dyn Fn(&Done) -> f64| {
+        format!("{:.2}", median(ours.iter().zip(full).map(|(ours, full)| of(ours) / of(full).max(1e-9))))
+    };
     vec![
         format!("{:.0}", median(ours.iter().map(rate))),
         format!("{:.0}", median(full.iter().map(rate))),
-        format!("{ratio:.2}"),
-        time(p99(ours)),
-        time(p99(full)),
-        format!("{:.2}", p99(ours) / p99(full)),
+        ratio(&rate),
+        time(median(ours.iter().map(p99))),
+        time(median(full.iter().map(p99))),
+        ratio(&p99),
     ]
 }
 
