@@ -37,13 +37,16 @@ struct Done {
     calls: Vec<u64>,
 }
 
+/// Lives through one row, and says what to print of it.
+type Shape = fn(&Stage, &Proxy, Row) -> Vec<String>;
+
 pub(crate) fn run(stage: &Stage, is_quick: bool) {
     let (connects, holds, callers): (&[u64], &[Duration], &[usize]) = match is_quick {
         true => (&[0, 30], &HOLDS[..2], &[10, 64]),
         false => (&[0, 10, 30, 100], &HOLDS, &[1, 4, 10, 64]),
     };
     let both = ["calls/s", "min = max", "ratio", "p99", "min = max", "ratio"];
-    let shapes: [(&str, [&str; 2], fn(&Stage, &Proxy, Row) -> Vec<String>); 3] = [
+    let shapes: [(&str, [&str; 2], Shape); 3] = [
         (
             "steady: callers that never pause, from ten connect times on",
             ["open by then", "opened in all"],
