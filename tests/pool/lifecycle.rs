@@ -109,8 +109,7 @@ fn closing_takes_no_longer_than_it_may() {
         connection.client().batch_execute("SET work_mem = '1MB'").unwrap();
         proxy.stall();
         drop(connection);
-        assert!(!pool.close(Duration::ZERO));
-        pool.status().in_use == 1
+        !pool.close(Duration::ZERO) && pool.status().in_use == 1
     };
     // The machine may be busy for longer than the keeper waits.
     assert!((0..5).any(|_| is_back_before_the_keeper_is_done()));

@@ -37,13 +37,16 @@ struct Done {
     calls: Vec<u64>,
 }
 
+/// Lives through one row, and says what to print of it.
+type Shape = fn(&Stage, &Proxy, Row) -> Vec<String>;
+
 pub(crate) fn run(stage: &Stage, is_quick: bool) {
     let (connects, holds, callers): (&[u64], &[Duration], &[usize]) = match is_quick {
         true => (&[0, 30], &HOLDS[..2], &[10, 64]),
         false => (&[0, 10, 30, 100], &HOLDS, &[1, 4, 10, 64]),
     };
     let both = ["calls/s", "min = max", "ratio", "p99", "min = max", "ratio"];
-    let shapes: [(&str, [&str; 2], fn(&Stage, &Proxy, Row) -> Vec<String>); 3] = [
+    let shapes: [(&str, [&str; 2], Shape); 3] = [
         (
             "steady: callers that never pause, from ten connect times on",
             ["open by then", "opened in all"],
@@ -138,17 +141,18 @@ fn press(pool: &Pool, row: Row, lasts: Duration) -> Done {
 /// Calls a second and the latest of a hundred, of both, and their ratios.
 fn compare(ours: &[Done], full: &[Done]) -> Vec<String> {
     let rate = |done: &Done| done.calls.len() as f64 / done.seconds;
-    let p99 =
-        |done: &[Done]| Spread::of(done.iter().flat_map(|done| done.calls.iter().copied()).collect()).p99;
+    let p99 = |done: &Done| Spread::of(done.calls.clone()).p99;
     // Of neighbours, so that what troubles the machine for a while troubles both.
-    let ratio = median(ours.iter().zip(full).map(|(ours, full)| rate(ours) / rate(full).max(1.0)));
+    let ratio = |of: &dyn Fn(&Done) -> f64| {
+        format!("{:.2}", median(ours.iter().zip(full).map(|(ours, full)| of(ours) / of(full).max(1e-9))))
+    };
     vec![
         format!("{:.0}", median(ours.iter().map(rate))),
         format!("{:.0}", median(full.iter().map(rate))),
-        format!("{ratio:.2}"),
-        time(p99(ours)),
-        time(p99(full)),
-        format!("{:.2}", p99(ours) / p99(full)),
+        ratio(&rate),
+        time(median(ours.iter().map(p99))),
+        time(median(full.iter().map(p99))),
+        ratio(&p99),
     ]
 }
 
