@@ -79,3 +79,15 @@ proptest! {
         world.end();
     }
 }
+
+/// What the counters must show.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    requests: u64,
+    /// Calls that were served, or gave up or were turned away after waiting.
+    waits: u64,
+    used: u64,
+    timed_out: u64,
+    rejected: u64,
+    refused_down: u64,
+}

@@ -24,18 +24,6 @@ enum Borrower {
     Nobody,
 }
 
-/// What the counters must show.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    requests: u64,
-    /// Calls that were served, or gave up or were turned away after waiting.
-    waits: u64,
-    used: u64,
-    timed_out: u64,
-    rejected: u64,
-    refused_down: u64,
-}
-
 /// The account, and the threads.
 pub(super) struct World {
     pub(super) gate: Arc<Gate>,
