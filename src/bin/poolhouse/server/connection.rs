@@ -322,7 +322,8 @@ impl AsyncWrite for Connection {
             if exchange.phase() == Phase::Draining || !self.held.is_empty() {
                 context.waker().wake_by_ref();
             } else {
-                // A large head's memory is not kept for the small ones after it.
+                // The server has looked for more already. A large head's memory is not kept for the small ones after it.
+                exchange.wait(context);
                 self.held = Vec::new();
             }
         }

@@ -83,7 +83,7 @@ fn make_room(open: &mut HashMap<*const Exchange, Rc<Exchange>>) -> bool {
     let mut idle: Vec<_> =
         open.iter().filter_map(|(key, exchange)| exchange.idle_since().map(|since| (since, *key))).collect();
     idle.sort_unstable();
-    for (_, key) in idle.iter().take(1 + open.len() / 16) {
+    for (_, key) in idle.iter().take(1 + idle.len() / 8) {
         if let Some(exchange) = open.remove(key) {
             exchange.send_away();
         }
