@@ -328,14 +328,10 @@ fn the_readme_is_short_and_its_links_lead_somewhere() {
 #[test]
 fn every_story_named_exists() {
     let pages = pages();
-    let section =
-        pages.split_once("## What it does around r2d2\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let section = pages.split_once("## What it does around r2d2\n").unwrap().1.split_once("\n## ").unwrap().0;
     let stories: Vec<_> = names(section).into_iter().filter(|name| name.ends_with(".rs")).collect();
     assert!(stories.len() > 5, "{stories:?}");
     for story in stories {
-        assert!(
-            Path::new(ROOT).join("tests/pool").join(story).exists(),
-            "a page names tests/pool/{story}"
-        );
+        assert!(Path::new(ROOT).join("tests/pool").join(story).exists(), "a page names tests/pool/{story}");
     }
 }

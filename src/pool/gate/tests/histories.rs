@@ -1,6 +1,7 @@
 //! Random histories: one thread does one thing after the other to a gate with patient callers and makers in
 //! threads of their own, and a plain account beside it says who must have been served by now.
 
+mod tally;
 mod world;
 
 use self::world::World;
@@ -78,16 +79,4 @@ proptest! {
         }
         world.end();
     }
-}
-
-/// What the counters must show.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    requests: u64,
-    /// Calls that were served, or gave up or were turned away after waiting.
-    waits: u64,
-    used: u64,
-    timed_out: u64,
-    rejected: u64,
-    refused_down: u64,
 }
