@@ -255,7 +255,7 @@ fn names(cell: &str) -> Vec<&str> {
 fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
     let rows = table("| `Error` |");
     let told: Vec<&str> = rows.iter().flat_map(|row| names(&row[0])).collect();
-    let source = fs::read_to_string(Path::new(ROOT).join("src/error.rs")).unwrap();
+    let source = fs::read_to_string(Path::new(ROOT).join("src/error/mod.rs")).unwrap();
     let body = source.split_once("pub enum Error {").unwrap().1.split_once("\n}").unwrap().0;
     let variants: Vec<&str> = body
         .lines()

@@ -1,7 +1,7 @@
 //! The account that a gate is held against, and the threads that use it.
 
-use super::tally::Tally;
 use super::*;
+use crate::pool::gate::tests::histories::tally::Tally;
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
