@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pool::gate::{Holder, Permit};
-use crate::pool::generation::Standing;
+use crate::pool::generation::GenerationStatus;
 use crate::pool::logging::logged;
 use crate::pool::scope;
 use crate::pool::session::{Failure, Limit, Params, Session, Verdict};
@@ -86,8 +86,8 @@ impl Shared {
     }
 
     /// Takes from the store what the gate has given leave to take: it is there, or will be within microseconds,
-    /// because a maker announces a connection just before r2d2 stores it. A machine that is short of processors may
-    /// hold the maker up in between; until `deadline` that is waited for.
+    /// because a connector announces a connection just before r2d2 stores it. A machine that is short of processors may
+    /// hold the connector up in between; until `deadline` that is waited for.
     pub(super) fn take(&self, deadline: Instant) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(open) = store.as_ref() else { return Taken::Closed };
@@ -124,15 +124,15 @@ impl Shared {
             return Some(CloseReason::Expired);
         }
         let standing = self.generations.standing(pooled.generation);
-        if standing == Standing::Outdated {
+        if standing == GenerationStatus::Outdated {
             return Some(CloseReason::Retired);
         }
         let is_to_check = match self.settings.pre_ping {
             PrePing::Off => false,
             PrePing::On => true,
             PrePing::Auto => {
-                standing == Standing::Suspect
-                    || now.saturating_duration_since(pooled.wire().answered_at())
+                standing == GenerationStatus::Suspect
+                    || now.saturating_duration_since(pooled.conn().answered_at())
                         >= self.settings.validate_after
             }
         };
@@ -165,16 +165,16 @@ impl Shared {
         let pooled = match self.guards.join(permit.number(), session) {
             Ok(pooled) => pooled,
             Err(session) => {
-                self.keeper.let_go(session, &self.gate);
+                self.maintenance.close_dropped(session, &self.gate);
                 self.gate.discard(permit);
                 return;
             }
         };
         if pooled.verdict() == Verdict::Reset
             && !self.gate.retires()
-            && self.generations.standing(pooled.generation) != Standing::Outdated
+            && self.generations.standing(pooled.generation) != GenerationStatus::Outdated
         {
-            if pooled.wire().is_in_transaction()
+            if pooled.conn().is_in_transaction()
                 && self.left_in_transaction.lock().is_ok_and(|mut places| places.insert(at))
             {
                 let pool = &self.settings.name;
@@ -186,8 +186,8 @@ impl Shared {
                 });
             }
             self.gate.detach(&permit);
-            if let Some((mut pooled, permit)) = self.keeper.clean(pooled, permit) {
-                // So much is being done that the keeper lags behind: the borrower pays for itself, in its own time.
+            if let Some((mut pooled, permit)) = self.maintenance.clean(pooled, permit) {
+                // So much is being done that the maintenance thread lags behind: the borrower pays for itself, in its own time.
                 if scope::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
                     pooled.condemn(CloseReason::Dirty);
                     return self.give_back_clean(pooled, permit);
@@ -208,7 +208,7 @@ impl Shared {
             Verdict::Keep if pooled.retire_at.is_some_and(|at| at <= now) => Some(CloseReason::Expired),
             Verdict::Keep
                 if self.gate.retires()
-                    || self.generations.standing(pooled.generation) == Standing::Outdated =>
+                    || self.generations.standing(pooled.generation) == GenerationStatus::Outdated =>
             {
                 Some(CloseReason::Retired)
             }
@@ -229,10 +229,10 @@ impl Shared {
                     _ => false,
                 };
                 if is_news {
-                    self.keeper.look();
+                    self.maintenance.look();
                 }
                 if pooled.has_timed_out() {
-                    self.keeper.cancel(pooled.cancel());
+                    self.maintenance.cancel(pooled.cancel());
                 }
                 drop_condemned(pooled, reason);
                 self.gate.discard(permit)
@@ -291,8 +291,8 @@ impl Shared {
         statement: impl FnOnce(&mut Session) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
         let Some(stop) = scope::stop() else { return statement(session) };
-        let (keeper, cancel) = (self.keeper.clone(), session.cancel());
-        let Some(in_flight) = stop.enter(Box::new(move || keeper.cancel(cancel))) else {
+        let (maintenance, cancel) = (self.maintenance.clone(), session.cancel());
+        let Some(in_flight) = stop.enter(Box::new(move || maintenance.cancel(cancel))) else {
             return Err(Failure::of_caller(Error::Cancelled));
         };
         let outcome = statement(session);
@@ -348,7 +348,7 @@ pub(super) fn unpanicked(f: impl FnOnce() -> bool) -> bool {
 /// What the store gave.
 pub(super) enum Taken {
     Session(Pooled),
-    /// A maker has announced it and not stored it yet.
+    /// A connector has announced it and not stored it yet.
     NotYet,
     Closed,
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
-    static STOP: RefCell<Option<Arc<Stop>>> = const { RefCell::new(None) };
+    static STOP: RefCell<Option<Arc<Cancellation>>> = const { RefCell::new(None) };
     static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -88,13 +88,13 @@ pub(crate) fn is_stopped() -> bool {
 }
 
 /// Who may call off what the current thread does.
-pub(super) fn stop() -> Option<Arc<Stop>> {
+pub(super) fn stop() -> Option<Arc<Cancellation>> {
     STOP.with_borrow(Option::clone)
 }
 
 /// The means to call off one thread's work from another, async code included.
 #[derive(Default)]
-pub(crate) struct Stop {
+pub(crate) struct Cancellation {
     state: Mutex<State>,
 }
 
@@ -109,14 +109,14 @@ struct State {
     abort: Option<Abort>,
 }
 
-impl Stop {
+impl Cancellation {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` on the current thread so that [`stop`](Stop::stop) reaches it.
+    /// Runs `work` on the current thread so that [`stop`](Cancellation::stop) reaches it.
     pub(crate) fn run<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
-        struct Leave(Option<Arc<Stop>>);
+        struct Leave(Option<Arc<Cancellation>>);
         impl Drop for Leave {
             fn drop(&mut self) {
                 STOP.set(self.0.take());
@@ -152,7 +152,7 @@ impl Stop {
 }
 
 /// A statement in flight.
-pub(super) struct InFlight<'a>(&'a Stop);
+pub(super) struct InFlight<'a>(&'a Cancellation);
 
 impl InFlight<'_> {
     /// It is answered. Returns whether it was aborted meanwhile.
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_what_is_in_flight_once_and_lets_nothing_more_begin() {
-        let stop = Arc::new(Stop::default());
+        let stop = Arc::new(Cancellation::default());
         let (sender, aborted) = std::sync::mpsc::channel();
         let abort = |name: &'static str| -> Abort {
             let sender = sender.clone();

@@ -3,7 +3,7 @@
 //! The sync driver has no I/O timeout. It does hand its socket to the TLS connector, and with `sslmode=require`
 //! and direct negotiation as the very first thing, before a byte is sent. A connector of ours lets that socket go
 //! (see [`decoy`]), connects to the server itself, does what encryption the settings ask for, and returns a stream
-//! that fails once the [`Wire`]'s deadline has passed. A driver call then returns within its deadline in every
+//! that fails once the [`ConnectionState`]'s deadline has passed. A driver call then returns within its deadline in every
 //! fault, and so does dropping the client.
 //!
 //! All of this rests on the order in which the driver calls, which is why its version is pinned: it connects, asks
@@ -17,11 +17,11 @@ mod protocol;
 mod socket;
 pub(in crate::pool) mod tls;
 
-use crate::pool::transport::connection_state::Wire;
+use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::dns::{Address, Endpoint};
-use crate::pool::transport::placeholder::Decoy;
-use crate::pool::transport::protocol::{Frames, Requests};
-use crate::pool::transport::socket::Line;
+use crate::pool::transport::placeholder::PlaceholderListener;
+use crate::pool::transport::protocol::{BackendMessages, FrontendMessages};
+use crate::pool::transport::socket::ServerSocket;
 use crate::pool::transport::tls::TlsPlan;
 use std::future::Future;
 use std::io;
@@ -38,24 +38,24 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 /// The driver's TLS connector for one attempt to connect to one endpoint.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    pub(crate) wire: Arc<Wire>,
+    pub(crate) conn: Arc<ConnectionState>,
     pub(super) tls: TlsPlan,
     pub(super) endpoint: Endpoint,
-    decoy: Decoy,
+    decoy: PlaceholderListener,
 }
 
 impl Connector {
     /// For an attempt that has to be logged in by `deadline`.
     pub(crate) fn new(endpoint: Endpoint, tls: TlsPlan, deadline: Instant) -> io::Result<Connector> {
-        let wire = Arc::new(Wire::new());
-        wire.set_deadline(Instant::now(), Some(deadline));
-        Ok(Connector { wire, tls, endpoint, decoy: Decoy::open()? })
+        let conn = Arc::new(ConnectionState::new());
+        conn.set_deadline(Instant::now(), Some(deadline));
+        Ok(Connector { conn, tls, endpoint, decoy: PlaceholderListener::open()? })
     }
 
     /// Has the driver connect through this connector.
     pub(crate) fn direct(&self, config: &mut postgres::Config) {
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        let left = self.wire.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self.conn.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let patience = left.map_or(placeholder::PATIENCE, |left| left.min(placeholder::PATIENCE));
         config.connect_timeout(patience).keepalives(false);
         // The driver passes the host's name on to the connector, which knows where to, and needs it for nothing else.
@@ -70,7 +70,7 @@ impl Connector {
 }
 
 impl MakeTlsConnect<Socket> for Connector {
-    type Stream = Bounded;
+    type Stream = BoundedStream;
     type TlsConnect = Connector;
     type Error = io::Error;
 
@@ -82,30 +82,30 @@ impl MakeTlsConnect<Socket> for Connector {
 }
 
 impl TlsConnect<Socket> for Connector {
-    type Stream = Bounded;
+    type Stream = BoundedStream;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Bounded>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<BoundedStream>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
             drop(socket);
-            let Connector { wire, tls, endpoint, .. } = self;
-            let negotiated = negotiate(&tls, &endpoint, wire.clone());
-            let inner = match wire.deadline() {
+            let Connector { conn, tls, endpoint, .. } = self;
+            let negotiated = negotiate(&tls, &endpoint, conn.clone());
+            let inner = match conn.deadline() {
                 None => negotiated.await,
                 Some(deadline) => {
-                    timeout_at(deadline.into(), negotiated).await.unwrap_or_else(|_| Err(wire.timed_out()))
+                    timeout_at(deadline.into(), negotiated).await.unwrap_or_else(|_| Err(conn.timed_out()))
                 }
             };
             let inner =
                 inner.map_err(|error| io::Error::new(error.kind(), format!("{endpoint}: {error}")))?;
-            Ok(Bounded {
+            Ok(BoundedStream {
                 inner,
-                wire,
+                conn,
                 timer: None,
                 armed_for: None,
-                frames: Frames::default(),
-                requests: Requests::default(),
+                frames: BackendMessages::default(),
+                requests: FrontendMessages::default(),
                 delivered: false,
                 held_back: None,
                 held: Vec::new(),
@@ -118,9 +118,13 @@ impl TlsConnect<Socket> for Connector {
 }
 
 /// Asks the server for TLS as PostgreSQL's protocol has it (chapter "Message Flow", SSL Session Encryption).
-pub(super) async fn negotiate(tls: &TlsPlan, endpoint: &Endpoint, wire: Arc<Wire>) -> io::Result<Inner> {
+pub(super) async fn negotiate(
+    tls: &TlsPlan,
+    endpoint: &Endpoint,
+    conn: Arc<ConnectionState>,
+) -> io::Result<Inner> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-    let mut line = Line::connect(endpoint, wire).await?;
+    let mut line = ServerSocket::connect(endpoint, conn).await?;
     // A socket of this machine has nothing to encrypt for, as in libpq.
     if tls.is_off() || matches!(endpoint.address, Address::Unix(_)) {
         return Ok(Inner::Plain(line));
@@ -141,7 +145,7 @@ const READS_PER_LOOK: u8 = 32;
 
 /// The stream to the server, encrypted or not.
 pub(super) enum Inner {
-    Plain(Line),
+    Plain(ServerSocket),
     Tls(Box<tls::Stream>),
 }
 
@@ -182,13 +186,13 @@ impl AsyncWrite for Inner {
 }
 
 /// The stream the driver reads and writes.
-pub(crate) struct Bounded {
+pub(crate) struct BoundedStream {
     inner: Inner,
-    wire: Arc<Wire>,
+    conn: Arc<ConnectionState>,
     timer: Option<Pin<Box<Sleep>>>,
     armed_for: Option<Instant>,
-    frames: Frames,
-    requests: Requests,
+    frames: BackendMessages,
+    requests: FrontendMessages,
     /// Something was handed to the driver that it may not have looked at yet.
     delivered: bool,
     held_back: Option<io::Result<()>>,
@@ -202,13 +206,13 @@ pub(crate) struct Bounded {
     is_watched: bool,
 }
 
-impl Bounded {
+impl BoundedStream {
     /// Fails a pending operation once the deadline has passed. The timer is re-armed only when it fires or the
     /// deadline moved to before it: usually each query's deadline is later than the last one's, and an early
     /// wake-up in half a minute is cheaper than a new timer for every query.
     fn poll_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.is_watched = true;
-        let Some(deadline) = self.wire.deadline() else { return Poll::Pending };
+        let Some(deadline) = self.conn.deadline() else { return Poll::Pending };
         if self.armed_for.is_none_or(|armed| armed > deadline) {
             self.arm(deadline);
         }
@@ -218,8 +222,8 @@ impl Bounded {
                 return Poll::Pending;
             }
             if self.armed_for.is_none_or(|armed| armed >= deadline) {
-                self.wire.fail(true);
-                return Poll::Ready(Err(self.wire.timed_out()));
+                self.conn.fail(true);
+                return Poll::Ready(Err(self.conn.timed_out()));
             }
             self.arm(deadline);
         }
@@ -246,20 +250,20 @@ impl Bounded {
         self.reads += 1;
         if self.reads == READS_PER_LOOK {
             self.reads = 0;
-            if self.wire.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-                self.wire.fail(true);
-                return Poll::Ready(Err(self.wire.timed_out()));
+            if self.conn.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                self.conn.fail(true);
+                return Poll::Ready(Err(self.conn.timed_out()));
             }
         }
         Poll::Ready(Ok(()))
     }
 
     fn is_expired(&self) -> bool {
-        self.wire.has_timed_out()
+        self.conn.has_timed_out()
     }
 }
 
-impl AsyncRead for Bounded {
+impl AsyncRead for BoundedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -282,7 +286,7 @@ impl AsyncRead for Bounded {
         }
         // Once late, always late: a client that is being dropped must not wait for a reply that never comes.
         if this.is_expired() {
-            return Poll::Ready(Err(this.wire.timed_out()));
+            return Poll::Ready(Err(this.conn.timed_out()));
         }
         loop {
             let before = buf.filled().len();
@@ -291,14 +295,14 @@ impl AsyncRead for Bounded {
                 Poll::Pending => {
                     this.delivered = false;
                     this.reads = 0;
-                    if this.wire.status().is_some() {
+                    if this.conn.status().is_some() {
                         // Nothing is asked, so nothing is late. If this poll goes on to ask, its flush sets the timer.
                         return Poll::Pending;
                     }
                     return this.poll_deadline(cx);
                 }
                 Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                    let error_bytes = this.frames.observe(&buf.filled()[before..], &this.wire);
+                    let error_bytes = this.frames.observe(&buf.filled()[before..], &this.conn);
                     if error_bytes == 0 && this.held.is_empty() {
                         this.delivered = true;
                         return this.look_at_clock();
@@ -312,9 +316,9 @@ impl AsyncRead for Bounded {
                     }
                 }
                 Poll::Ready(end) => {
-                    this.wire.fail(false);
+                    this.conn.fail(false);
                     if let Some(words) = protocol::last_words_of(&this.held) {
-                        this.wire.end_with(words);
+                        this.conn.end_with(words);
                     }
                     // An error that ends the session has no more to its reply.
                     this.ready = this.held.len();
@@ -334,24 +338,24 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for BoundedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.is_expired() {
-            return Poll::Ready(Err(this.wire.timed_out()));
+            return Poll::Ready(Err(this.conn.timed_out()));
         }
         let written = Pin::new(&mut this.inner).poll_write(cx, buf);
         match written {
             Poll::Pending => this.poll_deadline(cx),
             Poll::Ready(Ok(count)) => {
                 if this.frames.is_started() {
-                    this.requests.observe(&buf[..count], &this.wire);
+                    this.requests.observe(&buf[..count], &this.conn);
                 }
-                this.wire.add_written(count);
+                this.conn.add_written(count);
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => {
-                this.wire.fail(false);
+                this.conn.fail(false);
                 Poll::Ready(Err(error))
             }
         }
@@ -362,17 +366,17 @@ impl AsyncWrite for Bounded {
         let flushed = Pin::new(&mut this.inner).poll_flush(cx);
         if flushed.is_ready() && this.requests.take_question() {
             // Everything is sent: have the driver read at once, where the line waits for the reply.
-            this.wire.ask();
+            this.conn.ask();
             cx.waker().wake_by_ref();
             return flushed;
         }
-        let is_watched = std::mem::take(&mut this.is_watched) || this.wire.status().is_some();
+        let is_watched = std::mem::take(&mut this.is_watched) || this.conn.status().is_some();
         if flushed.is_ready() && is_watched {
             return flushed;
         }
         // While somebody leaves a reply unread the driver does not read either, but it flushes in every poll.
         if this.is_expired() {
-            return Poll::Ready(Err(this.wire.timed_out()));
+            return Poll::Ready(Err(this.conn.timed_out()));
         }
         let late = this.poll_deadline::<()>(cx);
         this.is_watched = false;
@@ -389,7 +393,7 @@ impl AsyncWrite for Bounded {
     }
 }
 
-impl TlsStream for Bounded {
+impl TlsStream for BoundedStream {
     // No channel binding: it needs the certificate's own hash algorithm, hence an X.509 parser.
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
