@@ -1,9 +1,9 @@
 //! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
 //! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
 
+use crate::pool::acquire::{Taken, unpanicked};
 use crate::pool::gate::{Gate, Permit, Surplus};
 use crate::pool::generation::GenerationStatus;
-use crate::pool::lending::{Taken, unpanicked};
 use crate::pool::logging::logged;
 use crate::pool::session::Session;
 use crate::pool::status::CloseReason;

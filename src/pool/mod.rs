@@ -1,28 +1,31 @@
 //! The pool: a gate in front, r2d2 as the store and the connector of connections, a maintenance thread behind.
 
+mod acquire;
+mod cancellation;
 mod connection;
+mod deadline;
 mod gate;
 mod generation;
-mod lending;
 mod logging;
 mod maintenance;
-mod scope;
+mod release;
 mod session;
+mod statement;
 mod status;
 mod store;
 mod transport;
 
+pub(crate) use cancellation::{Cancellation, is_stopped};
 pub use connection::Connection;
 pub(crate) use connection::Lease;
-pub use scope::with_deadline;
-pub(crate) use scope::{Cancellation, having_waited, is_stopped};
+pub(crate) use deadline::having_waited;
+pub use deadline::with_deadline;
 pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::pool::gate::{Gate, Limits, Refusal};
 use crate::pool::generation::Generations;
-use crate::pool::lending::drop_condemned;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
 use crate::pool::session::classify::catalogue::Catalogue;
@@ -98,7 +101,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_called_off: scope::is_stopped,
+            is_called_off: cancellation::is_stopped,
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();
@@ -275,7 +278,7 @@ impl Pool {
         let store = shared.store.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(store) = store {
             while let Some(guard) = store.try_get() {
-                drop_condemned(Pooled::new(guard), CloseReason::Retired);
+                Pooled::new(guard).close(CloseReason::Retired);
             }
         }
         shared.guards.close();

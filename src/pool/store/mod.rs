@@ -14,7 +14,7 @@ use crate::pool::logging::logged;
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::session::statement_cache::Statements;
 use crate::pool::session::{Session, describe};
-use crate::pool::transport::Connector;
+use crate::pool::transport::connector::Connector;
 use crate::pool::transport::dns::{Endpoint, endpoints};
 use crate::pool::transport::tls::TlsPlan;
 use crate::settings::{PgBouncerMode, PoolSettings, TargetSessionAttrs};

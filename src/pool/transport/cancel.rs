@@ -6,7 +6,7 @@
 //! until the other side has hung up, as libpq's does.
 
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::{Connector, negotiate};
+use crate::pool::transport::connector::{Connector, negotiate};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
