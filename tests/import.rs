@@ -1,12 +1,11 @@
 //! Importing MovieLens files: all or nothing, again without harm.
 
 use crate::support::app::poolhouse;
-use crate::support::{Database, Proxy, eventually, postgres};
+use crate::support::{Database, Proxy, SOON, eventually, postgres};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
 use tempfile::TempDir;
 
 const HEADER: &str = "movieId,title,genres\r\n";
@@ -193,7 +192,6 @@ fn imports_at_the_same_time_go_one_after_the_other() {
 /// The server commits, and its answer never arrives.
 #[test]
 fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
-    const SOON: Duration = Duration::from_secs(10);
     let database = postgres::fresh_database().with_schema();
     let mut direct = database.client();
     // A commit of new movies waits for a lock of ours.

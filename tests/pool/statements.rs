@@ -100,12 +100,10 @@ fn a_table_that_changes_between_the_two_heals_as_well() {
         proxy.stall_replies_after(0);
         let before = proxy.bytes_to_server();
         let reading = scope.spawn(|| pool.execute_query::<Value>("SELECT * FROM t", &[]));
-        eventually("it is being prepared", Duration::from_secs(5), || proxy.bytes_to_server() > before);
+        eventually("it is being prepared", SOON, || proxy.bytes_to_server() > before);
         let prepared = "SELECT count(*) FROM pg_stat_activity
                         WHERE query = 'SELECT * FROM t' AND state = 'idle' AND datname = current_database()";
-        eventually("it is prepared", Duration::from_secs(5), || {
-            direct.query_one(prepared, &[]).unwrap().get::<_, i64>(0) == 1
-        });
+        eventually("it is prepared", SOON, || direct.query_one(prepared, &[]).unwrap().get::<_, i64>(0) == 1);
         direct.batch_execute("ALTER TABLE t ADD COLUMN b int").unwrap();
         proxy.pass();
         let rows = reading.join().unwrap().unwrap();
@@ -133,7 +131,7 @@ fn a_reset_leaves_the_statements_that_are_not_the_borrowers() {
     let mut connection = pool.get_connection().unwrap();
     connection.client().batch_execute("PREPARE mine AS SELECT 1; SET work_mem = '1MB'").unwrap();
     drop(connection);
-    eventually("it is reset", Duration::from_secs(5), || pool.status().resets == 1);
+    eventually("it is reset", SOON, || pool.status().resets == 1);
 
     let before = proxy.round_trips();
     level();

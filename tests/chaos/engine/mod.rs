@@ -78,7 +78,7 @@ pub(crate) struct Outcome {
 const CALM: Duration = Duration::from_millis(1300);
 /// How long the slowest operation can take with all its deadlines kept, and then some: what is not over by then
 /// hangs.
-const HANGS: Duration = Duration::from_secs(20);
+const HANGS: Duration = Duration::from_secs(30);
 
 /// Carries out a plan.
 pub(crate) fn run(plan: Plan) -> Outcome {
@@ -126,6 +126,7 @@ struct Run {
     pools: [Pool; 2],
     board: Arc<Board>,
     clock: Arc<Clock>,
+    leniency: Duration,
     workers: Vec<JoinHandle<workers::Report>>,
     watchers: Vec<JoinHandle<()>>,
     started: Instant,
@@ -148,7 +149,7 @@ impl Run {
             let (board, clock) = (board.clone(), clock.clone());
             watchers.push(thread::spawn(move || watch(&pool, &board, &clock)));
         }
-        Run { pools, board, clock, workers, watchers, started: Instant::now() }
+        Run { pools, board, clock, leniency: plan.leniency, workers, watchers, started: Instant::now() }
     }
 
     /// Throws the faults, each when the pools have got over the last one.
@@ -180,7 +181,10 @@ impl Run {
         let is_over = AtomicBool::new(false);
         let (well_after, server_took) = thread::scope(|scope| {
             let server_took = scope.spawn(|| server_took(stage, &is_over));
-            let waits = self.pools.each_ref().map(|pool| scope.spawn(|| well_after(pool, repaired_at)));
+            let waits = self
+                .pools
+                .each_ref()
+                .map(|pool| scope.spawn(|| well_after(pool, repaired_at, 10 * HEALING + self.leniency)));
             let well_after = waits.map(|wait| wait.join().expect("a wait that ends"));
             is_over.store(true, Ordering::Relaxed);
             (well_after, server_took.join().expect("a connect that ends"))
@@ -237,14 +241,14 @@ impl Run {
     }
 }
 
-/// How long after the repair a pool answers, has its minimum, and knows of no failure.
-fn well_after(pool: &Pool, repaired_at: Instant) -> Duration {
+/// How long after the repair a pool answers, has its minimum, and knows of no failure; or `patience` and more.
+fn well_after(pool: &Pool, repaired_at: Instant, patience: Duration) -> Duration {
     loop {
         let answers = pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok();
         let status = pool.status();
         let is_warm = status.total - status.connecting >= status.min_connections;
         let after = repaired_at.elapsed();
-        if (answers && is_warm && status.last_failure.is_none()) || after > 10 * HEALING {
+        if (answers && is_warm && status.last_failure.is_none()) || after > patience {
             return after;
         }
         sleep(Duration::from_millis(2));
