@@ -21,6 +21,7 @@ fn nothing_is_lost_doubled_or_told_wrongly_while_the_server_comes_and_goes() {
         first: vec![Fault::Storm, Fault::FastRestart, Fault::Crash, Fault::Reset],
         then: Vec::new(),
         time: Duration::ZERO,
+        calm: Duration::from_millis(300),
         with_standby: false,
         is_alone: false,
         // How soon is what `make chaos` is for: here others use the processors at the same time.

@@ -82,7 +82,7 @@ fn a_bad_file_is_reported_by_its_lines_and_loads_nothing() {
     let good = format!("{HEADER}1,Changed (2000),Drama\r\n2,New (2001),War\r\n");
     let after_good = |line: &str| format!("{good}{line}").into_bytes();
     let long: String = (0..3000).map(|_| "a line of text and then some more of it,\r\n").collect();
-    for (content, words) in [
+    let bad_files = [
         (Vec::new(), &["line 1", "the file is empty"][..]),
         (HEADER.into(), &["line 1", "no movies"]),
         (b"1,Toy Story (1995),Drama\r\n".into(), &["line 1: the header must be movieId,title,genres"]),
@@ -106,18 +106,24 @@ fn a_bad_file_is_reported_by_its_lines_and_loads_nothing() {
         (after_good("3,A\0B,Drama\r\n"), &["line 4", "control character"]),
         (after_good("0,A,Drama\r\n3,A,Nothing\r\nx\r\n"), &["line 4", "line 5", "line 6: 1 field instead"]),
         (after_good(&"0,A,Drama\r\n".repeat(21)), &["line 23", "… and 1 more"]),
-    ] {
+    ];
+    std::thread::scope(|scope| {
         for (database, before) in [(&database, &["1|Before|-|"][..]), (&empty, &[])] {
-            let output = import(database, &content);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{said}");
-            for word in words.iter().chain(&["nothing was loaded", "movies.csv"]) {
-                assert!(said.contains(word), "{word:?} is missing in: {said}");
-            }
-            assert!(!said.contains("panicked"), "{said}");
-            assert_eq!(rows(database), before, "after {said}");
+            let bad_files = &bad_files;
+            scope.spawn(move || {
+                for (content, words) in bad_files {
+                    let output = import(database, content);
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    assert_eq!(output.status.code(), Some(1), "{said}");
+                    for word in words.iter().chain(&["nothing was loaded", "movies.csv"]) {
+                        assert!(said.contains(word), "{word:?} is missing in: {said}");
+                    }
+                    assert!(!said.contains("panicked"), "{said}");
+                    assert_eq!(rows(database), before, "after {said}");
+                }
+            });
         }
-    }
+    });
 }
 
 #[test]

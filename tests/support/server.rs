@@ -256,8 +256,13 @@ fn create_cluster(cluster: &Cluster, data: &Path) {
     fs::write(data.join("pg_hba.conf"), rules).expect("pg_hba.conf");
 }
 
+/// A directory that this process's stories share, gone when it ends.
+pub(crate) fn directory() -> &'static Path {
+    &BASE.directory
+}
+
 /// Owners and permissions included.
-fn copy_directory(from: &Path, to: &Path) {
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-Rp").arg(from).arg(to).stdin(Stdio::null()).status();
     assert!(status.expect("cp runs").success(), "cannot copy {} to {}", from.display(), to.display());
 }

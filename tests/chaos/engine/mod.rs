@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) then: Vec<Fault>,
     /// For how long, from the start.
     pub(crate) time: Duration,
+    /// How long after a repair the next fault is thrown.
+    pub(crate) calm: Duration,
     pub(crate) with_standby: bool,
     /// This process does nothing else: what it holds of the machine's is compared before and after, what happens
     /// is printed as it happens.
@@ -74,8 +76,6 @@ pub(crate) struct Outcome {
     pub(crate) findings: Vec<String>,
 }
 
-/// How long after a repair the next fault is thrown: long enough to see that the pools stay well.
-const CALM: Duration = Duration::from_millis(1300);
 /// How long the slowest operation can take with all its deadlines kept, and then some: what is not over by then
 /// hangs.
 const HANGS: Duration = Duration::from_secs(30);
@@ -163,7 +163,7 @@ impl Run {
             }
             let is_over = episodes.len() >= plan.first.len() && self.started.elapsed() >= plan.time;
             let Some(fault) = next.pop().filter(|_| !is_over) else { return episodes };
-            let episode = self.inflict(fault, stage, &mut rng);
+            let episode = self.inflict(fault, stage, &mut rng, plan.calm);
             if plan.is_alone {
                 println!("{}", report::line(&episode));
             }
@@ -171,7 +171,7 @@ impl Run {
         }
     }
 
-    fn inflict(&self, fault: Fault, stage: &Stage, rng: &mut fastrand::Rng) -> Episode {
+    fn inflict(&self, fault: Fault, stage: &Stage, rng: &mut fastrand::Rng, calm: Duration) -> Episode {
         let thrown_at = Instant::now();
         self.board.set_phase(fault, None);
         // A fault takes from chance what it likes, and the next one finds it as if it had taken nothing.
@@ -191,7 +191,7 @@ impl Run {
         });
         let machine_was_late_by = self.clock.lateness_between(repaired_at, Instant::now()).max(server_took);
         fault.clear_up(stage);
-        sleep((repaired_at + CALM).saturating_duration_since(Instant::now()));
+        sleep((repaired_at + calm).saturating_duration_since(Instant::now()));
         if !self.is_past(repaired_at) {
             self.board.find(format!("an operation begun before the repair of '{fault}' hangs"));
         }
