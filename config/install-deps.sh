@@ -12,7 +12,7 @@ fail() {
     exit 1
 }
 
-# The directories that may hold the server programs, as src/bin/poolhouse/cluster/programs.rs looks for them.
+# The directories that may hold the server programs, as src/bin/poolhouse/dev_postgres/cluster/programs.rs looks for them.
 server_directories() {
     pg_config --bindir 2>/dev/null || true
     for directory in /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin; do

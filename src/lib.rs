@@ -83,3 +83,28 @@ pub use settings::{PoolSettings, Settings};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The pages of the repository's `docs/`.
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #[doc = include_str!("../docs/helpers.md")]
+    pub mod helpers {}
+    #[doc = include_str!("../docs/types.md")]
+    pub mod types {}
+    #[doc = include_str!("../docs/errors.md")]
+    pub mod errors {}
+    #[doc = include_str!("../docs/outages.md")]
+    pub mod outages {}
+    #[doc = include_str!("../docs/deadlines.md")]
+    pub mod deadlines {}
+    #[doc = include_str!("../docs/settings.md")]
+    pub mod settings {}
+    #[doc = include_str!("../docs/pgbouncer.md")]
+    pub mod pgbouncer {}
+    #[doc = include_str!("../docs/operations.md")]
+    pub mod operations {}
+    #[doc = include_str!("../docs/security.md")]
+    pub mod security {}
+    #[doc = include_str!("../docs/limits.md")]
+    pub mod limits {}
+}

@@ -15,87 +15,57 @@ use std::path::{Path, PathBuf};
 /// The library's modules along the data's way: each may use those before it, and no other.
 const ORDER: [&str; 8] = ["error", "settings", "decode", "pool", "query", "database_pool", "health", "web"];
 
-/// Inside the pool, what each file may use of its siblings. Below `mod`, which owns everything, the parts are in
-/// layers: numbers and gate; wire and session; making and upkeep.
-const POOL: [(&str, &[&str]); 24] = [
-    ("address", &[]),
-    ("decoy", &[]),
+/// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
+/// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
+/// and what maintains stands above all of them.
+const POOL: [(&str, &[&str]); 12] = [
     ("generation", &[]),
     ("logging", &[]),
     ("scope", &[]),
-    ("sql", &[]),
     ("status", &[]),
-    ("sync", &[]),
-    ("wire", &[]),
-    ("line", &["address", "wire"]),
-    ("tls", &["line"]),
-    ("frames", &["wire"]),
-    ("gate", &["status", "sync"]),
-    ("transport", &["address", "decoy", "frames", "line", "tls", "wire"]),
-    ("cancelling", &["transport", "wire"]),
-    ("catalogue", &["sql"]),
-    ("statements", &["catalogue"]),
-    ("session", &["cancelling", "catalogue", "sql", "statements", "status", "transport", "wire"]),
-    // The keeper buries what r2d2 lets go of.
-    (
-        "manager",
-        &[
-            "address",
-            "catalogue",
-            "gate",
-            "generation",
-            "logging",
-            "session",
-            "statements",
-            "tls",
-            "transport",
-            "keeper",
-        ],
-    ),
-    ("pooled", &["manager", "session"]),
-    // Who lends and who keeps house do the same things to a connection.
-    ("keeper", &["cancelling", "gate", "generation", "lending", "logging", "session", "status"]),
+    ("gate", &["status"]),
+    ("transport", &[]),
+    ("session", &["status", "transport"]),
+    ("store", &["gate", "generation", "logging", "session", "transport"]),
+    // What lends and what maintains do the same things to a connection.
+    ("maintenance", &["gate", "generation", "lending", "logging", "session", "status", "transport"]),
     ("lending", &["gate", "generation", "logging", "scope", "session", "status"]),
     ("connection", &["gate", "session"]),
     (
         "mod",
         &[
-            "catalogue",
             "connection",
             "gate",
             "generation",
-            "keeper",
             "lending",
             "logging",
-            "manager",
-            "pooled",
+            "maintenance",
             "scope",
             "session",
             "status",
-            "sync",
-            "tls",
+            "store",
+            "transport",
         ],
     ),
 ];
 
 /// What parts of the pool may use of the rest of the library: these know nothing of databases and of settings.
-const ONLY_ERROR: [&str; 5] = ["gate", "status", "sync", "generation", "sql"];
+const ONLY_ERROR: [&str; 3] = ["gate", "status", "generation"];
 
 /// Foreign crates, and where they may be named.
 const FENCES: [(&[&str], &[&str]); 13] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
     (&["tokio_rustls", "lru"], &["src/pool/"]),
     // The traits of byte streams, one below the pool and one below the HTTP server.
-    (&["tokio"], &["src/pool/", "src/bin/poolhouse/server/"]),
-    (&["actix_http", "actix_service"], &["src/bin/poolhouse/server.rs"]),
+    (&["tokio"], &["src/pool/", "src/bin/poolhouse/http/connection/"]),
+    (&["actix_http", "actix_service"], &["src/bin/poolhouse/http/server.rs"]),
     (
         &["postgres", "tokio_postgres"],
         &[
             "src/pool/",
-            "src/query.rs",
             "src/query/",
             "src/decode/",
-            "src/error.rs",
+            "src/error/",
             "src/settings/database.rs",
             // The parameters' trait in its signatures.
             "src/database_pool.rs",
@@ -107,7 +77,7 @@ const FENCES: [(&[&str], &[&str]); 13] = [
     // Array elements, and the notifications a borrower has left.
     (&["fallible_iterator"], &["src/decode/", "src/pool/session/reset.rs"]),
     (&["actix_web"], &["src/web/", "src/bin/"]),
-    (&["futures_core"], &["src/web/", "src/bin/poolhouse/server/"]),
+    (&["futures_core"], &["src/web/", "src/bin/poolhouse/http/connection/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),
     (&["subtle"], &["src/web/"]),
     (&["clap", "csv", "indicatif", "unicode_properties"], &["src/bin/"]),

@@ -1,5 +1,5 @@
-//! README.md, kept true: its commands are run and their answers compared, its tables follow the code, its files
-//! exist.
+//! README.md, CONTRIBUTING.md and docs/, kept true: their commands are run and the answers compared, their tables follow the
+//! code, their files exist.
 //!
 //! A block fenced as `console` is run: `curl` against the service, whatever else as a shell command with
 //! `poolhouse` on its path. What follows a command is the answer expected; `…` stands for anything in a line, and
@@ -25,8 +25,19 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The one example that is about an outage; it has a test of its own.
 const OUTAGE: &str = "HTTP/1.1 503";
 
+/// README.md.
 fn readme() -> String {
     fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap()
+}
+
+/// README.md and all pages behind it.
+fn pages() -> String {
+    let mut pages: Vec<_> =
+        fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|ending| ending == "md"));
+    pages.push(Path::new(ROOT).join("CONTRIBUTING.md"));
+    pages.sort();
+    pages.iter().fold(readme(), |all, path| all + &fs::read_to_string(path).unwrap())
 }
 
 /// A command of a `console` block and the lines shown after it.
@@ -38,7 +49,7 @@ struct Example {
 
 fn examples() -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
-    for block in readme().split("```console\n").skip(1) {
+    for block in pages().split("```console\n").skip(1) {
         let block = block.split_once("```").expect("a block that ends").0;
         for line in block.lines() {
             match line.strip_prefix("$ ") {
@@ -59,7 +70,7 @@ impl Example {
     fn compare(&self, answer: &[String]) {
         assert!(
             lines_match(&self.shown, answer),
-            "README.md: {}\n--- it shows\n{}\n--- it is\n{}",
+            "{}\n--- the page shows\n{}\n--- it is\n{}",
             self.command,
             self.shown.join("\n"),
             answer.join("\n")
@@ -187,7 +198,7 @@ fn every_example_answers_as_shown() {
 fn without_its_database_the_service_answers_as_shown() {
     let examples = examples();
     let outage: Vec<_> = examples.iter().filter(|example| example.is_about_an_outage()).collect();
-    assert!(!outage.is_empty(), "README.md shows no outage");
+    assert!(!outage.is_empty(), "no page shows an outage");
 
     let server = Postgres::start();
     let database = server.fresh_database().with_schema();
@@ -225,14 +236,14 @@ fn the_table_of_variables_is_the_one_the_code_follows() {
         let (name, allowed, meaning) = (variable.name, variable.allowed(), variable.meaning);
         table += &format!("| `{name}` | {default} | {allowed} | {meaning} |\n");
     }
-    assert!(readme().contains(&table), "copy this table into README.md:\n{table}");
+    assert!(pages().contains(&table), "copy this table into docs/settings.md:\n{table}");
 }
 
 /// The rows of the table whose header begins like this, as cells.
 fn table(header: &str) -> Vec<Vec<String>> {
-    let readme = readme();
-    let start = readme.find(header).unwrap_or_else(|| panic!("README.md has no table {header}"));
-    let rows = readme[start..].lines().skip(2).take_while(|line| line.starts_with('|'));
+    let pages = pages();
+    let start = pages.find(header).unwrap_or_else(|| panic!("no page has a table {header}"));
+    let rows = pages[start..].lines().skip(2).take_while(|line| line.starts_with('|'));
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
@@ -244,7 +255,7 @@ fn names(cell: &str) -> Vec<&str> {
 fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
     let rows = table("| `Error` |");
     let told: Vec<&str> = rows.iter().flat_map(|row| names(&row[0])).collect();
-    let source = fs::read_to_string(Path::new(ROOT).join("src/error.rs")).unwrap();
+    let source = fs::read_to_string(Path::new(ROOT).join("src/error/mod.rs")).unwrap();
     let body = source.split_once("pub enum Error {").unwrap().1.split_once("\n}").unwrap().0;
     let variants: Vec<&str> = body
         .lines()
@@ -278,16 +289,16 @@ fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
         let row = rows.iter().find(|row| names(&row[0]).contains(&name)).unwrap();
         assert_eq!(row[2], if error.is_transient() { "yes" } else { "no" }, "{name}");
         let status = ApiError::from(error).status().as_u16().to_string();
-        assert!(row[3].ends_with(&status), "{name}: {status}, README.md says {}", row[3]);
+        assert!(row[3].ends_with(&status), "{name}: {status}, docs/errors.md says {}", row[3]);
     }
 }
 
 #[test]
 fn every_file_named_exists() {
-    let readme = readme();
+    let pages = pages();
     let tour = table("| file | what");
     assert!(tour.len() > 15, "a tour of {} files", tour.len());
-    let paths: Vec<&str> = readme
+    let paths: Vec<&str> = pages
         .split('`')
         .skip(1)
         .step_by(2)
@@ -295,21 +306,32 @@ fn every_file_named_exists() {
         .chain(tour.iter().map(|row| names(&row[0])[0]))
         .collect();
     for path in paths {
-        assert!(Path::new(ROOT).join(path).exists(), "README.md names {path}");
+        assert!(Path::new(ROOT).join(path).exists(), "a page names {path}");
+    }
+}
+
+/// It is what a newcomer reads first: the rest has pages of its own.
+#[test]
+fn the_readme_is_short_and_its_links_lead_somewhere() {
+    let readme = readme();
+    assert!(readme.len() <= 12_000, "README.md has {} bytes", readme.len());
+    for page in pages().split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
+        let target = page.0.split('#').next().unwrap();
+        if target.is_empty() || target.starts_with("http") {
+            continue;
+        }
+        let is_there = ["", "docs"].iter().any(|folder| Path::new(ROOT).join(folder).join(target).exists());
+        assert!(is_there, "a link leads to {target}");
     }
 }
 
 #[test]
 fn every_story_named_exists() {
-    let readme = readme();
-    let section =
-        readme.split_once("## What it does around r2d2\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let pages = pages();
+    let section = pages.split_once("## What it does around r2d2\n").unwrap().1.split_once("\n## ").unwrap().0;
     let stories: Vec<_> = names(section).into_iter().filter(|name| name.ends_with(".rs")).collect();
     assert!(stories.len() > 5, "{stories:?}");
     for story in stories {
-        assert!(
-            Path::new(ROOT).join("tests/pool").join(story).exists(),
-            "README.md names tests/pool/{story}"
-        );
+        assert!(Path::new(ROOT).join("tests/pool").join(story).exists(), "a page names tests/pool/{story}");
     }
 }

@@ -1,8 +1,8 @@
 //! Arrays: nested sequences over one run of elements in row-major order.
 
-use super::failure::Failure;
-use super::format::Format;
-use super::value::ValueDeserializer;
+use crate::decode::failure::Failure;
+use crate::decode::format::Format;
+use crate::decode::value::ValueDeserializer;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::types::{ArrayValues, array_from_sql};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};

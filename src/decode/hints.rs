@@ -1,10 +1,10 @@
 //! What a target's hints make of a value: numbers of a numeric, bytes of a bytea, fields of a JSON object.
 
-use super::array::{Array, check_length};
-use super::failure::Failure;
-use super::format::Format;
-use super::numeric::Numeric;
-use super::value::{ValueDeserializer, fixed};
+use crate::decode::array::{Array, check_length};
+use crate::decode::failure::Failure;
+use crate::decode::format::Format;
+use crate::decode::numeric::Numeric;
+use crate::decode::value::{ValueDeserializer, fixed};
 use postgres_protocol::types as binary;
 use serde::de::value::SeqDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, Visitor};

@@ -1,7 +1,7 @@
 //! NUMERIC: exact decimals of any length, in groups of four digits.
 
-use super::failure::Failure;
-use super::text::Text;
+use crate::decode::failure::Failure;
+use crate::decode::text::Text;
 use std::fmt::Write;
 
 /// PostgreSQL's `NUMERIC_MAX_DISPLAY_SCALE`, and more than any column can declare.

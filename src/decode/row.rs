@@ -1,7 +1,7 @@
 //! A row as serde sees it: a map, a sequence, or its only column.
 
-use super::failure::{Failure, names};
-use super::value::ValueDeserializer;
+use crate::decode::failure::{Failure, names};
+use crate::decode::value::ValueDeserializer;
 use postgres::Row;
 use postgres::types::{FromSql, Type};
 use serde::de::value::BorrowedStrDeserializer;

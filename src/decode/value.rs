@@ -2,11 +2,11 @@
 //!
 //! What a target's hints make of it is in `hints`.
 
-use super::array::Array;
-use super::failure::Failure;
-use super::format::Format;
-use super::numeric::Numeric;
-use super::text::{self, Text};
+use crate::decode::array::Array;
+use crate::decode::failure::Failure;
+use crate::decode::format::Format;
+use crate::decode::numeric::Numeric;
+use crate::decode::text::{self, Text};
 use postgres::types::Type;
 use postgres_protocol::types as binary;
 use serde::de::{Deserializer, Visitor};

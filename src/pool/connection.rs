@@ -1,8 +1,8 @@
 //! What a borrower holds.
 
-use super::Shared;
-use super::gate::Permit;
-use super::session::{Failure, Params, Session};
+use crate::pool::Shared;
+use crate::pool::gate::Permit;
+use crate::pool::session::{Failure, Params, Session};
 use postgres::Row;
 use std::cell::{RefCell, RefMut};
 use std::panic::Location;

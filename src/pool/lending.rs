@@ -1,13 +1,13 @@
 //! Lending a connection that is worth lending, and taking it back for what it has become.
 
-use super::gate::{Holder, Permit};
-use super::generation::Standing;
-use super::logging::logged;
-use super::scope;
-use super::session::{Failure, Limit, Params, Session, Verdict};
-use super::status::CloseReason;
-use super::{Connection, Lease, Pooled, Shared, add};
 use crate::error::{Error, Result};
+use crate::pool::gate::{Holder, Permit};
+use crate::pool::generation::Standing;
+use crate::pool::logging::logged;
+use crate::pool::scope;
+use crate::pool::session::{Failure, Limit, Params, Session, Verdict};
+use crate::pool::status::CloseReason;
+use crate::pool::{Connection, Lease, Pooled, Shared, add};
 use crate::settings::PrePing;
 use log::warn;
 use postgres::Row;

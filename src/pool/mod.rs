@@ -1,28 +1,16 @@
 //! The pool: a gate in front, r2d2 as the store and the maker of connections, a keeper behind.
 
-mod address;
-mod cancelling;
-mod catalogue;
 mod connection;
-mod decoy;
-mod frames;
 mod gate;
 mod generation;
-mod keeper;
 mod lending;
-mod line;
 mod logging;
-mod manager;
-mod pooled;
+mod maintenance;
 mod scope;
 mod session;
-mod sql;
-mod statements;
 mod status;
-mod sync;
-mod tls;
+mod store;
 mod transport;
-mod wire;
 
 pub use connection::Connection;
 pub(crate) use connection::Lease;
@@ -31,17 +19,17 @@ pub(crate) use scope::{Stop, having_waited, is_stopped};
 pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
-use self::catalogue::Catalogue;
-use self::gate::{Gate, Limits, Refusal};
-use self::generation::Generations;
-use self::keeper::{Keeper, KeeperHandle};
-use self::lending::drop_condemned;
-use self::logging::logged;
-use self::manager::{Farewell, Manager, SessionMaker};
-use self::pooled::Guards;
-pub(crate) use self::pooled::Pooled;
-use self::status::CloseReason;
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
+use crate::pool::gate::{Gate, Limits, Refusal};
+use crate::pool::generation::Generations;
+use crate::pool::lending::drop_condemned;
+use crate::pool::logging::logged;
+use crate::pool::maintenance::{Keeper, KeeperHandle};
+use crate::pool::session::classify::catalogue::Catalogue;
+use crate::pool::status::CloseReason;
+use crate::pool::store::lent::Guards;
+pub(crate) use crate::pool::store::lent::Pooled;
+use crate::pool::store::{Dropped, Manager, SessionMaker};
 use crate::settings::{PoolSettings, Start};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
@@ -120,6 +108,7 @@ impl Pool {
             .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
             .build();
         let ceiling = ceiling(settings.max_connections);
+        let (closer, books) = (keeper.handle(), gate.clone());
         let store = r2d2::Pool::builder()
             .max_size(ceiling)
             .min_idle(Some(ceiling))
@@ -128,7 +117,7 @@ impl Pool {
             .max_lifetime(None)
             .connection_timeout(Duration::from_secs(1))
             .error_handler(Box::new(r2d2::NopErrorHandler))
-            .connection_customizer(Box::new(Farewell { keeper: keeper.handle(), gate: gate.clone() }))
+            .connection_customizer(Box::new(Dropped(move |session| closer.let_go(session, &books))))
             .thread_pool(Arc::new(threads))
             .build_unchecked(Manager::new(gate.clone(), generations.clone(), maker));
         let shared = Arc::new(Shared {

@@ -1,11 +1,11 @@
 //! Running a transaction on a pool or a connection: attempted, attempted again, and looked into where the answer to the
 //! commit is lost.
 
-use super::options::TransactionOptions;
-use super::transaction::{Failed, Finished, Transaction, begin, finish};
-use super::verify::{Fate, Ticket};
 use crate::error::{Error, Interruption, Result};
 use crate::pool::{Connection, Lease, Pool, Shared, add, with_deadline};
+use crate::query::commit_probe::{Fate, Ticket};
+use crate::query::options::TransactionOptions;
+use crate::query::transaction::{Failed, Finished, Transaction, begin, finish};
 use log::debug;
 use std::panic::Location;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! One transaction: begun, handed to the caller's closure, and ended.
 
-use super::options::TransactionOptions;
-use super::verify::Ticket;
-use super::{Execute, all, at_most_one};
 use crate::error::{Error, Result};
 use crate::pool::{Effect, Failure, Lease, Limit, Retry, Session, Shared, is_stopped};
+use crate::query::commit_probe::Ticket;
+use crate::query::options::TransactionOptions;
+use crate::query::{Execute, all, at_most_one};
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;

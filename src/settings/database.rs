@@ -1,13 +1,13 @@
 //! How the database is reached.
 
-use super::database_url::{is_host, is_name};
-use super::reader::{Given, Reader, Source};
-use super::secret::Secret;
-use super::tier::Tier;
-use super::variables::{
+use crate::error::{Result, SettingsError};
+use crate::settings::database_url::{is_host, is_name};
+use crate::settings::reader::{Given, Reader, Source};
+use crate::settings::secret::Secret;
+use crate::settings::tier::Tier;
+use crate::settings::variables::{
     DATABASE_URL, DB_APPLICATION_NAME, DB_HOST, DB_NAME, DB_PORT, DB_SSLROOTCERT, DB_USER,
 };
-use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

@@ -1,12 +1,12 @@
 //! Puts the database together from `DATABASE_URL` and the `DB_*` variables, which may complete each other
 //! and must not contradict each other.
 
-use super::database::{DatabaseSettings, SslMode, TargetSessionAttrs};
-use super::database_url::{DatabaseUrl, default_port, is_host, is_name, parse_port};
-use super::reader::{Reader, Said, Source, one_of};
-use super::secret::{MASK, OWN_SECRET, Secret, is_placeholder};
-use super::tier::Tier;
-use super::variables::{
+use crate::settings::database::{DatabaseSettings, SslMode, TargetSessionAttrs};
+use crate::settings::database_url::{DatabaseUrl, default_port, is_host, is_name, parse_port};
+use crate::settings::reader::{Reader, Said, Source, one_of};
+use crate::settings::secret::{MASK, OWN_SECRET, Secret, is_placeholder};
+use crate::settings::tier::Tier;
+use crate::settings::variables::{
     DATABASE_URL, DB_APPLICATION_NAME, DB_HOST, DB_NAME, DB_PASSWORD, DB_PORT, DB_SSLMODE, DB_SSLROOTCERT,
     DB_TARGET_SESSION_ATTRS, DB_USER, Variable,
 };

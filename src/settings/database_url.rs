@@ -1,9 +1,9 @@
 //! Reads `DATABASE_URL`. The driver reads such a URL too, but it cannot tell a port that was left out from
 //! 5432, does not know `verify-full`, and takes a raw `@` anywhere in the line for the end of the password.
 
-use super::secret::{MASK, Secret};
-use super::tier::Tier;
-use super::variables::{DB_CONNECT_TIMEOUT_S, DB_PORT, DB_SSLMODE, DB_TARGET_SESSION_ATTRS};
+use crate::settings::secret::{MASK, Secret};
+use crate::settings::tier::Tier;
+use crate::settings::variables::{DB_CONNECT_TIMEOUT_S, DB_PORT, DB_SSLMODE, DB_TARGET_SESSION_ATTRS};
 use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
 use std::time::Duration;

@@ -3,10 +3,10 @@
 //! The file goes to `dotenvy` line by line, which gives every mistake its line number and keeps an unclosed
 //! quote from swallowing the variables below it. What `dotenvy` would accept and change in silence is refused.
 
-use super::reader::{Given, Source};
-use super::tier::Tier;
-use super::variables::VARIABLES;
 use crate::error::Problem;
+use crate::settings::reader::{Given, Source};
+use crate::settings::tier::Tier;
+use crate::settings::variables::VARIABLES;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;

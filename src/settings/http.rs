@@ -1,9 +1,9 @@
 //! How the HTTP service listens and whom it trusts.
 
-use super::reader::{Reader, Source};
-use super::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
-use super::tier::Tier;
-use super::variables::{
+use crate::settings::reader::{Reader, Source};
+use crate::settings::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
+use crate::settings::tier::Tier;
+use crate::settings::variables::{
     API_TOKENS, HTTP_BIND, HTTP_REQUEST_TIMEOUT_MS, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS,
 };
 use sha2::{Digest, Sha256};

@@ -1,11 +1,12 @@
 //! How the pool is sized and how long it waits.
 
-use super::database::DatabaseSettings;
-use super::database_url::is_name;
-use super::pool_size;
-use super::reader::{Reader, Said, Source, one_of};
-use super::tier::Tier;
-use super::variables::{
+use crate::error::{Result, SettingsError};
+use crate::settings::database::DatabaseSettings;
+use crate::settings::database_url::is_name;
+use crate::settings::pool_size;
+use crate::settings::reader::{Reader, Said, Source, one_of};
+use crate::settings::tier::Tier;
+use crate::settings::variables::{
     DATABASE_MAX_OVERFLOW, DATABASE_POOL_PRE_PING, DATABASE_POOL_RECYCLE, DATABASE_POOL_TIMEOUT,
     DATABASE_STATEMENT_TIMEOUT, DB_APPLICATION_NAME, DB_CONNECT_TIMEOUT_S, DB_HOST, DB_NAME,
     DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S,
@@ -14,7 +15,6 @@ use super::variables::{
     DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_PORT, DB_RETRY_READS,
     DB_SSLROOTCERT, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, DB_USER, Variable,
 };
-use crate::error::{Result, SettingsError};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Minimum, maximum and overflow, which two spellings cut differently: a minimum and a maximum in one, a
 //! pool size and an overflow on top of it in the other.
 
-use super::reader::{Reader, Said, Source};
-use super::variables::{
+use crate::settings::reader::{Reader, Said, Source};
+use crate::settings::variables::{
     DATABASE_MAX_OVERFLOW, DATABASE_POOL_SIZE, DB_POOL_MAX_CONNECTIONS, DB_POOL_MIN_CONNECTIONS, Variable,
 };
 

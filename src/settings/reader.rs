@@ -1,10 +1,10 @@
 //! Reads variables by the table: parses, weighs the spellings of one setting against each other, and keeps
 //! every problem and every effective value on the way.
 
-use super::secret::MASK;
-use super::tier::Tier;
-use super::variables::{API_TOKENS, Allowed, DATABASE_URL, DB_PASSWORD, VARIABLES, Variable};
 use crate::error::Problem;
+use crate::settings::secret::MASK;
+use crate::settings::tier::Tier;
+use crate::settings::variables::{API_TOKENS, Allowed, DATABASE_URL, DB_PASSWORD, VARIABLES, Variable};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The table of variables: name, default, allowed values, meaning. Reading, range checks, error texts and
 //! the README's table all follow it.
 
-use super::tier::Tier;
+use crate::settings::tier::Tier;
 use std::fmt;
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
 //! The health routes, for anyone's app.
 
-use super::blocking::{self, blocking_apart};
-use super::threads::Load;
-use super::{ApiError, BearerAuth, method_not_allowed, read};
 use crate::database_pool::DatabasePool;
 use crate::error::{Error, Result};
 use crate::health::{HealthReport, HealthStatus};
 use crate::pool::Pool;
 use crate::query::Execute;
+use crate::web::bridge::threads::Load;
+use crate::web::bridge::{self, blocking_apart};
+use crate::web::{ApiError, BearerAuth, method_not_allowed, read};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -108,7 +108,7 @@ async fn pool_health(pool: Data<WatchedPool>) -> HttpResponse {
         HealthStatus::Error => StatusCode::SERVICE_UNAVAILABLE,
         HealthStatus::Healthy | HealthStatus::Warning => StatusCode::OK,
     };
-    HttpResponse::build(status).json(PoolHealth { report, request_threads: blocking::load() })
+    HttpResponse::build(status).json(PoolHealth { report, request_threads: bridge::load() })
 }
 
 #[derive(Serialize)]

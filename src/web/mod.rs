@@ -30,18 +30,17 @@
 //! }
 //! ```
 
-mod auth;
-mod blocking;
-mod error;
+mod api_error;
+mod bearer_auth;
+mod bridge;
 mod health_routes;
 mod input;
+mod log_throttle;
 mod request_deadline;
-mod seldom;
-mod threads;
 
-pub use auth::{BearerAuth, BearerAuthService, TokenName};
-pub use blocking::{BlockingLimits, blocking, limit_blocking};
-pub use error::ApiError;
+pub use api_error::ApiError;
+pub use bearer_auth::{BearerAuth, BearerAuthService, TokenName};
+pub use bridge::{BlockingLimits, blocking, limit_blocking};
 pub use health_routes::{WatchedPool, health_routes};
 pub use input::{MAX_BODY, json_errors, method_not_allowed, read};
 pub use request_deadline::{RequestDeadline, RequestDeadlineService};

@@ -1,7 +1,7 @@
 //! A deadline for each request: a setting, which the client may shorten.
 
-use super::ApiError;
 use crate::pool::add;
+use crate::web::ApiError;
 use actix_web::HttpMessage;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};

@@ -102,17 +102,18 @@ fn a_suspended_pool_lets_callers_wait() {
 #[test]
 fn closing_takes_no_longer_than_it_may() {
     let database = postgres::fresh_database();
-    let is_back_before_the_keeper_is_done = || {
+    let is_back_before_the_keeper_is_done = |pause: Duration| {
         let proxy = Proxy::to(&database.settings());
         let pool = Pool::open(&PoolSettings::new(proxy.settings())).unwrap();
         let mut connection = pool.get_connection().unwrap();
         connection.client().batch_execute("SET work_mem = '1MB'").unwrap();
         proxy.stall();
         drop(connection);
+        thread::sleep(pause);
         !pool.close(Duration::ZERO) && pool.status().in_use == 1
     };
-    // The machine may be busy for longer than the keeper waits.
-    assert!((0..5).any(|_| is_back_before_the_keeper_is_done()));
+    // Once the pool is closed the keeper begins nothing, and on a busy machine it may begin late, or be done early.
+    assert!((0..20).any(|tries| is_back_before_the_keeper_is_done(tries * 3 * MS)));
 }
 
 #[test]

@@ -6,23 +6,16 @@
 //! `main` is a plain function: the pool is opened before the actix system starts and closed after it has ended,
 //! because a driver's client used or dropped inside async code panics.
 
-mod check;
 mod cli;
-mod cluster;
 mod commands;
-mod handlers;
-mod local_postgres;
-mod notify;
-mod orphans;
-mod place;
+mod dev_postgres;
+mod http;
 mod problems;
+mod process;
 mod progress;
 mod repositories;
 mod schema;
-mod serve;
-mod server;
 mod services;
-mod stop;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,10 +1,10 @@
 //! The gate's life: warm at start, suspended, resized, closed; and the numbers it shows.
 
-use super::queue::CLOSED;
-use super::{DETACHED, Gate, Holder, Permit, Refusal};
 use crate::error::PoolNumbers;
+use crate::pool::gate::sync::now;
+use crate::pool::gate::waiters::CLOSED;
+use crate::pool::gate::{DETACHED, Gate, Holder, Permit, Refusal};
 use crate::pool::status::{Counts, PoolState, PoolStatus};
-use crate::pool::sync::now;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

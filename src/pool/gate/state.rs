@@ -1,10 +1,10 @@
 //! What the gate decides, on the counts alone; the lock is the caller's.
 
-use super::queue::{DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
-use super::{DETACHED, Holder, Permit, Refusal, State};
 use crate::error::PoolNumbers;
+use crate::pool::gate::sync::now;
+use crate::pool::gate::waiters::{DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
+use crate::pool::gate::{DETACHED, Holder, Permit, Refusal, State};
 use crate::pool::status::PoolState;
-use crate::pool::sync::now;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,6 +1,6 @@
 //! Making a session as new.
 
-use super::{Limit, Session};
+use crate::pool::session::{Limit, Session};
 use fallible_iterator::FallibleIterator;
 use postgres::SimpleQueryRow;
 use std::time::Instant;

@@ -1,10 +1,10 @@
 //! Running one statement of a caller's: prepared once, healed where it is stale, and judged where it fails.
 
-use super::judgement::{Mark, ends_session};
-use super::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, describe};
 use crate::error::{Error, Interruption};
-use crate::pool::catalogue::{SessionState, Traits};
-use crate::pool::statements::Prepared;
+use crate::pool::session::classify::catalogue::{SessionState, Traits};
+use crate::pool::session::outcome::{Mark, ends_session};
+use crate::pool::session::statement_cache::Prepared;
+use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, describe};
 use postgres::{Client, Row};
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! What the gate promises, one fact each. Times are real: every wait is either certain to end at once or
 //! bounded from both sides.
 
-use super::super::queue::GLANCE;
 use super::*;
 use crate::error::PoolNumbers;
+use crate::pool::gate::waiters::GLANCE;
 use crate::pool::status::PoolStatus;
 
 const MOMENT: Duration = Duration::from_millis(30);

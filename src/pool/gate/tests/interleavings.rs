@@ -2,7 +2,7 @@
 //! here has a time limit unless giving up is part of the scenario.
 
 use super::*;
-use crate::pool::sync::model::{FOR_EVER, restart};
+use crate::pool::gate::sync::model::{FOR_EVER, restart};
 use shuttle::thread::{JoinHandle, spawn};
 
 const AGES: Duration = FOR_EVER.saturating_mul(2);

@@ -2,7 +2,7 @@
 //! that has its maximum from the beginning, and with perfect foresight: the best of all sizes, ordered when the
 //! first caller comes by somebody who knows everything that will come.
 
-use super::{Growth, MS};
+use crate::pool::gate::growth::tests::{Growth, MS};
 use fastrand::Rng;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

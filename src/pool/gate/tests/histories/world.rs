@@ -1,7 +1,7 @@
 //! The account that a gate is held against, and the threads that use it.
 
 use super::*;
-use crate::pool::status::PoolStatus;
+use crate::pool::gate::tests::histories::tally::Tally;
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -123,15 +123,6 @@ impl World {
         self.outage.or(no_answer).filter(|_| !is_served).unwrap_or(Refusal::TimedOut)
     }
 
-    fn count(&mut self, refusal: Refusal) {
-        match refusal {
-            Refusal::TimedOut | Refusal::Suspended | Refusal::SelfDeadlock => self.tally.timed_out += 1,
-            Refusal::Saturated | Refusal::Shed => self.tally.rejected += 1,
-            Refusal::Down | Refusal::Login => self.tally.refused_down += 1,
-            Refusal::Closed | Refusal::CalledOff => {}
-        }
-    }
-
     /// Somebody patient comes.
     fn come(&mut self) {
         let name = self.callers;
@@ -185,7 +176,7 @@ impl World {
                 let shown = (numbers.in_use as usize, numbers.idle, numbers.waiting as usize, numbers.max);
                 let account = (self.lent.len(), self.idle + self.checking, self.queue.len(), self.max);
                 assert_eq!(shown, account, "{refusal:?}");
-                self.count(refusal);
+                self.tally.count(refusal);
             }
             (outcome, expected) => panic!("{outcome:?} instead of {expected:?}"),
         }
@@ -229,7 +220,7 @@ impl World {
                     assert!(refused.remove(&name), "{name} is told {other:?}");
                     assert_eq!(other, refusal);
                     self.tally.waits += 1;
-                    self.count(other);
+                    self.tally.count(other);
                 }
             }
         }
@@ -385,16 +376,6 @@ impl World {
         assert_eq!(self.gate.wait_until_idle(now() + AGES), 0);
         let state = self.gate.lock();
         assert_eq!(state.total(), 0, "{state:?}");
-        let mut status = PoolStatus::default();
-        state.counts.fill(&mut status);
-        let shown = Tally {
-            requests: status.requests,
-            waits: status.wait_times.count(),
-            used: status.use_times.count(),
-            timed_out: status.timed_out,
-            rejected: status.rejected,
-            refused_down: status.refused_down,
-        };
-        assert_eq!(shown, self.tally);
+        assert_eq!(Tally::shown(&state.counts), self.tally);
     }
 }

@@ -1,0 +1,145 @@
+//! `poolhouse check`: the settings in force, and what the database makes of them.
+
+use crate::cli::{Failure, spelled};
+use crate::commands::database::{one_connection, prepare_database, say, with_pool};
+use crate::commands::target::Place;
+use crate::dev_postgres::Sharing;
+use crate::schema;
+use poolhouse::{Execute, Pool, PoolSettings, Result, Settings};
+use serde::Deserialize;
+use std::fmt;
+
+pub(crate) fn check(mut settings: Settings) -> Result<(), Failure> {
+    say(&describe_settings(&settings));
+    let local = prepare_database(&mut settings, Sharing::Join)?;
+    let place = Place::of(&settings, local.as_ref());
+    say(&format!("Database {place}"));
+    let found = with_pool(&one_connection(&settings.pool), &place, |pool| {
+        Ok(look_at_database(pool, &settings.pool, local.is_some())?)
+    })?;
+    say(&found.to_string());
+    match found.problems() {
+        problems if problems.is_empty() => {
+            say("All is well.");
+            Ok(())
+        }
+        problems => Err(Failure::Failed(problems.join("\n"))),
+    }
+}
+
+/// Every setting with its value and where that came from, as a table.
+fn describe_settings(settings: &Settings) -> String {
+    let rows = settings.effective();
+    let name_width = rows.iter().map(|row| row.variable.len()).max().unwrap_or(0);
+    // One long URL is not to push everything else to the right.
+    let value_width = rows.iter().map(|row| row.value.len()).max().unwrap_or(0).min(32);
+    let lines = rows
+        .iter()
+        .map(|row| format!("  {:name_width$}  {:value_width$}  {}", row.variable, row.value, row.source));
+    format!("Settings of the tier {}\n{}", settings.tier, lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// What the server says about itself and its room for connections.
+#[derive(Debug, Deserialize)]
+struct Server {
+    version: String,
+    max_connections: i32,
+    /// Kept back for superusers and, since PostgreSQL 16, for maintenance.
+    reserved: i32,
+    /// In use by anybody, ours not counted.
+    in_use: i64,
+    /// How many more this user may have by its own limit; NULL without one.
+    left_to_user: Option<i64>,
+    /// The same for the database.
+    left_to_database: Option<i64>,
+}
+
+impl Server {
+    /// Connections that a pool could open right now.
+    fn free(&self) -> i64 {
+        let of_server = i64::from(self.max_connections - self.reserved) - self.in_use;
+        let limits = [self.left_to_user, self.left_to_database].into_iter().flatten();
+        limits.fold(of_server, i64::min).max(0)
+    }
+}
+
+/// What was found in the database.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    server: Server,
+    pool_max: u32,
+    /// `None` without the tables.
+    movies: Option<i64>,
+    /// `serve` makes the tables itself.
+    is_private: bool,
+}
+
+/// Asks the database about all of it, on one connection. `is_private`: it is the dev tier's own server.
+fn look_at_database(pool: &Pool, settings: &PoolSettings, is_private: bool) -> Result<Findings> {
+    // pg_stat_activity hides the kind of others' sessions from ordinary users; the per-database count does not.
+    let sql = "
+        WITH used AS (
+            SELECT coalesce(sum(numbackends), 1) - 1 AS in_use,
+                   coalesce(sum(numbackends) FILTER (WHERE datname = current_database()), 1) - 1 AS here
+            FROM pg_stat_database)
+        SELECT current_setting('server_version') AS version,
+               current_setting('max_connections')::integer AS max_connections,
+               current_setting('superuser_reserved_connections')::integer
+                   + coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved,
+               in_use::bigint,
+               (SELECT rolconnlimit - (SELECT count(*) - 1 FROM pg_stat_activity WHERE usename = current_user)
+                FROM pg_roles WHERE rolname = current_user AND rolconnlimit >= 0) AS left_to_user,
+               (SELECT datconnlimit - here FROM pg_database
+                WHERE datname = current_database() AND datconnlimit >= 0)::bigint AS left_to_database
+        FROM used";
+    let connection = pool.get_connection()?;
+    let server = connection.execute_query_one(sql, &[])?.ok_or(poolhouse::Error::TooManyRows)?;
+    drop(connection);
+    let movies = match schema::is_present(pool)? {
+        true => pool.execute_query_one("SELECT count(*) FROM movies", &[])?,
+        false => None,
+    };
+    Ok(Findings { server, pool_max: settings.max_connections, movies, is_private })
+}
+
+impl Findings {
+    /// What is wrong, each with what to do about it.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let (free, wanted) = (self.server.free(), i64::from(self.pool_max));
+        if free < wanted {
+            problems.push(format!(
+                "the pool may open {wanted} connections and only {free} are free: lower \
+                 DB_POOL_MAX_CONNECTIONS, raise the server's max_connections, or end other clients"
+            ));
+        }
+        if self.movies.is_none() && !self.is_private {
+            problems.push(format!("the database has no movies table yet: run {}", spelled("schema")));
+        }
+        problems
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = &self.server;
+        let (free, wanted) = (server.free(), i64::from(self.pool_max));
+        writeln!(f, "  server version   {}", server.version)?;
+        writeln!(f, "  max_connections  {} ({} reserved)", server.max_connections, server.reserved)?;
+        writeln!(f, "  connections      {} in use, {free} free", server.in_use)?;
+        match free / wanted.max(1) {
+            0 => writeln!(f, "  pool             at most {wanted} connections: more than are free")?,
+            1 => writeln!(f, "  pool             at most {wanted} connections: fits, for one process")?,
+            n => {
+                writeln!(f, "  pool             at most {wanted} connections: fits, for up to {n} processes")?
+            }
+        }
+        match self.movies {
+            Some(movies) => write!(f, "  schema           present, {movies} movies"),
+            None if self.is_private => {
+                write!(f, "  schema           not made yet: {} makes it and loads a sample", spelled("serve"))
+            }
+            None => write!(f, "  schema           missing"),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The counters that a history must leave behind.
+
+use super::*;
+use crate::pool::status::PoolStatus;
+
+/// What the counters must show.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) requests: u64,
+    /// Calls that were served, or gave up or were turned away after waiting.
+    pub(super) waits: u64,
+    pub(super) used: u64,
+    pub(super) timed_out: u64,
+    pub(super) rejected: u64,
+    pub(super) refused_down: u64,
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::TimedOut | Refusal::Suspended | Refusal::SelfDeadlock => self.timed_out += 1,
+            Refusal::Saturated | Refusal::Shed => self.rejected += 1,
+            Refusal::Down | Refusal::Login => self.refused_down += 1,
+            Refusal::Closed | Refusal::CalledOff => {}
+        }
+    }
+
+    pub(super) fn shown(counts: &Counts) -> Tally {
+        let mut status = PoolStatus::default();
+        counts.fill(&mut status);
+        Tally {
+            requests: status.requests,
+            waits: status.wait_times.count(),
+            used: status.use_times.count(),
+            timed_out: status.timed_out,
+            rejected: status.rejected,
+            refused_down: status.refused_down,
+        }
+    }
+}

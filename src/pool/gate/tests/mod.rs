@@ -1,0 +1,70 @@
+//! The gate's tests: single facts and random histories in real time (`cargo test`), and every kind of
+//! interleaving under a model checker (`make model`).
+
+#[cfg(not(poolhouse_shuttle))]
+mod facts;
+#[cfg(not(poolhouse_shuttle))]
+mod histories;
+#[cfg(poolhouse_shuttle)]
+mod interleavings;
+
+use super::*;
+use crate::pool::gate::waiters::PENDING;
+
+fn limits(min: u32, max: u32) -> Limits {
+    Limits {
+        min,
+        max,
+        max_waiting: 100,
+        outage_grace: Duration::from_secs(2),
+        shedding: None,
+        is_called_off: || false,
+    }
+}
+
+/// A gate whose minimum is connected; `took` is what it has learnt of connecting.
+fn stocked(limits: Limits, took: Duration) -> Gate {
+    let minimum = limits.min;
+    let gate = Gate::new(limits);
+    gate.keep_minimum();
+    for _ in 0..minimum {
+        assert!(matches!(gate.next_order(), Order::Make(_)));
+        gate.made(took);
+    }
+    gate
+}
+
+impl Gate {
+    fn acquire_here(&self, timeout: Duration) -> Result<Permit, Refusal> {
+        let started = now();
+        self.acquire(started, started + timeout, Location::caller()).map_err(|(refusal, _)| refusal)
+    }
+}
+
+impl State {
+    /// What holds whenever nobody has the lock, whatever happened before.
+    fn check(&self) {
+        assert!(self.connecting <= self.making, "more in hand than ordered: {self:?}");
+        assert!(self.owed <= self.making - self.connecting, "more owed than ordered: {self:?}");
+        let lent = self.holders.iter().flatten().count();
+        assert_eq!(lent, self.in_use as usize, "every lent connection has one holder: {self:?}");
+        assert_eq!(lent + self.free_entries.len(), self.holders.len(), "no entry is lost: {self:?}");
+        if self.phase == PoolState::Open {
+            assert!(self.idle == 0 || self.queue.is_empty(), "somebody waits beside an idle one: {self:?}");
+        }
+        if self.phase == PoolState::Closed {
+            assert!(self.idle == 0 && self.queue.is_empty(), "closed, and not empty: {self:?}");
+        } else if self.outage.is_down() {
+            assert!(self.making > 0, "down, and nobody finds out when it is over: {self:?}");
+        }
+        assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand is not noted: {self:?}");
+        let pending = |waiter: &Arc<Waiter>| waiter.outcome.load(Ordering::Relaxed) == PENDING;
+        assert!(self.queue.iter().all(pending), "who was told is not in the queue: {self:?}");
+    }
+
+    /// [`check`](State::check), where the gate never was made smaller.
+    fn check_bounded(&self) {
+        self.check();
+        assert!(self.total() <= self.limits.max, "more connections than the maximum: {self:?}");
+    }
+}

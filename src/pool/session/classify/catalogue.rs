@@ -1,0 +1,315 @@
+//! What the server's catalogue says of the names in a statement: whether anything behind them may write, or leave
+//! something in the session.
+//!
+//! "Only a volatile function may change the database" (PostgreSQL, "Function Volatility Categories"), and only one may
+//! set, lock or listen. So a statement is safe if no volatile function can be reached from its text: none that has a name
+//! of the text, in whatever schema and with whatever arguments; none in a view, rule or policy of a relation of that name,
+//! or of one behind it; where it writes, none in a default, constraint or trigger either; and none at all behind the
+//! operators, casts, types, domains, aggregates and defaults of arguments in the database, which need not be named.
+//!
+//! Names are looked up in all schemas, so that no `search_path` matters; what is found by mistake costs a reset, and
+//! what cannot be looked up counts as unsafe.
+
+use crate::pool::session::classify::{Form, Kind};
+use lru::LruCache;
+use postgres::Client;
+use postgres::types::Type;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a statement may do, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// It cannot change the database.
+    pub(crate) only_reads: bool,
+    /// It leaves nothing in the session that the next borrower would see.
+    pub(crate) is_clean: bool,
+    /// It takes effect as a whole or not at all.
+    pub(crate) is_atomic: bool,
+    /// It begins or ends a transaction.
+    pub(crate) controls_transaction: bool,
+}
+
+/// What is known of the names in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Verdict {
+    only_reads: bool,
+    is_clean: bool,
+}
+
+impl Verdict {
+    const UNKNOWN: Verdict = Verdict { only_reads: false, is_clean: false };
+}
+
+/// The session that asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionState {
+    pub(crate) in_transaction: bool,
+    /// What it sees may be its own alone, as a function that is not committed yet, or a setting.
+    pub(crate) is_dirty: bool,
+    /// The server reads the text as the pool does.
+    pub(crate) is_readable: bool,
+}
+
+/// The answers of the server's catalogue, shared by all connections of a pool.
+#[derive(Debug)]
+pub(crate) struct Catalogue {
+    answers: Mutex<LruCache<Box<str>, Answer>>,
+    /// Counts the statements run by this pool that may have changed the catalogue.
+    epoch: AtomicU64,
+    /// The server has no such catalogue, or this role may not read it.
+    is_unreadable: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    verdict: Verdict,
+    epoch: u64,
+    at: Instant,
+}
+
+/// How many texts are remembered.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// How long an answer is believed that another connection was given.
+const BELIEVED_FOR: Duration = Duration::from_secs(60);
+
+/// Volatile functions of PostgreSQL that leave nothing in the session, but for what `lastval` and `currval` return.
+/// (Where one of these is called a statement is no read all the same.)
+const HARMLESS: &[&str] = &[
+    "clock_timestamp",
+    "currval",
+    "gen_random_uuid",
+    "lastval",
+    "nextval",
+    "pg_advisory_xact_lock",
+    "pg_advisory_xact_lock_shared",
+    "pg_blocking_pids",
+    "pg_cancel_backend",
+    "pg_control_checkpoint",
+    "pg_control_system",
+    "pg_current_wal_insert_lsn",
+    "pg_current_wal_lsn",
+    "pg_database_size",
+    "pg_indexes_size",
+    "pg_is_in_recovery",
+    "pg_last_wal_replay_lsn",
+    "pg_lock_status",
+    "pg_logical_emit_message",
+    "pg_notify",
+    "pg_relation_size",
+    "pg_sleep",
+    "pg_table_size",
+    "pg_terminate_backend",
+    "pg_total_relation_size",
+    "pg_try_advisory_xact_lock",
+    "pg_try_advisory_xact_lock_shared",
+    "pg_xact_status",
+    "random",
+    "setval",
+    "timeofday",
+    "txid_status",
+];
+
+/// Extensions whose functions in C only compute, though they are volatile: random identifiers and bytes.
+const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
+
+/// `$1` are the names, `$2` the functions and `$3` the extensions that are harmless; `$4` is whether the statement may
+/// write, `$5` whether `set_config` is harmless in it.
+///
+/// Ids from 16384 on are those of objects made after `initdb` (`FirstNormalObjectId`); PostgreSQL itself has no operator,
+/// cast, type or aggregate with a volatile function. Foreign
+/// keys that pass changes on lead to other tables. `OFFSET 0` has the planner look up relation by relation, of which there are few. Expressions are stored as trees in which `:funcid` and the like are
+/// followed by a function's id. The functions `…_to_xml` are declared stable and run whatever query they are given.
+const ASK: &str = r"
+WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
+    SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
+    WHERE $4 AND contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
+), relation (oid) AS (
+    SELECT oid FROM pg_catalog.pg_class WHERE relname = ANY ($1)
+  UNION
+    SELECT behind.oid FROM relation, LATERAL (
+        SELECT refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d
+            ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
+            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE ev_class = relation.oid
+        UNION ALL
+        SELECT refobjid FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend d
+            ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE polrelid = relation.oid
+        UNION ALL
+        SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = relation.oid
+        UNION ALL
+        SELECT target FROM cascade WHERE source = relation.oid
+    ) AS behind (oid)
+), tree (text) AS (
+    SELECT behind.tree FROM relation, LATERAL (
+        SELECT pg_catalog.concat(ev_action, ev_qual) FROM pg_catalog.pg_rewrite
+        WHERE ev_class = relation.oid AND ($4 OR ev_type = '1')
+        UNION ALL
+        SELECT pg_catalog.concat(polqual, polwithcheck) FROM pg_catalog.pg_policy WHERE polrelid = relation.oid
+        UNION ALL
+        SELECT adbin::text FROM pg_catalog.pg_attrdef WHERE $4 AND adrelid = relation.oid
+        UNION ALL
+        SELECT tgqual::text FROM pg_catalog.pg_trigger
+        WHERE $4 AND tgrelid = relation.oid AND tgqual IS NOT NULL
+        UNION ALL
+        SELECT conbin::text FROM pg_catalog.pg_constraint
+        WHERE $4 AND conrelid = relation.oid AND conbin IS NOT NULL
+        OFFSET 0
+    ) AS behind (tree)
+    UNION ALL
+    SELECT conbin::text FROM pg_catalog.pg_constraint
+    WHERE contypid <> 0 AND oid >= 16384 AND conbin IS NOT NULL
+    UNION ALL
+    SELECT typdefaultbin::text FROM pg_catalog.pg_type
+    WHERE typtype = 'd' AND oid >= 16384 AND typdefaultbin IS NOT NULL
+    UNION ALL
+    SELECT proargdefaults::text FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proargdefaults IS NOT NULL
+), called (oid, is_named) AS (
+    SELECT oid, true FROM pg_catalog.pg_proc WHERE proname = ANY ($1)
+    UNION ALL
+    SELECT found[1]::oid, false FROM tree, LATERAL
+        pg_catalog.regexp_matches(text, ':(?:funcid|winfnoid|tsmhandler) (\d+)', 'g') AS found
+), suspect (is_harmless) AS (
+    SELECT CASE WHEN oid < 16384 THEN proname = ANY ($2) OR $5 AND is_named AND proname = 'set_config'
+                ELSE EXISTS (
+                    SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+                        AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND deptype = 'e'
+                        AND extname = ANY ($3) AND prolang = 13) END
+    FROM called JOIN pg_catalog.pg_proc p USING (oid)
+    WHERE provolatile = 'v'
+            AND prorettype <> ALL ('{pg_catalog.trigger,pg_catalog.event_trigger}'::pg_catalog.regtype[])
+        OR oid < 16384 AND proname LIKE '%\_to\_xml%'
+    UNION ALL
+    SELECT false FROM relation JOIN pg_catalog.pg_class USING (oid) WHERE relkind = 'f'
+    UNION ALL
+    SELECT false FROM relation JOIN pg_catalog.pg_trigger ON tgrelid = relation.oid
+        JOIN pg_catalog.pg_proc p ON p.oid = tgfoid
+    WHERE $4 AND NOT tgisinternal AND p.oid >= 16384 AND provolatile = 'v'
+    UNION ALL
+    SELECT false FROM (
+        SELECT oprcode FROM pg_catalog.pg_operator WHERE oid >= 16384
+        UNION ALL
+        SELECT castfunc FROM pg_catalog.pg_cast WHERE oid >= 16384
+        UNION ALL
+        SELECT amproc FROM pg_catalog.pg_amproc WHERE oid >= 16384
+        UNION ALL
+        SELECT unnest(ARRAY[typinput, typoutput, typreceive, typsend, typmodin, typmodout])
+        FROM pg_catalog.pg_type WHERE oid >= 16384 AND typinput >= 16384
+        UNION ALL
+        SELECT unnest(ARRAY[rngcanonical, rngsubdiff]) FROM pg_catalog.pg_range WHERE rngtypid >= 16384
+        UNION ALL
+        SELECT unnest(ARRAY[aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, aggmtransfn,
+                            aggminvtransfn, aggmfinalfn])
+        FROM pg_catalog.pg_aggregate WHERE aggfnoid >= 16384
+    ) AS implied (oid) JOIN pg_catalog.pg_proc p USING (oid)
+    WHERE provolatile = 'v'
+)
+SELECT NOT EXISTS (SELECT FROM suspect) AS only_reads,
+       NOT EXISTS (SELECT FROM suspect WHERE is_harmless IS NOT TRUE) AS is_clean";
+
+impl Catalogue {
+    pub(crate) fn new() -> Catalogue {
+        Catalogue {
+            answers: Mutex::new(LruCache::new(REMEMBERED)),
+            epoch: AtomicU64::new(0),
+            is_unreadable: AtomicBool::new(false),
+        }
+    }
+
+    /// What was said in an earlier epoch need not hold any more.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// A statement of this pool may have changed the catalogue.
+    pub(crate) fn note_change(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn answers(&self) -> MutexGuard<'_, LruCache<Box<str>, Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the statement may do. Asks the server where no connection has lately: one round trip.
+    pub(crate) fn traits(
+        &self,
+        client: &mut Client,
+        sql: &str,
+        session: SessionState,
+    ) -> Result<Traits, postgres::Error> {
+        let kind = Kind::of(sql);
+        let verdict = match kind.form {
+            _ if !session.is_readable => Verdict::UNKNOWN,
+            Form::Query | Form::Write => self.verdict(client, sql, &kind, session)?,
+            Form::Show => Verdict { only_reads: true, is_clean: true },
+            Form::Local => Verdict { only_reads: false, is_clean: true },
+            Form::Definition | Form::Other => Verdict::UNKNOWN,
+        };
+        Ok(Traits {
+            only_reads: verdict.only_reads && matches!(kind.form, Form::Query | Form::Show),
+            is_clean: verdict.is_clean,
+            is_atomic: kind.form != Form::Other,
+            controls_transaction: kind.controls_transaction,
+        })
+    }
+
+    fn verdict(
+        &self,
+        client: &mut Client,
+        sql: &str,
+        kind: &Kind,
+        session: SessionState,
+    ) -> Result<Verdict, postgres::Error> {
+        if self.is_unreadable.load(Ordering::Relaxed) {
+            return Ok(Verdict::UNKNOWN);
+        }
+        // Read before asking: what changes meanwhile is asked about again.
+        let (epoch, now) = (self.epoch(), Instant::now());
+        if let Some(answer) = self.answers().get(sql)
+            && answer.epoch == epoch
+            && now.saturating_duration_since(answer.at) < BELIEVED_FOR
+        {
+            return Ok(answer.verdict);
+        }
+        let verdict = match ask(client, kind) {
+            Ok(verdict) => verdict,
+            // A server of another kind may not know these tables, or refuse to show them.
+            Err(error) if error.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "0A")) => {
+                self.is_unreadable.store(true, Ordering::Relaxed);
+                match session.in_transaction {
+                    // It has failed with the question; the next one will not be asked.
+                    true => return Err(error),
+                    false => return Ok(Verdict::UNKNOWN),
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        if !session.is_dirty {
+            self.answers().put(sql.into(), Answer { verdict, epoch, at: now });
+        }
+        Ok(verdict)
+    }
+}
+
+fn ask(client: &mut Client, kind: &Kind) -> Result<Verdict, postgres::Error> {
+    let may_write = kind.form == Form::Write;
+    let rows = client.query_typed(
+        ASK,
+        &[
+            (&kind.names, Type::TEXT_ARRAY),
+            (&HARMLESS, Type::TEXT_ARRAY),
+            (&HARMLESS_EXTENSIONS, Type::TEXT_ARRAY),
+            (&may_write, Type::BOOL),
+            (&kind.sets_locally, Type::BOOL),
+        ],
+    )?;
+    let Some(row) = rows.first() else { return Ok(Verdict::UNKNOWN) };
+    let is_so = |column: &str| row.try_get(column).unwrap_or(false);
+    Ok(Verdict { only_reads: is_so("only_reads"), is_clean: is_so("is_clean") })
+}

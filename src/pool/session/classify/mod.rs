@@ -1,0 +1,374 @@
+//! What a statement's text tells about it: what it may do, and which names have to be looked up in the server's
+//! catalogue before that is believed.
+//!
+//! Only what is known to be safe counts as such: a text that is not understood may write, in several steps, and leave
+//! anything behind in the session.
+
+pub(in crate::pool) mod catalogue;
+mod tokens;
+
+use crate::pool::session::classify::tokens::{Token, Tokens};
+
+/// What is known of a statement from its text alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) form: Form,
+    /// It begins or ends a transaction; nothing for the inside of one that the pool ends.
+    pub(crate) controls_transaction: bool,
+    /// Every name in it, each once: whatever it calls or reads is among them, or implied by operators and types.
+    pub(crate) names: Vec<String>,
+    /// Every `set_config` in it sets for the transaction only.
+    pub(crate) sets_locally: bool,
+}
+
+/// The sorts of statements that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Reads, unless something behind its names does more.
+    Query,
+    /// Writes or locks rows, all or nothing; leaves no trace in the session, unless something behind its names does.
+    Write,
+    /// Shows a setting.
+    Show,
+    /// What it sets or locks ends with the transaction.
+    Local,
+    /// Changes the catalogue, all or nothing.
+    Definition,
+    /// Anything else.
+    Other,
+}
+
+/// Words after CREATE, ALTER and DROP with which the statement is all or nothing, unless it runs CONCURRENTLY. Whatever
+/// cannot run in a transaction block is not among them (PostgreSQL's source: callers of `PreventInTransactionBlock`).
+const TRANSACTIONAL: &[&str] = &[
+    "or",
+    "temp",
+    "temporary",
+    "local",
+    "global",
+    "unlogged",
+    "table",
+    "recursive",
+    "view",
+    "materialized",
+    "unique",
+    "index",
+    "sequence",
+    "schema",
+    "function",
+    "procedure",
+    "aggregate",
+    "operator",
+    "cast",
+    "type",
+    "domain",
+    "trigger",
+    "constraint",
+    "rule",
+    "policy",
+    "role",
+    "user",
+    "default",
+];
+
+impl Kind {
+    pub(crate) fn of(sql: &str) -> Kind {
+        let Tokens { list, is_opaque } = Tokens::of(sql);
+        let mut keywords = list.iter().filter_map(Token::keyword);
+        let first = keywords.next().unwrap_or_default();
+        let controls_transaction = match first {
+            "begin" | "start" | "commit" | "end" | "abort" => true,
+            "rollback" => !rolls_back_to_savepoint(&list),
+            "prepare" => list.get(1).and_then(Token::keyword) == Some("transaction"),
+            _ => false,
+        };
+        let form = match first {
+            "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge" => {
+                match is_opaque || creates_table(&list) {
+                    // All or nothing it is still.
+                    true => Form::Definition,
+                    false if may_write(&list) => Form::Write,
+                    false => Form::Query,
+                }
+            }
+            "show" => Form::Show,
+            "savepoint" | "release" | "lock" | "notify" => Form::Local,
+            "rollback" if !controls_transaction => Form::Local,
+            "set" if sets_locally(&list) => Form::Local,
+            "create" | "alter" | "drop" if is_transactional(&list) => Form::Definition,
+            "truncate" | "comment" | "grant" | "revoke" => Form::Definition,
+            _ => Form::Other,
+        };
+        let mut names = match form {
+            Form::Query | Form::Write => names(&list),
+            _ => Vec::new(),
+        };
+        names.sort_unstable();
+        names.dedup();
+        Kind { form, controls_transaction, names, sets_locally: are_local_settings(&list) }
+    }
+}
+
+/// Whether it is a `COPY … FROM STDIN`.
+pub(crate) fn is_copy_in(sql: &str) -> bool {
+    let Tokens { list, .. } = Tokens::of(sql);
+    let is_source = |pair: &[Token]| pair[0].keyword() == Some("from") && pair[1].keyword() == Some("stdin");
+    list.first().and_then(Token::keyword) == Some("copy") && list.windows(2).any(is_source)
+}
+
+fn names(list: &[Token]) -> Vec<String> {
+    let names = list.iter().filter_map(|token| match token {
+        Token::Word { text, .. } => Some(text.clone()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// Whether it has a part that writes or locks rows.
+fn may_write(list: &[Token]) -> bool {
+    list.iter().filter_map(Token::keyword).any(|word| {
+        // FOR UPDATE and FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE.
+        matches!(word, "insert" | "update" | "delete" | "merge" | "share")
+    })
+}
+
+/// Whether it is a `SELECT … INTO table`.
+fn creates_table(list: &[Token]) -> bool {
+    let is_into = |pair: &[Token]| {
+        pair[1].keyword() == Some("into") && !matches!(pair[0].keyword(), Some("insert" | "merge"))
+    };
+    list.windows(2).any(is_into)
+}
+
+fn is_transactional(list: &[Token]) -> bool {
+    let second = list.get(1).and_then(Token::keyword);
+    let is_concurrent = list.iter().any(|token| token.keyword() == Some("concurrently"));
+    !is_concurrent && second.is_some_and(|word| TRANSACTIONAL.contains(&word))
+}
+
+/// `ROLLBACK [WORK | TRANSACTION] TO …`.
+fn rolls_back_to_savepoint(list: &[Token]) -> bool {
+    let words: Vec<_> = list.iter().skip(1).take(2).filter_map(Token::keyword).collect();
+    matches!(words.as_slice(), ["to", ..] | ["work" | "transaction", "to"])
+}
+
+/// `SET LOCAL …`, `SET TRANSACTION …` and `SET CONSTRAINTS …`, but not the setting of a parameter whose name begins with
+/// such a word, as in `SET local.tenant = 'A'`.
+fn sets_locally(list: &[Token]) -> bool {
+    let second = list.get(1).and_then(Token::keyword);
+    let is_name = matches!(list.get(2), Some(Token::Word { .. }));
+    let is_value = list.get(2).and_then(Token::keyword) == Some("to");
+    matches!(second, Some("local" | "transaction" | "constraints")) && is_name && !is_value
+}
+
+/// Whether every `set_config` has the form `set_config(name, value, true)`, with literals or parameters for name and
+/// value.
+fn are_local_settings(list: &[Token]) -> bool {
+    let is_name = |token: &Token| matches!(token, Token::Word { text, .. } if text == "set_config");
+    let places = list.iter().enumerate().filter(|(_, token)| is_name(token)).map(|(place, _)| place);
+    places.into_iter().all(|place| {
+        let mut rest = &list[place + 1..];
+        take(&mut rest, Token::is_open)
+            && take(&mut rest, Token::is_value)
+            && take(&mut rest, Token::is_comma)
+            && take(&mut rest, Token::is_value)
+            && is_cast_to_text(&mut rest)
+            && take(&mut rest, Token::is_comma)
+            && take(&mut rest, |token| token.keyword() == Some("true"))
+            && take(&mut rest, Token::is_close)
+    })
+}
+
+/// Takes the next token off `rest` if it is what is wanted.
+fn take(rest: &mut &[Token], is_wanted: impl FnOnce(&Token) -> bool) -> bool {
+    match rest.split_first() {
+        Some((token, after)) if is_wanted(token) => {
+            *rest = after;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Takes `::text` off `rest`, if it is there.
+fn is_cast_to_text(rest: &mut &[Token]) -> bool {
+    let colon = Token::Symbol(':');
+    match rest {
+        [first, second, name, after @ ..] if *first == colon && *second == colon => {
+            *rest = after;
+            name.keyword() == Some("text")
+        }
+        _ => true,
+    }
+}
+
+impl Token {
+    fn is_open(&self) -> bool {
+        *self == Token::Symbol('(')
+    }
+
+    fn is_close(&self) -> bool {
+        *self == Token::Symbol(')')
+    }
+
+    fn is_comma(&self) -> bool {
+        *self == Token::Symbol(',')
+    }
+
+    fn is_value(&self) -> bool {
+        matches!(self, Token::Literal | Token::Parameter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn form(sql: &str) -> Form {
+        Kind::of(sql).form
+    }
+
+    #[test]
+    fn queries_are_known_by_their_text() {
+        for sql in [
+            "SELECT movie_id, title FROM movies WHERE year = $1",
+            "  -- a comment\n select count(*) from movies where title in ('delete', $$insert into x$$)",
+            "/* outer /* inner */ update */ VALUES (1)",
+            "WITH recent AS (SELECT * FROM movies WHERE year > 2000) SELECT lower(title) FROM recent",
+            "SELECT \"update\", temp FROM t WHERE note = 'it''s; DELETE FROM t'",
+            "(SELECT 1) UNION (SELECT 2)",
+        ] {
+            assert_eq!(form(sql), Form::Query, "{sql}");
+        }
+        for sql in [
+            "INSERT INTO movies VALUES (1)",
+            "WITH gone AS (DELETE FROM movies RETURNING 1) SELECT count(*) FROM gone",
+            "SELECT * FROM movies FOR NO KEY UPDATE",
+            "SELECT * FROM movies FOR KEY SHARE",
+            "MERGE INTO a USING b ON true WHEN MATCHED THEN DELETE",
+        ] {
+            assert_eq!(form(sql), Form::Write, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_leaves_something_or_is_not_understood_is_neither() {
+        for sql in [
+            "SELECT * INTO copy FROM movies",
+            "SELECT * INTO TEMP copy FROM movies",
+            "SELECT U&\"set\\005fconfig\"('work_mem', '1MB', false)",
+            "CREATE TEMP TABLE scratch (a int)",
+            "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE UNIQUE INDEX i ON t (a)",
+            "ALTER TABLE t ADD COLUMN a int",
+            "TRUNCATE t",
+        ] {
+            assert_eq!(form(sql), Form::Definition, "{sql}");
+        }
+        for sql in [
+            "",
+            "SET search_path = other",
+            "SET local.tenant = 'A'",
+            "SET transaction.x TO 1",
+            "SET constraints.x = 1",
+            "SET \"local\" TO 1",
+            "SET LOCAL",
+            "LISTEN news",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+            "PREPARE p AS SELECT 1",
+            "EXPLAIN ANALYZE SELECT charge()",
+            "COPY t FROM STDIN",
+            "DO $$ BEGIN END $$",
+            "CALL p()",
+            "VACUUM t",
+            "REINDEX TABLE t",
+            "CREATE INDEX CONCURRENTLY i ON t (a)",
+            "DROP INDEX CONCURRENTLY i",
+            "ALTER TABLE t DETACH PARTITION u CONCURRENTLY",
+            "CREATE DATABASE d",
+            "ALTER SYSTEM SET work_mem = '1MB'",
+            "COMMIT PREPARED 'x'",
+        ] {
+            assert_eq!(form(sql), Form::Other, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_ends_with_the_transaction_is_local() {
+        for sql in [
+            "SET LOCAL work_mem = '1MB'",
+            "set local app.tenant to 'A'",
+            "SET /* so */ LOCAL ROLE other",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET CONSTRAINTS ALL DEFERRED",
+            "SAVEPOINT a",
+            "ROLLBACK TO a",
+            "ROLLBACK WORK TO SAVEPOINT a",
+            "LOCK TABLE movies IN EXCLUSIVE MODE",
+            "NOTIFY news",
+        ] {
+            assert_eq!((form(sql), Kind::of(sql).controls_transaction), (Form::Local, false), "{sql}");
+        }
+    }
+
+    #[test]
+    fn transactions_are_begun_and_ended_by_few_words() {
+        for sql in
+            ["BEGIN", "COMMIT AND CHAIN", "END", "ROLLBACK", "ROLLBACK WORK", "PREPARE TRANSACTION 'x'"]
+        {
+            assert!(Kind::of(sql).controls_transaction, "{sql}");
+        }
+        for sql in ["PREPARE p AS SELECT 1", "SELECT 'BEGIN'"] {
+            assert!(!Kind::of(sql).controls_transaction, "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_a_copy_from_the_client_is_one() {
+        for (sql, is_one) in [
+            ("COPY t (a, b) FROM STDIN", true),
+            ("copy t from /* here */ stdin with (format csv)", true),
+            ("COMMIT", false),
+            ("COPY t FROM 'stdin'", false),
+            ("COPY t TO STDOUT", false),
+            ("COPY t FROM PROGRAM 'true'", false),
+        ] {
+            assert_eq!(is_copy_in(sql), is_one, "{sql}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_to_be_looked_up() {
+        let kind =
+            Kind::of("SELECT a.charge, public.\"Charge\" (1), lower('charge') FROM accounts a, accounts b");
+        assert_eq!(
+            kind.names,
+            ["Charge", "a", "accounts", "b", "charge", "from", "lower", "public", "select"]
+        );
+    }
+
+    #[test]
+    fn a_setting_for_the_transaction_is_known_by_its_form() {
+        for (sql, is_local) in [
+            ("SELECT set_config('app.tenant', $1, true)", true),
+            ("SELECT pg_catalog.set_config($1, $2::text, true), set_config('a.b', 'c', TRUE)", true),
+            ("SELECT 1", true),
+            ("SELECT set_config('app.tenant', $1, false)", false),
+            ("SELECT set_config('app.tenant', $1, $2)", false),
+            ("SELECT set_config('app.tenant', $1, true AND false)", false),
+            ("SELECT set_config('app.tenant', set_config('a.b', 'c', false), true)", false),
+            ("SELECT set_config('a.b', 'c', true), x.set_config", false),
+            ("SELECT set_config('a.b', $1::text || 'c', true)", false),
+        ] {
+            assert_eq!(Kind::of(sql).sets_locally, is_local, "{sql}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_strange(sql in "[\\PC'\"$/*\\-();\\n]{0,60}") {
+            let _ = Kind::of(&sql);
+        }
+    }
+}
