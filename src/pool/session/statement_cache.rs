@@ -86,7 +86,9 @@ impl Statements {
         session: SessionState,
     ) -> Result<Prepared, Unprepared> {
         let epoch = self.catalogue.epoch();
-        let kept = self.kept.as_mut().and_then(|kept| kept.get_mut(sql));
+        // One that is parsed by other rules goes on meaning what it meant then; one without a name is parsed each time.
+        let is_lasting = session.is_readable && (session.reads_as_at_login || self.learning.is_some());
+        let kept = self.kept.as_mut().filter(|_| is_lasting).and_then(|kept| kept.get_mut(sql));
         if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
             if prepared.epoch != epoch {
                 prepared.traits =
@@ -102,8 +104,7 @@ impl Statements {
         };
         let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
         let prepared = Prepared { way, traits, epoch, is_kept: false };
-        // One that was parsed by other rules would go on meaning what it meant then.
-        if let Some(kept) = self.kept.as_mut().filter(|_| session.is_readable) {
+        if let Some(kept) = self.kept.as_mut().filter(|_| is_lasting) {
             kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
         }
         Ok(prepared)

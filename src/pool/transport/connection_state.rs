@@ -35,6 +35,9 @@ pub(crate) struct Wire {
     sends_utf8: AtomicBool,
     /// and `server_encoding`.
     keeps_utf8: AtomicBool,
+    /// What [`READ_BY`] were at the login, and a bit for each that is something else now.
+    read_by: [OnceLock<Box<[u8]>>; READ_BY.len()],
+    read_otherwise: AtomicU8,
     /// Nobody can tell any more how many replies are to come.
     lost_count: AtomicBool,
     /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
@@ -53,6 +56,10 @@ pub(crate) struct LastWords {
     pub(crate) code: String,
     pub(crate) message: String,
 }
+
+/// The parameters by which the server reads literals when it prepares a statement, of those it reports: a statement goes on
+/// meaning what it meant then.
+const READ_BY: [&[u8]; 3] = [b"DateStyle", b"IntervalStyle", b"TimeZone"];
 
 /// The zero of the wires' clock.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -77,6 +84,8 @@ impl Wire {
             strings_conform: AtomicBool::new(false),
             sends_utf8: AtomicBool::new(false),
             keeps_utf8: AtomicBool::new(false),
+            read_by: Default::default(),
+            read_otherwise: AtomicU8::new(0),
             lost_count: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
@@ -156,6 +165,11 @@ impl Wire {
 
     /// The server has reported a parameter of the session.
     pub(crate) fn note_parameter(&self, name: &[u8], value: &[u8]) {
+        if let Some(place) = READ_BY.iter().position(|known| *known == name) {
+            let is_other = **self.read_by[place].get_or_init(|| value.into()) != *value;
+            let others = self.read_otherwise.load(Ordering::Relaxed) & !(1 << place);
+            self.read_otherwise.store(others | u8::from(is_other) << place, Ordering::Relaxed);
+        }
         let (parameter, expected): (_, &[u8]) = match name {
             b"standard_conforming_strings" => (&self.strings_conform, b"on"),
             b"client_encoding" => (&self.sends_utf8, b"UTF8"),
@@ -171,6 +185,11 @@ impl Wire {
         let is_set = |parameter: &AtomicBool| parameter.load(Ordering::Relaxed);
         is_set(&self.strings_conform)
             && (text.is_ascii() || is_set(&self.sends_utf8) && is_set(&self.keeps_utf8))
+    }
+
+    /// Whether the server reads dates and times in literals as it did at the login.
+    pub(crate) fn reads_as_at_login(&self) -> bool {
+        self.read_otherwise.load(Ordering::Relaxed) == 0
     }
 
     /// The server has completed a statement.

@@ -51,6 +51,8 @@ pub(crate) struct SessionState {
     pub(crate) is_dirty: bool,
     /// The server reads the text as the pool does.
     pub(crate) is_readable: bool,
+    /// And the literals in it as in every other session of the pool.
+    pub(crate) reads_as_at_login: bool,
 }
 
 /// The answers of the server's catalogue, shared by all connections of a pool.
