@@ -34,12 +34,10 @@ pub(crate) struct Prepared {
 
 #[derive(Clone)]
 enum Way {
-    /// Prepared on the server, one round trip.
+    /// Prepared on the server, one round trip more where it is not kept.
     Named(Statement),
     /// Sent whole with its parameters' types, one round trip as well; the server parses it each time.
     Typed(Arc<[Type]>),
-    /// Prepared for this once, two round trips.
-    Once,
 }
 
 /// Why a statement could not be prepared.
@@ -97,10 +95,9 @@ impl Statements {
             }
             return Ok(prepared.clone());
         }
-        let way = match (&mut self.learning, &self.kept) {
-            (Some(learning), _) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
-            (None, Some(_)) => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
-            (None, None) => Way::Once,
+        let way = match &mut self.learning {
+            Some(learning) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
+            None => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
         };
         let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
         let prepared = Prepared { way, traits, epoch, is_kept: false };
@@ -141,7 +138,6 @@ impl Prepared {
         match &self.way {
             Way::Named(statement) => client.query(statement, params),
             Way::Typed(types) => client.query_typed(sql, &with_types(params, types)),
-            Way::Once => client.query(sql, params),
         }
     }
 
@@ -154,7 +150,6 @@ impl Prepared {
         match &self.way {
             Way::Named(statement) => client.execute(statement, params),
             Way::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
-            Way::Once => client.execute(sql, params),
         }
     }
 
