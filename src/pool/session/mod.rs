@@ -49,8 +49,6 @@ pub(crate) struct Session {
     is_demoted: bool,
     /// The transaction, while there is one, was begun so.
     is_read_only: bool,
-    /// The catalogue may have changed, which holds for others from the end of the transaction on.
-    has_changed_catalogue: bool,
     statement_timeout: Option<Duration>,
     /// In this transaction the server has refused a statement because of another transaction.
     pub(crate) has_lost_against_another: bool,
@@ -60,9 +58,10 @@ pub(crate) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Of a COMMIT that was sent and not answered, too.
-        self.has_changed_catalogue |= self.is_dirty && self.wire.has_ended();
-        self.settle_catalogue();
+        if self.is_dirty && self.wire.has_ended() {
+            // What was sent and not answered may have changed the catalogue.
+            self.statements.note_catalogue_change();
+        }
         // The driver says goodbye to the server and waits for what is outstanding: not for long.
         let now = Instant::now();
         self.wire.set_deadline(now, Some(now + FAREWELL));
@@ -107,7 +106,6 @@ impl Session {
             must_be_writable,
             is_demoted: false,
             is_read_only: false,
-            has_changed_catalogue: false,
             has_lost_against_another: false,
             is_dirty: false,
             statement_timeout,
@@ -118,9 +116,7 @@ impl Session {
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let mark = self.begin(limit);
-        let outcome = self.client.batch_execute(sql);
-        self.settle_catalogue();
-        outcome.map_err(|error| self.judge(error, mark, effect))
+        self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
     }
 
     /// Begins a transaction with `begin`, and returns the row of `query` if there is one: all in one round trip.

@@ -52,7 +52,6 @@ impl Session {
     fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
         let written = self.wire.written();
         let row = self.last_row(sql, limit).ok()?;
-        self.settle_catalogue();
         // A borrower with `&mut Client` can put another client in its place.
         (self.wire.written() != written && self.wire.status() == Some(b'I')).then_some(row)
     }

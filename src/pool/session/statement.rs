@@ -57,7 +57,6 @@ impl Session {
             let mark =
                 Mark { written: self.wire.written(), is_trusted: traits.is_clean && !was_dirty, ..mark };
             let outcome = operation(&prepared, &mut self.client, sql, params);
-            self.settle_catalogue();
             let error = match outcome {
                 Ok(result) => {
                     // It goes on, if only from a savepoint.
@@ -133,15 +132,6 @@ impl Session {
             }
             _ => failure,
         })
-    }
-
-    /// Has the other connections ask the catalogue again where it may have changed, once they can see it.
-    pub(super) fn settle_catalogue(&mut self) {
-        self.has_changed_catalogue |= self.wire.take_catalogue_change();
-        if self.has_changed_catalogue && !self.wire.is_in_transaction() {
-            self.has_changed_catalogue = false;
-            self.statements.note_catalogue_change();
-        }
     }
 
     /// Whether the borrower has begun a transaction with the driver's client, which must not be ended for them:

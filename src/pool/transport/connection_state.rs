@@ -27,7 +27,8 @@ pub(crate) struct Wire {
     timed_out: AtomicBool,
     /// In the reply that is being read, a statement was completed.
     completed: AtomicBool,
-    /// A statement was completed that may have changed the server's catalogue.
+    /// A statement was completed that may have changed the server's catalogue; others see that from the end of the
+    /// transaction on.
     changed_catalogue: AtomicBool,
     /// The parameters that decide how the server reads a text, as it reports them: `standard_conforming_strings`,
     strings_conform: AtomicBool,
@@ -47,6 +48,8 @@ pub(crate) struct Wire {
     cancel_key: OnceLock<Box<[u8]>>,
     /// Whose it is, for what errors say.
     pool: OnceLock<Arc<str>>,
+    /// Counts, for all of its connections, the statements that may have changed the server's catalogue.
+    catalogue_epoch: OnceLock<Arc<AtomicU64>>,
 }
 
 /// An error of the server, as far as it has to be understood without the driver.
@@ -91,6 +94,7 @@ impl Wire {
             last_words: Mutex::new(None),
             cancel_key: OnceLock::new(),
             pool: OnceLock::new(),
+            catalogue_epoch: OnceLock::new(),
         }
     }
 
@@ -111,9 +115,9 @@ impl Wire {
     }
 
     /// The wire belongs to this pool.
-    pub(crate) fn set_pool(&self, name: Arc<str>) {
+    pub(crate) fn set_pool(&self, name: Arc<str>, catalogue_epoch: Arc<AtomicU64>) {
         // It does so from the login on, for good.
-        let _ = self.pool.set(name);
+        let _ = (self.pool.set(name), self.catalogue_epoch.set(catalogue_epoch));
     }
 
     /// The deadline has passed.
@@ -161,6 +165,8 @@ impl Wire {
     pub(crate) fn fail(&self, timed_out: bool) {
         self.ended.store(true, Ordering::Relaxed);
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
+        // A COMMIT may have been sent.
+        self.settle_catalogue();
     }
 
     /// The server has reported a parameter of the session.
@@ -205,13 +211,14 @@ impl Wire {
         self.completed.load(Ordering::Relaxed)
     }
 
-    /// Whether, since this was last asked, a statement was completed that may have changed the server's catalogue.
-    pub(crate) fn take_catalogue_change(&self) -> bool {
-        let has_changed = self.changed_catalogue.load(Ordering::Relaxed);
-        if has_changed {
+    /// Has all connections of the pool ask the catalogue again if it may have changed.
+    fn settle_catalogue(&self) {
+        if self.changed_catalogue.load(Ordering::Relaxed)
+            && let Some(epoch) = self.catalogue_epoch.get()
+        {
             self.changed_catalogue.store(false, Ordering::Relaxed);
+            epoch.fetch_add(1, Ordering::AcqRel);
         }
-        has_changed
     }
 
     /// The replies to come cannot be counted any more.
@@ -278,6 +285,9 @@ impl Wire {
     pub(crate) fn end_reply(&self, status: u8) {
         self.completed.store(false, Ordering::Relaxed);
         self.answered.store(nanos(Instant::now()), Ordering::Relaxed);
+        if status == b'I' {
+            self.settle_catalogue();
+        }
         if self.end_request() == 0 {
             self.status.store(status, Ordering::Relaxed);
         }

@@ -83,3 +83,49 @@ fn a_text_that_was_read_in_another_way_is_not_believed() {
     assert_eq!(seen, stage.fresh, "{}", difference(&seen, &stage.fresh));
     drop(first);
 }
+
+const QUIET: &str = "CREATE FUNCTION quiet() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'";
+const LOUD: &str = "CREATE OR REPLACE FUNCTION quiet() RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM set_config('work_mem', '1MB', false); RETURN 1; END $$";
+
+/// Two connections that know `quiet` as harmless.
+fn quiet_pool() -> Pool {
+    let pool = pool(2, 2, |_| ());
+    pool.execute_write(QUIET, &[]).unwrap();
+    let both = [pool.get_connection().unwrap(), pool.get_connection().unwrap()];
+    for connection in &both {
+        assert_eq!(connection.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap(), Some(1));
+    }
+    pool
+}
+
+/// What the next borrowers of every connection see after `SELECT quiet()`.
+fn is_noticed(pool: &Pool) -> bool {
+    let both = [pool.get_connection().unwrap(), pool.get_connection().unwrap()];
+    let usual: Vec<Option<String>> =
+        both.iter().map(|connection| connection.execute_query_one("SHOW work_mem", &[]).unwrap()).collect();
+    for connection in &both {
+        connection.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap();
+    }
+    drop(both);
+    let both = [pool.get_connection().unwrap(), pool.get_connection().unwrap()];
+    let seen: Vec<Option<String>> =
+        both.iter().map(|connection| connection.execute_query_one("SHOW work_mem", &[]).unwrap()).collect();
+    seen == usual && seen[0].as_deref() != Some("1MB")
+}
+
+/// A borrower that has changed something need not have come back.
+#[test]
+fn what_a_borrower_changes_is_known_at_once() {
+    let pool = quiet_pool();
+    let mut changing = pool.get_connection().unwrap();
+    changing.client().batch_execute(LOUD).unwrap();
+    let other = pool.clone();
+    let seen = elsewhere(move || {
+        other.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap();
+        other.execute_query_one::<String>("SHOW work_mem", &[]).unwrap()
+    });
+    assert_ne!(seen.as_deref(), Some("1MB"));
+    drop(changing);
+    assert!(is_noticed(&pool));
+}

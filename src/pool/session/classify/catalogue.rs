@@ -16,7 +16,7 @@ use postgres::Client;
 use postgres::types::Type;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a statement may do, as far as it is known.
@@ -60,7 +60,7 @@ pub(crate) struct SessionState {
 pub(crate) struct Catalogue {
     answers: Mutex<LruCache<Box<str>, Answer>>,
     /// Counts the statements run by this pool that may have changed the catalogue.
-    epoch: AtomicU64,
+    epoch: Arc<AtomicU64>,
     /// The server has no such catalogue, or this role may not read it.
     is_unreadable: AtomicBool,
 }
@@ -219,7 +219,7 @@ impl Catalogue {
     pub(crate) fn new() -> Catalogue {
         Catalogue {
             answers: Mutex::new(LruCache::new(REMEMBERED)),
-            epoch: AtomicU64::new(0),
+            epoch: Arc::default(),
             is_unreadable: AtomicBool::new(false),
         }
     }
@@ -227,6 +227,11 @@ impl Catalogue {
     /// What was said in an earlier epoch need not hold any more.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// For the connections, which see what statements do.
+    pub(crate) fn share_epoch(&self) -> Arc<AtomicU64> {
+        self.epoch.clone()
     }
 
     /// A statement of this pool may have changed the catalogue.
