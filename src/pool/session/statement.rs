@@ -134,10 +134,9 @@ impl Session {
         })
     }
 
-    /// Whether the borrower has begun a transaction with the driver's client, which must not be ended for them:
-    /// of use behind PgBouncer only.
+    /// Whether the borrower has begun a transaction by itself, which must not be ended for them.
     fn is_in_own_transaction(&self) -> bool {
-        self.is_dirty && self.statements.are_behind_pgbouncer() && self.wire.status() != Some(b'I')
+        self.is_dirty && self.wire.status() != Some(b'I')
     }
 
     /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or
