@@ -49,6 +49,8 @@ pub(crate) struct Session {
     is_demoted: bool,
     /// The transaction, while there is one, was begun so.
     is_read_only: bool,
+    /// And the catalogue's epoch was this one then.
+    began: u64,
     statement_timeout: Option<Duration>,
     /// In this transaction the server has refused a statement because of another transaction.
     pub(crate) has_lost_against_another: bool,
@@ -106,6 +108,7 @@ impl Session {
             must_be_writable,
             is_demoted: false,
             is_read_only: false,
+            began: 0,
             has_lost_against_another: false,
             is_dirty: false,
             statement_timeout,
@@ -127,7 +130,7 @@ impl Session {
         query: &str,
         limit: Limit,
     ) -> Result<Vec<Option<String>>, Failure> {
-        self.is_read_only = is_read_only;
+        (self.is_read_only, self.began) = (is_read_only, self.statements.catalogue_epoch());
         let mut sql = Cow::Borrowed(begin);
         // Behind PgBouncer no startup option sets the server's own limit.
         if let Some(limit) = self.statement_timeout

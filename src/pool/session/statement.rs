@@ -43,7 +43,9 @@ impl Session {
             let was_dirty = self.is_dirty;
             let is_readable = self.wire.reads_as_written(sql);
             let reads_as_at_login = self.wire.reads_as_at_login();
-            let state = SessionState { in_transaction, is_dirty: was_dirty, is_readable, reads_as_at_login };
+            let began = self.in_transaction.then_some(self.began);
+            let state =
+                SessionState { in_transaction, began, is_dirty: was_dirty, is_readable, reads_as_at_login };
             let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
                 Ok(prepared) => prepared,
                 Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),

@@ -26,8 +26,8 @@ pub(crate) struct Statements {
 pub(crate) struct Prepared {
     way: Way,
     pub(crate) traits: Traits,
-    /// When the catalogue was asked for the traits.
-    epoch: u64,
+    /// When the catalogue was asked for the traits; `None` where what the session saw may have been its own alone.
+    epoch: Option<u64>,
     /// It was prepared earlier, so that what it was prepared for may have changed since.
     pub(crate) is_kept: bool,
 }
@@ -83,12 +83,14 @@ impl Statements {
         params: Params<'_>,
         session: SessionState,
     ) -> Result<Prepared, Unprepared> {
-        let epoch = self.catalogue.epoch();
+        let now = self.catalogue.epoch();
+        let epoch = Some(now).filter(|_| !session.is_dirty && !session.is_behind(now));
         // One that is parsed by other rules goes on meaning what it meant then; one without a name is parsed each time.
         let is_lasting = session.is_readable && (session.reads_as_at_login || self.learning.is_some());
         let kept = self.kept.as_mut().filter(|_| is_lasting).and_then(|kept| kept.get_mut(sql));
         if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
-            if prepared.epoch != epoch {
+            // In a session that is dirty the answer makes no difference.
+            if prepared.epoch != Some(now) && !(session.is_dirty && prepared.epoch.is_none()) {
                 prepared.traits =
                     self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
                 prepared.epoch = epoch;
@@ -105,6 +107,11 @@ impl Statements {
             kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
         }
         Ok(prepared)
+    }
+
+    /// What was said of statements in an earlier epoch need not hold any more.
+    pub(crate) fn catalogue_epoch(&self) -> u64 {
+        self.catalogue.epoch()
     }
 
     /// A statement has run that may have changed what the catalogue says of others.

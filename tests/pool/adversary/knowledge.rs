@@ -129,3 +129,36 @@ fn what_a_borrower_changes_is_known_at_once() {
     drop(changing);
     assert!(is_noticed(&pool));
 }
+
+/// A transaction that sees the catalogue as it was runs functions as they are.
+#[test]
+fn what_an_old_snapshot_shows_is_not_believed() {
+    for begins in ["by the pool", "by the borrower"] {
+        let pool = quiet_pool();
+        // A text that is not known yet, and one that is.
+        let ask = |db: &dyn Fn(&str)| ["SELECT quiet()", "SELECT quiet() + 0"].map(db);
+        let change = || {
+            let other = pool.clone();
+            elsewhere(move || other.execute_write(LOUD, &[]).unwrap());
+        };
+        if begins == "by the pool" {
+            let isolation = Some(poolhouse::Isolation::RepeatableRead);
+            let options = poolhouse::TransactionOptions { isolation, ..Default::default() };
+            let outcome = pool.transaction_with(&options, |tx| {
+                tx.execute_query::<i32>("SELECT 1", &[])?;
+                change();
+                ask(&|sql| drop(tx.execute_query::<i32>(sql, &[]).unwrap()));
+                Ok(())
+            });
+            outcome.unwrap();
+        } else {
+            let connection = pool.get_connection().unwrap();
+            connection.execute_write("BEGIN ISOLATION LEVEL REPEATABLE READ", &[]).unwrap();
+            connection.execute_query::<i32>("SELECT 1", &[]).unwrap();
+            change();
+            ask(&|sql| drop(connection.execute_query::<i32>(sql, &[]).unwrap()));
+            connection.execute_write("COMMIT", &[]).unwrap();
+        }
+        assert!(is_noticed(&pool), "{begins}");
+    }
+}

@@ -47,12 +47,22 @@ impl Verdict {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SessionState {
     pub(crate) in_transaction: bool,
+    /// The epoch in which the pool's transaction, if there is one, began: what that sees may be as old.
+    pub(crate) began: Option<u64>,
     /// What it sees may be its own alone, as a function that is not committed yet, or a setting.
     pub(crate) is_dirty: bool,
     /// The server reads the text as the pool does.
     pub(crate) is_readable: bool,
     /// And the literals in it as in every other session of the pool.
     pub(crate) reads_as_at_login: bool,
+}
+
+impl SessionState {
+    /// Whether it may see the catalogue as it was before `epoch`, though what it runs is as it is now: in a transaction with
+    /// one snapshot for all of it.
+    pub(crate) fn is_behind(&self, epoch: u64) -> bool {
+        self.began.is_some_and(|began| began != epoch)
+    }
 }
 
 /// The answers of the server's catalogue, shared by all connections of a pool.
@@ -283,6 +293,9 @@ impl Catalogue {
             && now.saturating_duration_since(answer.at) < BELIEVED_FOR
         {
             return Ok(answer.verdict);
+        }
+        if session.is_behind(epoch) {
+            return Ok(Verdict::UNKNOWN);
         }
         let verdict = match ask(client, kind) {
             Ok(verdict) => verdict,
