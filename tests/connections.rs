@@ -348,3 +348,29 @@ fn a_client_that_sends_no_more_is_gone() {
     raw.stream.shutdown(Shutdown::Write).unwrap();
     raw.assert_ended();
 }
+
+/// What clients send that would rather speak HTTP/2, as `curl --http2` and Java's do: to a server that does not, it is a
+/// request like any other.
+#[test]
+fn an_upgrade_that_is_not_taken_up_is_a_request_like_any_other() {
+    let app = App::start();
+    let title = "{\"title\":\"Upgraded\"}";
+    let rest = format!(
+        "Authorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n",
+        app.token,
+        title.len()
+    );
+    let mut raw = Raw::connect(&app);
+    raw.send(request("PUT", "/api/movies/1", &rest) + title);
+    let answer = raw.answer_to("PUT");
+    assert_eq!(answer.status(), 200);
+    assert!(answer.has("connection: close"), "{answer:?}");
+    raw.assert_ended();
+    // A tunnel is not offered; what comes with its request is not the next one.
+    let mut raw = Raw::connect(&app);
+    raw.send(request("CONNECT", "x:1", "Content-Length: 18\r\n") + "GET / HTTP/1.1\r\n\r\n");
+    let refusal = raw.answer_to("CONNECT");
+    assert!(refusal.status() >= 400, "{refusal:?}");
+    raw.assert_ended();
+}

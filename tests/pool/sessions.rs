@@ -236,3 +236,39 @@ fn columns_with_names_of_the_languages_words_cost_no_reset() {
     }
     assert_eq!(pool.status().resets, before);
 }
+
+/// A prepared statement goes on meaning what its literals meant by the settings under which it was prepared.
+#[test]
+fn a_time_zone_is_not_the_next_borrowers() {
+    let pool = pool(1, 1, |_| ());
+    let ask = |name: &str| {
+        format!("SELECT extract(epoch FROM '2024-01-02 00:00'::timestamptz)::float8 AS t -- {name}")
+    };
+    let read = |db: &Pool, sql: &str| db.execute_query_one::<f64>(sql, &[]).unwrap().unwrap();
+    let usual = read(&pool, &ask("usual"));
+    let zones = ["SET TIME ZONE 'America/New_York'", "SET TIME ZONE 'Asia/Tokyo'"];
+    for zone in zones {
+        let mut connection = pool.get_connection().unwrap();
+        connection.client().batch_execute(zone).unwrap();
+        for sql in [ask("usual"), ask("lasting")] {
+            let seen: Option<f64> = connection.execute_query_one(&sql, &[]).unwrap();
+            assert_ne!(seen, Some(usual), "{zone}: it is read as the borrower has it");
+        }
+    }
+    assert_eq!([read(&pool, &ask("usual")), read(&pool, &ask("lasting"))], [usual; 2]);
+    for zone in zones {
+        let seen = pool.transaction(|tx| {
+            tx.execute_write(&zone.replace("SET", "SET LOCAL"), &[])?;
+            tx.execute_query_one::<f64>(&ask("local"), &[])
+        });
+        assert_ne!(seen.unwrap(), Some(usual), "{zone}");
+    }
+    assert_eq!([read(&pool, &ask("usual")), read(&pool, &ask("local"))], [usual; 2]);
+    // What is not reported, and so found out by the reset alone.
+    let mut connection = pool.get_connection().unwrap();
+    connection.client().batch_execute("SET transform_null_equals = on").unwrap();
+    let sql = "SELECT count(*) FROM (VALUES (NULL)) AS x(a) WHERE a = NULL";
+    assert_eq!(connection.execute_query_one::<i64>(sql, &[]).unwrap(), Some(1));
+    drop(connection);
+    assert_eq!(pool.execute_query_one::<i64>(sql, &[]).unwrap(), Some(0));
+}

@@ -164,3 +164,31 @@ fn what_the_driver_misses_costs_the_session_and_not_its_borrower() {
     let _ = again();
     assert_eq!(again().unwrap().as_deref(), Some("low"));
 }
+
+#[test]
+fn what_fails_in_a_borrowers_own_transaction_is_told_as_it_is() {
+    let pool = pool(1, 1, |_| ());
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    let connection = pool.get_connection().unwrap();
+    let ask = || connection.execute_query::<i32>("SELECT a FROM t", &[]);
+    ask().unwrap();
+    connection.execute_write("BEGIN", &[]).unwrap();
+    connection.execute_write("ALTER TABLE t RENAME a TO b", &[]).unwrap();
+    // Prepared anew, it would fail with the transaction, and no more be said of the column.
+    assert_eq!(ask().unwrap_err().sqlstate(), Some("42703"));
+}
+
+/// Nothing of ours is missing then, so that the reset does not notice.
+#[test]
+fn the_same_where_no_statements_are_kept() {
+    let pool = pool(1, 1, |settings| settings.statement_cache_size = 0);
+    for name in ["level", "mood"] {
+        pool.execute_write(&format!("CREATE TYPE {name} AS ENUM ('low')"), &[]).unwrap();
+    }
+    let ask = |name: &str| pool.execute_query_one::<String>(&format!("SELECT 'low'::{name}"), &[]);
+    ask("level").unwrap();
+    pool.get_connection().unwrap().client().batch_execute("DISCARD ALL").unwrap();
+    for name in ["mood", "level"] {
+        assert_eq!(ask(name).unwrap().as_deref(), Some("low"));
+    }
+}

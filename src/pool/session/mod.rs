@@ -49,8 +49,8 @@ pub(crate) struct Session {
     is_demoted: bool,
     /// The transaction, while there is one, was begun so.
     is_read_only: bool,
-    /// The catalogue may have changed, which holds for others from the end of the transaction on.
-    has_changed_catalogue: bool,
+    /// And the catalogue's epoch was this one then.
+    began: u64,
     statement_timeout: Option<Duration>,
     /// In this transaction the server has refused a statement because of another transaction.
     pub(crate) has_lost_against_another: bool,
@@ -60,9 +60,10 @@ pub(crate) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Of a COMMIT that was sent and not answered, too.
-        self.has_changed_catalogue |= self.is_dirty && self.conn.has_ended();
-        self.settle_catalogue();
+        if self.is_dirty && self.conn.has_ended() {
+            // What was sent and not answered may have changed the catalogue.
+            self.statements.note_catalogue_change();
+        }
         // The driver says goodbye to the server and waits for what is outstanding: not for long.
         let now = Instant::now();
         self.conn.set_deadline(now, Some(now + CLOSE_LIMIT));
@@ -107,7 +108,7 @@ impl Session {
             must_be_writable,
             is_demoted: false,
             is_read_only: false,
-            has_changed_catalogue: false,
+            began: 0,
             has_lost_against_another: false,
             is_dirty: false,
             statement_timeout,
@@ -118,9 +119,7 @@ impl Session {
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let mark = self.begin(limit);
-        let outcome = self.client.batch_execute(sql);
-        self.settle_catalogue();
-        outcome.map_err(|error| self.judge(error, mark, effect))
+        self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
     }
 
     /// Begins a transaction with `begin`, and returns the row of `query` if there is one: all in one round trip.
@@ -131,7 +130,7 @@ impl Session {
         query: &str,
         limit: Limit,
     ) -> Result<Vec<Option<String>>, Failure> {
-        self.is_read_only = is_read_only;
+        (self.is_read_only, self.began) = (is_read_only, self.statements.catalogue_epoch());
         let mut sql = Cow::Borrowed(begin);
         // Behind PgBouncer no startup option sets the server's own limit.
         if let Some(limit) = self.statement_timeout

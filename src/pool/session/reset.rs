@@ -6,10 +6,11 @@ use postgres::SimpleQueryRow;
 use std::time::Instant;
 
 /// What DISCARD ALL does (PostgreSQL, "SQL Commands"), without DEALLOCATE ALL: temporary tables, settings, roles, locks,
-/// cursors, channels end. Of prepared statements those end that were made with PREPARE; the last row counts the others,
-/// and has the text that ends these. The driver's own, with which it looks types up, cannot be made again.
+/// cursors, channels end, and what prepared statements have taken from the settings. Of prepared statements those end that
+/// were made with PREPARE; the last row counts the others, and has the text that ends these. The driver's own, with which it
+/// looks types up, cannot be made again.
 const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;
-    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES;
     SELECT pg_catalog.count(*) FILTER (WHERE NOT from_sql), pg_catalog.string_agg('DEALLOCATE ' ||
         pg_catalog.quote_ident(name), '; ') FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statements";
 
@@ -51,7 +52,6 @@ impl Session {
     fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
         let written = self.conn.written();
         let row = self.last_row(sql, limit).ok()?;
-        self.settle_catalogue();
         // A borrower with `&mut Client` can put another client in its place.
         (self.conn.written() != written && self.conn.status() == Some(b'I')).then_some(row)
     }

@@ -42,7 +42,10 @@ impl Session {
             let in_transaction = self.in_transaction || self.is_in_own_transaction();
             let was_dirty = self.is_dirty;
             let is_readable = self.conn.reads_as_written(sql);
-            let state = SessionState { in_transaction, is_dirty: was_dirty, is_readable };
+            let reads_as_at_login = self.conn.reads_as_at_login();
+            let began = self.in_transaction.then_some(self.began);
+            let state =
+                SessionState { in_transaction, began, is_dirty: was_dirty, is_readable, reads_as_at_login };
             let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
                 Ok(prepared) => prepared,
                 Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
@@ -59,7 +62,6 @@ impl Session {
                 ..mark
             };
             let outcome = operation(&prepared, &mut self.client, sql, params);
-            self.settle_catalogue();
             let error = match outcome {
                 Ok(result) => {
                     // It goes on, if only from a savepoint.
@@ -137,19 +139,9 @@ impl Session {
         })
     }
 
-    /// Has the other connections ask the catalogue again where it may have changed, once they can see it.
-    pub(super) fn settle_catalogue(&mut self) {
-        self.has_changed_catalogue |= self.conn.take_catalogue_change();
-        if self.has_changed_catalogue && !self.conn.is_in_transaction() {
-            self.has_changed_catalogue = false;
-            self.statements.note_catalogue_change();
-        }
-    }
-
-    /// Whether the borrower has begun a transaction with the driver's client, which must not be ended for them:
-    /// of use behind PgBouncer only.
+    /// Whether the borrower has begun a transaction by itself, which must not be ended for them.
     fn is_in_own_transaction(&self) -> bool {
-        self.is_dirty && self.statements.are_behind_pgbouncer() && self.conn.status() != Some(b'I')
+        self.is_dirty && self.conn.status() != Some(b'I')
     }
 
     /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or

@@ -26,20 +26,18 @@ pub(crate) struct Statements {
 pub(crate) struct Prepared {
     way: Way,
     pub(crate) traits: Traits,
-    /// When the catalogue was asked for the traits.
-    epoch: u64,
+    /// When the catalogue was asked for the traits; `None` where what the session saw may have been its own alone.
+    epoch: Option<u64>,
     /// It was prepared earlier, so that what it was prepared for may have changed since.
     pub(crate) is_kept: bool,
 }
 
 #[derive(Clone)]
 enum Way {
-    /// Prepared on the server, one round trip.
+    /// Prepared on the server, one round trip more where it is not kept.
     Named(Statement),
     /// Sent whole with its parameters' types, one round trip as well; the server parses it each time.
     Typed(Arc<[Type]>),
-    /// Prepared for this once, two round trips.
-    Once,
 }
 
 /// Why a statement could not be prepared.
@@ -85,28 +83,35 @@ impl Statements {
         params: Params<'_>,
         session: SessionState,
     ) -> Result<Prepared, Unprepared> {
-        let epoch = self.catalogue.epoch();
-        let kept = self.kept.as_mut().and_then(|kept| kept.get_mut(sql));
+        let now = self.catalogue.epoch();
+        let epoch = Some(now).filter(|_| !session.is_dirty && !session.is_behind(now));
+        // One that is parsed by other rules goes on meaning what it meant then; one without a name is parsed each time.
+        let is_lasting = session.is_readable && (session.reads_as_at_login || self.learning.is_some());
+        let kept = self.kept.as_mut().filter(|_| is_lasting).and_then(|kept| kept.get_mut(sql));
         if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
-            if prepared.epoch != epoch {
+            // In a session that is dirty the answer makes no difference.
+            if prepared.epoch != Some(now) && !(session.is_dirty && prepared.epoch.is_none()) {
                 prepared.traits =
                     self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
                 prepared.epoch = epoch;
             }
             return Ok(prepared.clone());
         }
-        let way = match (&mut self.learning, &self.kept) {
-            (Some(learning), _) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
-            (None, Some(_)) => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
-            (None, None) => Way::Once,
+        let way = match &mut self.learning {
+            Some(learning) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
+            None => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
         };
         let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
         let prepared = Prepared { way, traits, epoch, is_kept: false };
-        // One that was parsed by other rules would go on meaning what it meant then.
-        if let Some(kept) = self.kept.as_mut().filter(|_| session.is_readable) {
+        if let Some(kept) = self.kept.as_mut().filter(|_| is_lasting) {
             kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
         }
         Ok(prepared)
+    }
+
+    /// What was said of statements in an earlier epoch need not hold any more.
+    pub(crate) fn catalogue_epoch(&self) -> u64 {
+        self.catalogue.epoch()
     }
 
     /// A statement has run that may have changed what the catalogue says of others.
@@ -140,7 +145,6 @@ impl Prepared {
         match &self.way {
             Way::Named(statement) => client.query(statement, params),
             Way::Typed(types) => client.query_typed(sql, &with_types(params, types)),
-            Way::Once => client.query(sql, params),
         }
     }
 
@@ -153,7 +157,6 @@ impl Prepared {
         match &self.way {
             Way::Named(statement) => client.execute(statement, params),
             Way::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
-            Way::Once => client.execute(sql, params),
         }
     }
 

@@ -123,7 +123,7 @@ impl SessionFactory {
             }
         }
         let (client, connector) = attempt?;
-        connector.conn.set_pool(self.pool.clone());
+        connector.conn.set_pool(self.pool.clone(), self.catalogue.share_epoch());
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements =

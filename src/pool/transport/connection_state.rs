@@ -27,7 +27,8 @@ pub(crate) struct ConnectionState {
     timed_out: AtomicBool,
     /// In the reply that is being read, a statement was completed.
     completed: AtomicBool,
-    /// A statement was completed that may have changed the server's catalogue.
+    /// A statement was completed that may have changed the server's catalogue; others see that from the end of the
+    /// transaction on.
     changed_catalogue: AtomicBool,
     /// The parameters that decide how the server reads a text, as it reports them: `standard_conforming_strings`,
     strings_conform: AtomicBool,
@@ -35,6 +36,9 @@ pub(crate) struct ConnectionState {
     sends_utf8: AtomicBool,
     /// and `server_encoding`.
     keeps_utf8: AtomicBool,
+    /// What [`READ_BY`] were at the login, and a bit for each that is something else now.
+    read_by: [OnceLock<Box<[u8]>>; READ_BY.len()],
+    read_otherwise: AtomicU8,
     /// Nobody can tell any more how many replies are to come.
     lost_count: AtomicBool,
     /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
@@ -44,6 +48,8 @@ pub(crate) struct ConnectionState {
     cancel_key: OnceLock<Box<[u8]>>,
     /// Whose it is, for what errors say.
     pool: OnceLock<Arc<str>>,
+    /// Counts, for all of its connections, the statements that may have changed the server's catalogue.
+    catalogue_epoch: OnceLock<Arc<AtomicU64>>,
 }
 
 /// An error of the server, as far as it has to be understood without the driver.
@@ -53,6 +59,10 @@ pub(crate) struct LastWords {
     pub(crate) code: String,
     pub(crate) message: String,
 }
+
+/// The parameters by which the server reads literals when it prepares a statement, of those it reports: a statement goes on
+/// meaning what it meant then.
+const READ_BY: [&[u8]; 3] = [b"DateStyle", b"IntervalStyle", b"TimeZone"];
 
 /// The zero of the wires' clock.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -77,11 +87,14 @@ impl ConnectionState {
             strings_conform: AtomicBool::new(false),
             sends_utf8: AtomicBool::new(false),
             keeps_utf8: AtomicBool::new(false),
+            read_by: Default::default(),
+            read_otherwise: AtomicU8::new(0),
             lost_count: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_words: Mutex::new(None),
             cancel_key: OnceLock::new(),
             pool: OnceLock::new(),
+            catalogue_epoch: OnceLock::new(),
         }
     }
 
@@ -102,9 +115,9 @@ impl ConnectionState {
     }
 
     /// The connection belongs to this pool.
-    pub(crate) fn set_pool(&self, name: Arc<str>) {
+    pub(crate) fn set_pool(&self, name: Arc<str>, catalogue_epoch: Arc<AtomicU64>) {
         // It does so from the login on, for good.
-        let _ = self.pool.set(name);
+        let _ = (self.pool.set(name), self.catalogue_epoch.set(catalogue_epoch));
     }
 
     /// The deadline has passed.
@@ -152,10 +165,17 @@ impl ConnectionState {
     pub(crate) fn fail(&self, timed_out: bool) {
         self.ended.store(true, Ordering::Relaxed);
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
+        // A COMMIT may have been sent.
+        self.settle_catalogue();
     }
 
     /// The server has reported a parameter of the session.
     pub(crate) fn note_parameter(&self, name: &[u8], value: &[u8]) {
+        if let Some(place) = READ_BY.iter().position(|known| *known == name) {
+            let is_other = **self.read_by[place].get_or_init(|| value.into()) != *value;
+            let others = self.read_otherwise.load(Ordering::Relaxed) & !(1 << place);
+            self.read_otherwise.store(others | u8::from(is_other) << place, Ordering::Relaxed);
+        }
         let (parameter, expected): (_, &[u8]) = match name {
             b"standard_conforming_strings" => (&self.strings_conform, b"on"),
             b"client_encoding" => (&self.sends_utf8, b"UTF8"),
@@ -173,6 +193,11 @@ impl ConnectionState {
             && (text.is_ascii() || is_set(&self.sends_utf8) && is_set(&self.keeps_utf8))
     }
 
+    /// Whether the server reads dates and times in literals as it did at the login.
+    pub(crate) fn reads_as_at_login(&self) -> bool {
+        self.read_otherwise.load(Ordering::Relaxed) == 0
+    }
+
     /// The server has completed a statement.
     pub(crate) fn note_completed(&self, may_change_catalogue: bool) {
         self.completed.store(true, Ordering::Relaxed);
@@ -186,13 +211,14 @@ impl ConnectionState {
         self.completed.load(Ordering::Relaxed)
     }
 
-    /// Whether, since this was last asked, a statement was completed that may have changed the server's catalogue.
-    pub(crate) fn take_catalogue_change(&self) -> bool {
-        let has_changed = self.changed_catalogue.load(Ordering::Relaxed);
-        if has_changed {
+    /// Has all connections of the pool ask the catalogue again if it may have changed.
+    fn settle_catalogue(&self) {
+        if self.changed_catalogue.load(Ordering::Relaxed)
+            && let Some(epoch) = self.catalogue_epoch.get()
+        {
             self.changed_catalogue.store(false, Ordering::Relaxed);
+            epoch.fetch_add(1, Ordering::AcqRel);
         }
-        has_changed
     }
 
     /// The replies to come cannot be counted any more.
@@ -259,6 +285,9 @@ impl ConnectionState {
     pub(crate) fn end_reply(&self, status: u8) {
         self.completed.store(false, Ordering::Relaxed);
         self.answered.store(nanos(Instant::now()), Ordering::Relaxed);
+        if status == b'I' {
+            self.settle_catalogue();
+        }
         if self.end_request() == 0 {
             self.status.store(status, Ordering::Relaxed);
         }

@@ -297,6 +297,7 @@ pub(super) const MARKS: &[&str] = &[
     "CREATE TABLE pg_temp.{~scratch} (a int)",
     "CREATE TEMPORARY VIEW scratch AS SELECT 1 AS a",
     "SELECT 1 AS a INTO TEMP scratch",
+    "SELECT 1 AS insert INTO TEMP scratch",
     "SELECT 1 AS a INTO pg_temp.{~scratch}",
     "SELECT {~pg_advisory_lock}(1)",
     "SELECT {~pg_try_advisory_lock_shared}(1)",

@@ -83,3 +83,82 @@ fn a_text_that_was_read_in_another_way_is_not_believed() {
     assert_eq!(seen, stage.fresh, "{}", difference(&seen, &stage.fresh));
     drop(first);
 }
+
+const QUIET: &str = "CREATE FUNCTION quiet() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'";
+const LOUD: &str = "CREATE OR REPLACE FUNCTION quiet() RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM set_config('work_mem', '1MB', false); RETURN 1; END $$";
+
+/// Two connections that know `quiet` as harmless.
+fn quiet_pool() -> Pool {
+    let pool = pool(2, 2, |_| ());
+    pool.execute_write(QUIET, &[]).unwrap();
+    let both = [pool.get_connection().unwrap(), pool.get_connection().unwrap()];
+    for connection in &both {
+        assert_eq!(connection.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap(), Some(1));
+    }
+    pool
+}
+
+/// What the next borrowers of every connection see after `SELECT quiet()`.
+fn is_noticed(pool: &Pool) -> bool {
+    let both = [pool.get_connection().unwrap(), pool.get_connection().unwrap()];
+    let usual: Vec<Option<String>> =
+        both.iter().map(|connection| connection.execute_query_one("SHOW work_mem", &[]).unwrap()).collect();
+    for connection in &both {
+        connection.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap();
+    }
+    drop(both);
+    let both = [pool.get_connection().unwrap(), pool.get_connection().unwrap()];
+    let seen: Vec<Option<String>> =
+        both.iter().map(|connection| connection.execute_query_one("SHOW work_mem", &[]).unwrap()).collect();
+    seen == usual && seen[0].as_deref() != Some("1MB")
+}
+
+/// A borrower that has changed something need not have come back.
+#[test]
+fn what_a_borrower_changes_is_known_at_once() {
+    let pool = quiet_pool();
+    let mut changing = pool.get_connection().unwrap();
+    changing.client().batch_execute(LOUD).unwrap();
+    let other = pool.clone();
+    let seen = elsewhere(move || {
+        other.execute_query_one::<i32>("SELECT quiet()", &[]).unwrap();
+        other.execute_query_one::<String>("SHOW work_mem", &[]).unwrap()
+    });
+    assert_ne!(seen.as_deref(), Some("1MB"));
+    drop(changing);
+    assert!(is_noticed(&pool));
+}
+
+/// A transaction that sees the catalogue as it was runs functions as they are.
+#[test]
+fn what_an_old_snapshot_shows_is_not_believed() {
+    for begins in ["by the pool", "by the borrower"] {
+        let pool = quiet_pool();
+        // A text that is not known yet, and one that is.
+        let ask = |db: &dyn Fn(&str)| ["SELECT quiet()", "SELECT quiet() + 0"].map(db);
+        let change = || {
+            let other = pool.clone();
+            elsewhere(move || other.execute_write(LOUD, &[]).unwrap());
+        };
+        if begins == "by the pool" {
+            let isolation = Some(poolhouse::Isolation::RepeatableRead);
+            let options = poolhouse::TransactionOptions { isolation, ..Default::default() };
+            let outcome = pool.transaction_with(&options, |tx| {
+                tx.execute_query::<i32>("SELECT 1", &[])?;
+                change();
+                ask(&|sql| drop(tx.execute_query::<i32>(sql, &[]).unwrap()));
+                Ok(())
+            });
+            outcome.unwrap();
+        } else {
+            let connection = pool.get_connection().unwrap();
+            connection.execute_write("BEGIN ISOLATION LEVEL REPEATABLE READ", &[]).unwrap();
+            connection.execute_query::<i32>("SELECT 1", &[]).unwrap();
+            change();
+            ask(&|sql| drop(connection.execute_query::<i32>(sql, &[]).unwrap()));
+            connection.execute_write("COMMIT", &[]).unwrap();
+        }
+        assert!(is_noticed(&pool), "{begins}");
+    }
+}

@@ -16,7 +16,7 @@ use postgres::Client;
 use postgres::types::Type;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a statement may do, as far as it is known.
@@ -47,10 +47,22 @@ impl Verdict {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SessionState {
     pub(crate) in_transaction: bool,
+    /// The epoch in which the pool's transaction, if there is one, began: what that sees may be as old.
+    pub(crate) began: Option<u64>,
     /// What it sees may be its own alone, as a function that is not committed yet, or a setting.
     pub(crate) is_dirty: bool,
     /// The server reads the text as the pool does.
     pub(crate) is_readable: bool,
+    /// And the literals in it as in every other session of the pool.
+    pub(crate) reads_as_at_login: bool,
+}
+
+impl SessionState {
+    /// Whether it may see the catalogue as it was before `epoch`, though what it runs is as it is now: in a transaction with
+    /// one snapshot for all of it.
+    pub(crate) fn is_behind(&self, epoch: u64) -> bool {
+        self.began.is_some_and(|began| began != epoch)
+    }
 }
 
 /// The answers of the server's catalogue, shared by all connections of a pool.
@@ -58,7 +70,7 @@ pub(crate) struct SessionState {
 pub(crate) struct Catalogue {
     answers: Mutex<LruCache<Box<str>, Answer>>,
     /// Counts the statements run by this pool that may have changed the catalogue.
-    epoch: AtomicU64,
+    epoch: Arc<AtomicU64>,
     /// The server has no such catalogue, or this role may not read it.
     is_unreadable: AtomicBool,
 }
@@ -221,7 +233,7 @@ impl Catalogue {
     pub(crate) fn new() -> Catalogue {
         Catalogue {
             answers: Mutex::new(LruCache::new(REMEMBERED)),
-            epoch: AtomicU64::new(0),
+            epoch: Arc::default(),
             is_unreadable: AtomicBool::new(false),
         }
     }
@@ -229,6 +241,11 @@ impl Catalogue {
     /// What was said in an earlier epoch need not hold any more.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// For the connections, which see what statements do.
+    pub(crate) fn share_epoch(&self) -> Arc<AtomicU64> {
+        self.epoch.clone()
     }
 
     /// A statement of this pool may have changed the catalogue.
@@ -280,6 +297,9 @@ impl Catalogue {
             && now.saturating_duration_since(answer.at) < BELIEVED_FOR
         {
             return Ok(answer.verdict);
+        }
+        if session.is_behind(epoch) {
+            return Ok(Verdict::UNKNOWN);
         }
         let verdict = match ask(client, kind) {
             Ok(verdict) => verdict,

@@ -132,12 +132,21 @@ fn may_write(list: &[Token]) -> bool {
     })
 }
 
-/// Whether it is a `SELECT … INTO table`.
+/// Whether it is a `SELECT … INTO table`: an INTO behind a SELECT, with the same parentheses around both. What stands
+/// before the INTO does not tell it from INSERT INTO: a column may be called `insert`.
 fn creates_table(list: &[Token]) -> bool {
-    let is_into = |pair: &[Token]| {
-        pair[1].keyword() == Some("into") && !matches!(pair[0].keyword(), Some("insert" | "merge"))
-    };
-    list.windows(2).any(is_into)
+    // For each parenthesis that is open, and outside of them.
+    let mut has_select = vec![false];
+    for token in list {
+        match (token.keyword(), has_select.last_mut()) {
+            (Some("select"), Some(innermost)) => *innermost = true,
+            (Some("into"), None | Some(true)) => return true,
+            _ if token.is_open() => has_select.push(false),
+            _ if token.is_close() => drop(has_select.pop()),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn is_transactional(list: &[Token]) -> bool {
@@ -244,6 +253,7 @@ mod tests {
         for sql in [
             "INSERT INTO movies VALUES (1)",
             "WITH gone AS (DELETE FROM movies RETURNING 1) SELECT count(*) FROM gone",
+            "WITH a AS (SELECT 1), b AS (INSERT INTO t SELECT 1) INSERT INTO t (SELECT 1)",
             "SELECT * FROM movies FOR NO KEY UPDATE",
             "SELECT * FROM movies FOR KEY SHARE",
             "MERGE INTO a USING b ON true WHEN MATCHED THEN DELETE",
@@ -257,6 +267,10 @@ mod tests {
         for sql in [
             "SELECT * INTO copy FROM movies",
             "SELECT * INTO TEMP copy FROM movies",
+            "SELECT 1 AS insert INTO TEMP copy",
+            "SELECT (1) merge INTO copy",
+            "WITH insert AS (VALUES (1)) SELECT t.insert INTO copy FROM t",
+            "((SELECT 1 INTO copy))",
             "SELECT U&\"set\\005fconfig\"('work_mem', '1MB', false)",
             "CREATE TEMP TABLE scratch (a int)",
             "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",

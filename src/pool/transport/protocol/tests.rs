@@ -4,6 +4,8 @@ use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![kind];
@@ -27,6 +29,8 @@ fn the_status_is_read_however_the_bytes_are_cut() {
     reply.extend(message(b'Z', b"T"));
     for chunk in 1..=reply.len() {
         let conn = ConnectionState::new();
+        let epoch = Arc::default();
+        conn.set_pool("".into(), Arc::clone(&epoch));
         let mut frames = BackendMessages::default();
         for bytes in reply.chunks(chunk) {
             frames.observe(bytes, &conn);
@@ -34,7 +38,11 @@ fn the_status_is_read_however_the_bytes_are_cut() {
         assert_eq!(conn.status(), Some(b'T'), "chunks of {chunk}");
         assert_eq!(&*conn.cancel_key(), b"\0\0\0\x07key!", "chunks of {chunk}");
         assert!(conn.reads_as_written("a") && !conn.reads_as_written("ä"), "chunks of {chunk}");
-        assert!(conn.take_catalogue_change() && !conn.take_catalogue_change(), "chunks of {chunk}");
+        // The catalogue has changed, for others from the end of the transaction on.
+        for (status, changes) in [(b"T", 0), (b"I", 1), (b"I", 1)] {
+            frames.observe(&message(b'Z', status), &conn);
+            assert_eq!(epoch.load(Ordering::Relaxed), changes, "chunks of {chunk}");
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use actix_web::HttpMessage;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{CONTENT_LENGTH, UPGRADE};
-use actix_web::http::{ConnectionType, Method};
 use actix_web::web::Bytes;
 use futures_core::Stream;
 use std::cell::{Cell, RefCell};
@@ -157,7 +157,8 @@ impl Handling {
     /// Goes with the answer, to its end.
     pub(in crate::http) fn answer<B>(self, mut answer: ServiceResponse<B>) -> ServiceResponse<Answer<B>> {
         let is_whole = self.0.as_ref().is_none_or(|exchange| exchange.body.borrow().is_reached());
-        if !is_whole {
+        // Nothing is upgraded here; the server would say so and hang up.
+        if !is_whole || answer.request().head().upgrade() {
             answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
         answer.map_body(|_, body| Answer { body, _handling: self })
@@ -173,16 +174,20 @@ impl Drop for Handling {
 }
 
 /// The body of a request as the server has understood it. What it takes for anything else than the two usual kinds
-/// (an upgrade, a tunnel) gets no bytes, and ends the connection.
+/// (a WebSocket, a tunnel) gets no bytes, and ends the connection; an upgrade to something else means nothing.
 fn body_of(request: &mut ServiceRequest) -> BodyEnd {
     let payload = request.take_payload();
     let has_body = !matches!(payload, Payload::None);
     request.set_payload(payload);
-    if !has_body || request.method() == Method::CONNECT {
+    let has = |name, wanted: &str| {
+        let mut values = request.headers().get_all(name).filter_map(|value| value.to_str().ok());
+        values.any(|value| value.trim().eq_ignore_ascii_case(wanted))
+    };
+    if !has_body {
         BodyEnd::After(0)
     } else if request.chunked().unwrap_or(false) {
         BodyEnd::CHUNKED
-    } else if request.headers().contains_key(UPGRADE) {
+    } else if has(UPGRADE, "websocket") {
         BodyEnd::After(0)
     } else {
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
