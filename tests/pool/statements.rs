@@ -1,7 +1,7 @@
 //! Prepared statements: kept, bounded, healed.
 
 use super::*;
-use crate::support::{Proxy, eventually};
+use crate::support::{Postgres, Proxy, eventually};
 use poolhouse::Execute;
 use serde_json::{Value, json};
 use std::thread;
@@ -191,4 +191,43 @@ fn the_same_where_no_statements_are_kept() {
     for name in ["mood", "level"] {
         assert_eq!(ask(name).unwrap().as_deref(), Some("low"));
     }
+}
+
+/// What the planner expects to be costly (`jit_above_cost`) the server compiles first, and that takes a hundred times as long as
+/// to answer this.
+#[test]
+fn what_is_asked_about_a_statement_is_not_worth_compiling() {
+    let server = Postgres::start();
+    let mut admin = server.client();
+    if admin.batch_execute("LOAD 'auto_explain'").is_err() {
+        return eprintln!("skipped: PostgreSQL's auto_explain is not installed");
+    }
+    for sql in [
+        "ALTER SYSTEM SET auto_explain.log_min_duration = 0",
+        "ALTER SYSTEM SET session_preload_libraries = 'auto_explain'",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.batch_execute(sql).unwrap();
+    }
+    eventually("sessions have it", SOON, || {
+        let limit =
+            server.client().query_one("SELECT current_setting('auto_explain.log_min_duration', true)", &[]);
+        limit.unwrap().get::<_, Option<String>>(0).as_deref() == Some("0")
+    });
+    let pool = Pool::open(&server.pool_settings()).unwrap();
+    let names: Vec<_> = (0..100).map(|number| format!("a{number}")).collect();
+    let many = format!(
+        "SELECT count(*) FROM (VALUES (upper(lower('x')))) AS t (a) CROSS JOIN (SELECT 1 AS {}) AS u",
+        names.join(", 1 AS ")
+    );
+    assert_eq!(pool.execute_query_one::<i64>(&many, &[]).unwrap(), Some(1));
+    let cost = || {
+        let log = server.log();
+        let (_, plan) = log.split_once("WITH RECURSIVE cascade")?;
+        let (_, cost) = plan.split_once("(cost=")?.1.split_once("..")?;
+        cost.split(' ').next()?.parse::<f64>().ok()
+    };
+    eventually("its plan is in the log", SOON, || cost().is_some());
+    let limit: f64 = admin.query_one("SELECT current_setting('jit_above_cost')::float8", &[]).unwrap().get(0);
+    assert!(cost().unwrap() < limit, "{:?} of {limit}", cost());
 }
