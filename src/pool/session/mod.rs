@@ -47,7 +47,7 @@ pub(crate) struct Session {
     must_be_writable: bool,
     /// It does not any more, as after a failover.
     is_demoted: bool,
-    /// The transaction, while there is one, was begun so.
+    /// The transaction, while there is one, was begun so, or may have been made so.
     is_read_only: bool,
     /// And the catalogue's epoch was this one then.
     began: u64,

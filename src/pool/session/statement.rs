@@ -54,6 +54,7 @@ impl Session {
             if self.in_transaction && traits.controls_transaction {
                 return Err(Failure::of_caller(Error::TransactionEnded));
             }
+            self.is_read_only |= traits.sets;
             // Behind PgBouncer a trace is out of reach by the time it could be removed.
             self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
             let mark =

@@ -30,6 +30,8 @@ pub(crate) struct Traits {
     pub(crate) is_atomic: bool,
     /// It begins or ends a transaction.
     pub(crate) controls_transaction: bool,
+    /// It may make the transaction that it runs in a read-only one.
+    pub(crate) sets: bool,
 }
 
 /// What is known of the names in a text.
@@ -273,6 +275,7 @@ impl Catalogue {
             is_clean: verdict.is_clean,
             is_atomic: kind.form != Form::Other,
             controls_transaction: kind.controls_transaction,
+            sets: kind.sets,
         })
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Kind {
     pub(crate) names: Vec<String>,
     /// Every `set_config` in it sets for the transaction only.
     pub(crate) sets_locally: bool,
+    /// It sets something, if only for the transaction.
+    pub(crate) sets: bool,
 }
 
 /// The sorts of statements that matter here.
@@ -105,7 +107,8 @@ impl Kind {
         };
         names.sort_unstable();
         names.dedup();
-        Kind { form, controls_transaction, names, sets_locally: are_local_settings(&list) }
+        let sets = first == "set" || list.iter().any(is_set_config);
+        Kind { form, controls_transaction, names, sets_locally: are_local_settings(&list), sets }
     }
 }
 
@@ -170,11 +173,14 @@ fn sets_locally(list: &[Token]) -> bool {
     matches!(second, Some("local" | "transaction" | "constraints")) && is_name && !is_value
 }
 
+fn is_set_config(token: &Token) -> bool {
+    matches!(token, Token::Word { text, .. } if text == "set_config")
+}
+
 /// Whether every `set_config` has the form `set_config(name, value, true)`, with literals or parameters for name and
 /// value.
 fn are_local_settings(list: &[Token]) -> bool {
-    let is_name = |token: &Token| matches!(token, Token::Word { text, .. } if text == "set_config");
-    let places = list.iter().enumerate().filter(|(_, token)| is_name(token)).map(|(place, _)| place);
+    let places = list.iter().enumerate().filter(|(_, token)| is_set_config(token)).map(|(place, _)| place);
     places.into_iter().all(|place| {
         let mut rest = &list[place + 1..];
         take(&mut rest, Token::is_open)
