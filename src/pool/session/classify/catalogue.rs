@@ -134,31 +134,35 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// write, `$5` whether `set_config` is harmless in it.
 ///
 /// Ids from 16384 on are those of objects made after `initdb` (`FirstNormalObjectId`); PostgreSQL itself has no operator,
-/// cast, type or aggregate with a volatile function. Foreign
-/// keys that pass changes on lead to other tables. `OFFSET 0` has the planner look up relation by relation, of which there are few. Expressions are stored as trees in which `:funcid` and the like are
-/// followed by a function's id. The functions `…_to_xml` are declared stable and run whatever query they are given.
+/// cast, type or aggregate with a volatile function. Foreign keys that pass changes on lead to other tables.
+/// `unnest(ARRAY(…))` has the planner expect few rows whatever it is given: with what it expects of a recursion it would take
+/// this for a query worth compiling, which takes fifty times as long. `OFFSET 0` has it look up relation by relation, of which
+/// there are few. Expressions are stored as trees in which `:funcid` and the like are followed by a function's id. The
+/// functions `…_to_xml` are declared stable and run whatever query they are given.
 const ASK: &str = r"
 WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
     SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
     WHERE $4 AND contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
-), relation (oid) AS (
-    SELECT oid FROM pg_catalog.pg_class WHERE relname = ANY ($1)
+), reached (oid) AS (
+    SELECT pg_catalog.unnest(ARRAY(SELECT oid FROM pg_catalog.pg_class WHERE relname = ANY ($1)))
   UNION
-    SELECT behind.oid FROM relation, LATERAL (
+    SELECT behind.oid FROM reached, LATERAL (
         SELECT refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d
             ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-        WHERE ev_class = relation.oid
+        WHERE ev_class = reached.oid
         UNION ALL
         SELECT refobjid FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend d
             ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-        WHERE polrelid = relation.oid
+        WHERE polrelid = reached.oid
         UNION ALL
-        SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = relation.oid
+        SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = reached.oid
         UNION ALL
-        SELECT target FROM cascade WHERE source = relation.oid
+        SELECT target FROM cascade WHERE source = reached.oid
     ) AS behind (oid)
+), relation (oid) AS MATERIALIZED (
+    SELECT pg_catalog.unnest(ARRAY(SELECT oid FROM reached))
 ), tree (text) AS (
     SELECT behind.tree FROM relation, LATERAL (
         SELECT pg_catalog.concat(ev_action, ev_qual) FROM pg_catalog.pg_rewrite
