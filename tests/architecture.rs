@@ -18,29 +18,32 @@ const ORDER: [&str; 8] = ["error", "settings", "decode", "pool", "query", "datab
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 12] = [
+const POOL: [(&str, &[&str]); 15] = [
+    ("cancellation", &[]),
     ("generation", &[]),
     ("logging", &[]),
-    ("scope", &[]),
     ("status", &[]),
+    ("deadline", &["cancellation"]),
     ("gate", &["status"]),
     ("transport", &[]),
     ("session", &["status", "transport"]),
-    ("store", &["gate", "generation", "logging", "session", "transport"]),
-    // What lends and what maintains do the same things to a connection.
-    ("maintenance", &["gate", "generation", "lending", "logging", "session", "status", "transport"]),
-    ("lending", &["gate", "generation", "logging", "scope", "session", "status"]),
+    ("store", &["gate", "generation", "logging", "session", "status", "transport"]),
+    ("statement", &["cancellation", "deadline", "session"]),
+    ("acquire", &["cancellation", "deadline", "generation", "status"]),
+    ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
+    ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
     ("connection", &["gate", "session"]),
     (
         "mod",
         &[
+            "acquire",
+            "cancellation",
             "connection",
+            "deadline",
             "gate",
             "generation",
-            "lending",
             "logging",
             "maintenance",
-            "scope",
             "session",
             "status",
             "store",

@@ -16,7 +16,7 @@ pub struct PoolNumbers {
     /// Connections ready to lend.
     pub idle: u32,
     /// Connections being made.
-    pub making: u32,
+    pub connecting: u32,
     /// Callers in the queue, this one not counted.
     pub waiting: u32,
     /// The most callers that may wait.
@@ -46,11 +46,11 @@ impl fmt::Display for PoolNumbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "waited {} ms, in use {}, idle {}, being made {}, waiting {}, maximum {}",
+            "waited {} ms, in use {}, idle {}, connecting {}, waiting {}, maximum {}",
             self.waited.as_millis(),
             self.in_use,
             self.idle,
-            self.making,
+            self.connecting,
             self.waiting,
             self.max
         )?;

@@ -170,7 +170,7 @@ fn failures(pool: &PoolStatus, warnings: &mut Vec<String>) -> bool {
     let usable = pool.available + pool.in_use;
     let Some(failure) = &pool.last_failure else {
         // A pool that was opened without its database, and has not heard of it yet.
-        let is_unproven = pool.connects == 0 && usable == 0 && pool.being_made > 0;
+        let is_unproven = pool.connects == 0 && usable == 0 && pool.connecting > 0;
         if is_unproven {
             warnings.push("No connection to the database has been made yet.".to_owned());
         }
@@ -209,7 +209,7 @@ fn strains(pool: &PoolStatus, warnings: &mut Vec<String>) {
             usage_percent(pool)
         ));
     }
-    if available == 0 && max > 0 && in_use.saturating_add(pool.being_made) >= max {
+    if available == 0 && max > 0 && in_use.saturating_add(pool.connecting) >= max {
         warnings.push(format!("No connection is available and the maximum of {max} is reached."));
     }
     if waiting > 0 && pool.state == PoolState::Open {
@@ -236,7 +236,7 @@ impl PoolStats {
             available: pool.available,
             in_use: pool.in_use,
             total: pool.total,
-            being_made: pool.being_made,
+            being_made: pool.connecting,
             waiting: pool.waiting,
             max_waiting: pool.max_waiting,
             usage_percent: (usage_percent(pool) * 10.0).round() / 10.0,

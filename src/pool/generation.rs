@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How much a connection made in some generation is to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum GenerationStatus {
     Good,
     /// Another one broke since: check before lending.
     Suspect,
@@ -25,13 +25,13 @@ impl Generations {
         self.current.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn standing(&self, generation: u64) -> Standing {
+    pub(crate) fn standing(&self, generation: u64) -> GenerationStatus {
         if generation < self.outdated_below.load(Ordering::Relaxed) {
-            Standing::Outdated
+            GenerationStatus::Outdated
         } else if generation < self.suspect_below.load(Ordering::Relaxed) {
-            Standing::Suspect
+            GenerationStatus::Suspect
         } else {
-            Standing::Good
+            GenerationStatus::Good
         }
     }
 
@@ -69,11 +69,11 @@ mod tests {
     fn the_first_break_casts_doubt_on_all_older_ones_and_the_rest_add_none() {
         let generations = Generations::default();
         let old = generations.current();
-        assert_eq!(generations.standing(old), Standing::Good);
+        assert_eq!(generations.standing(old), GenerationStatus::Good);
         assert!(generations.suspect(old));
         assert!(!generations.suspect(old));
-        assert_eq!(generations.standing(old), Standing::Suspect);
-        assert_eq!(generations.standing(generations.current()), Standing::Good);
+        assert_eq!(generations.standing(old), GenerationStatus::Suspect);
+        assert_eq!(generations.standing(generations.current()), GenerationStatus::Good);
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
         let generations = Generations::default();
         let old = generations.current();
         generations.outdate_all();
-        assert_eq!(generations.standing(old), Standing::Outdated);
-        assert_eq!(generations.standing(generations.current()), Standing::Good);
+        assert_eq!(generations.standing(old), GenerationStatus::Outdated);
+        assert_eq!(generations.standing(generations.current()), GenerationStatus::Good);
     }
 }

@@ -1,9 +1,9 @@
 //! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
 //! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
 
+use crate::pool::acquire::{Taken, unpanicked};
 use crate::pool::gate::{Gate, Permit, Surplus};
-use crate::pool::generation::Standing;
-use crate::pool::lending::{Taken, unpanicked};
+use crate::pool::generation::GenerationStatus;
 use crate::pool::logging::logged;
 use crate::pool::session::Session;
 use crate::pool::status::CloseReason;
@@ -25,16 +25,16 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const BACKLOG: usize = 4;
 
 enum Work {
-    Bury(Box<Session>),
+    Close(Box<Session>),
     Clean(Pooled, Permit),
     Cancel(Arc<Cancel>),
     Look,
     Stop,
 }
 
-/// The way to the keeper's thread.
+/// The way to the maintenance thread's thread.
 #[derive(Debug, Clone)]
-pub(crate) struct KeeperHandle {
+pub(crate) struct MaintenanceHandle {
     sender: Sender<Work>,
     /// Sessions that wait to be cleaned.
     backlog: Arc<AtomicUsize>,
@@ -44,7 +44,7 @@ pub(crate) struct KeeperHandle {
 impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Work::Bury(_) => "Bury",
+            Work::Close(_) => "Close",
             Work::Clean(..) => "Clean",
             Work::Cancel(..) => "Cancel",
             Work::Look => "Look",
@@ -53,20 +53,20 @@ impl std::fmt::Debug for Work {
     }
 }
 
-/// The keeper before its pool exists.
-pub(crate) struct Keeper {
+/// the maintenance thread before its pool exists.
+pub(crate) struct Maintenance {
     receiver: Receiver<Work>,
-    handle: KeeperHandle,
+    handle: MaintenanceHandle,
 }
 
-impl Keeper {
-    pub(crate) fn new() -> Keeper {
+impl Maintenance {
+    pub(crate) fn new() -> Maintenance {
         let (sender, receiver) = channel();
-        let handle = KeeperHandle { sender, backlog: Arc::default(), thread: Arc::default() };
-        Keeper { receiver, handle }
+        let handle = MaintenanceHandle { sender, backlog: Arc::default(), thread: Arc::default() };
+        Maintenance { receiver, handle }
     }
 
-    pub(crate) fn handle(&self) -> KeeperHandle {
+    pub(crate) fn handle(&self) -> MaintenanceHandle {
         self.handle.clone()
     }
 
@@ -74,10 +74,10 @@ impl Keeper {
     pub(crate) fn start(self, shared: &Arc<Shared>) -> std::io::Result<()> {
         let tick = tick(shared);
         let weak = Arc::downgrade(shared);
-        let Keeper { receiver, handle } = self;
+        let Maintenance { receiver, handle } = self;
         let backlog = handle.backlog.clone();
         let thread = std::thread::Builder::new()
-            .name("poolhouse-keeper".into())
+            .name("poolhouse-maintenance".into())
             .spawn(move || run(&weak, &receiver, &backlog, tick))?;
         if let Ok(mut slot) = handle.thread.lock() {
             *slot = Some(thread);
@@ -86,18 +86,18 @@ impl Keeper {
     }
 }
 
-impl KeeperHandle {
+impl MaintenanceHandle {
     /// Ends a session that the store has no place for any more.
-    pub(crate) fn let_go(&self, session: Box<Session>, gate: &Gate) {
+    pub(crate) fn close_dropped(&self, session: Box<Session>, gate: &Gate) {
         let reason = session.close_reason().unwrap_or(CloseReason::Retired);
         gate.with_counts(|counts| counts.close(reason));
-        self.bury(session);
+        self.close(session);
     }
 
     /// Says goodbye to the server for a session.
-    fn bury(&self, session: Box<Session>) {
-        if let Err(unsent) = self.send(Work::Bury(session)) {
-            // The keeper is gone. A thread of its own, because the caller may be async code, where the driver
+    fn close(&self, session: Box<Session>) {
+        if let Err(unsent) = self.send(Work::Close(session)) {
+            // the maintenance thread is gone. A thread of its own, because the caller may be async code, where the driver
             // panics.
             let _ = std::thread::Builder::new().spawn(move || drop(unsent));
         }
@@ -124,7 +124,7 @@ impl KeeperHandle {
         let _ = self.send(Work::Cancel(cancel));
     }
 
-    /// Has the keeper look after the idle connections now.
+    /// Has the maintenance thread look after the idle connections now.
     pub(crate) fn look(&self) {
         let _ = self.send(Work::Look);
     }
@@ -187,7 +187,7 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
             },
         };
         match work {
-            Work::Bury(session) => survive("closing a connection", || drop(session)),
+            Work::Close(session) => survive("closing a connection", || drop(session)),
             Work::Stop => return,
             work => {
                 let Some(shared) = weak.upgrade() else { return };
@@ -221,7 +221,7 @@ fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, ti
     }
 }
 
-/// Does one piece of work. A panic in there, as the driver's may be, is the end of that piece and not of the keeper,
+/// Does one piece of work. A panic in there, as the driver's may be, is the end of that piece and not of the maintenance thread,
 /// whom nobody would miss until it is needed.
 fn survive(what: &str, work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -242,7 +242,7 @@ impl Shared {
                 "the server did not answer"
             } else if pooled.is_broken() {
                 if self.generations.suspect(pooled.generation) {
-                    self.keeper.look();
+                    self.maintenance.look();
                 }
                 "the connection broke"
             } else {
@@ -294,9 +294,9 @@ fn look(shared: &Shared, next_trim: &mut Instant) {
             }
         };
         let idle_for = now.saturating_duration_since(pooled.idle_since);
-        let unheard_for = now.saturating_duration_since(pooled.wire().answered_at());
+        let unheard_for = now.saturating_duration_since(pooled.conn().answered_at());
         let standing = shared.generations.standing(pooled.generation);
-        let reason = if above_max > 0 || standing == Standing::Outdated {
+        let reason = if above_max > 0 || standing == GenerationStatus::Outdated {
             Some(CloseReason::Retired)
         } else if pooled.retire_at.is_some_and(|at| at <= now) {
             Some(CloseReason::Expired)
@@ -320,7 +320,7 @@ fn look(shared: &Shared, next_trim: &mut Instant) {
             pooled.condemn(reason);
             drop(pooled);
             shared.gate.end_check_closed();
-        } else if standing == Standing::Suspect
+        } else if standing == GenerationStatus::Suspect
             || settings.keepalive.is_some_and(|every| unheard_for >= every)
         {
             check.push(pooled);
@@ -334,7 +334,7 @@ fn look(shared: &Shared, next_trim: &mut Instant) {
         shared.gate.end_check();
     }
     for mut pooled in check {
-        let outdated = shared.generations.standing(pooled.generation) == Standing::Outdated;
+        let outdated = shared.generations.standing(pooled.generation) == GenerationStatus::Outdated;
         if !outdated && shared.is_alive(&mut pooled, None) {
             drop(pooled);
             shared.gate.end_check();

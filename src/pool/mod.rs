@@ -1,35 +1,38 @@
-//! The pool: a gate in front, r2d2 as the store and the maker of connections, a keeper behind.
+//! The pool: a gate in front, r2d2 as the store and the connector of connections, a maintenance thread behind.
 
+mod acquire;
+mod cancellation;
 mod connection;
+mod deadline;
 mod gate;
 mod generation;
-mod lending;
 mod logging;
 mod maintenance;
-mod scope;
+mod release;
 mod session;
+mod statement;
 mod status;
 mod store;
 mod transport;
 
+pub(crate) use cancellation::{Cancellation, is_stopped};
 pub use connection::Connection;
 pub(crate) use connection::Lease;
-pub use scope::with_deadline;
-pub(crate) use scope::{Stop, having_waited, is_stopped};
+pub(crate) use deadline::having_waited;
+pub use deadline::with_deadline;
 pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::pool::gate::{Gate, Limits, Refusal};
 use crate::pool::generation::Generations;
-use crate::pool::lending::drop_condemned;
 use crate::pool::logging::logged;
-use crate::pool::maintenance::{Keeper, KeeperHandle};
+use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::status::CloseReason;
 use crate::pool::store::lent::Guards;
 pub(crate) use crate::pool::store::lent::Pooled;
-use crate::pool::store::{Dropped, Manager, SessionMaker};
+use crate::pool::store::{Dropped, Manager, SessionFactory};
 use crate::settings::{PoolSettings, Start};
 use log::warn;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
@@ -40,10 +43,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 /// Threads that make connections; more would only queue up at the server's postmaster.
-const MAKERS: usize = 4;
+const CONNECTOR_THREADS: usize = 4;
 
 /// How much longer than the connect timeout opening waits, so that the failed attempt tells its own reason.
-const OWN_WORDS: Duration = Duration::from_millis(100);
+const REASON_GRACE: Duration = Duration::from_millis(100);
 
 /// A pool of connections to one database; cheap to clone, every clone is the same pool.
 ///
@@ -60,7 +63,7 @@ pub(crate) struct Shared {
     settings: PoolSettings,
     /// As last resized.
     max_connections: AtomicU32,
-    keeper: KeeperHandle,
+    maintenance: MaintenanceHandle,
     /// Emptied by `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     guards: Guards,
@@ -91,24 +94,24 @@ impl Pool {
     pub fn open(settings: &PoolSettings) -> Result<Pool> {
         settings.validate()?;
         let catalogue = Arc::new(Catalogue::new());
-        let maker = SessionMaker::new(settings, catalogue.clone())?;
+        let connector = SessionFactory::new(settings, catalogue.clone())?;
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
             max: settings.max_connections,
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_called_off: scope::is_stopped,
+            is_called_off: cancellation::is_stopped,
         }));
         let generations = Arc::new(Generations::default());
-        let keeper = Keeper::new();
+        let maintenance = Maintenance::new();
         let threads = ScheduledThreadPool::builder()
-            .num_threads(MAKERS)
-            .thread_name_pattern("poolhouse-maker-{}")
+            .num_threads(CONNECTOR_THREADS)
+            .thread_name_pattern("poolhouse-connect-{}")
             .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
             .build();
         let ceiling = ceiling(settings.max_connections);
-        let (closer, books) = (keeper.handle(), gate.clone());
+        let (closer, books) = (maintenance.handle(), gate.clone());
         let store = r2d2::Pool::builder()
             .max_size(ceiling)
             .min_idle(Some(ceiling))
@@ -117,27 +120,27 @@ impl Pool {
             .max_lifetime(None)
             .connection_timeout(Duration::from_secs(1))
             .error_handler(Box::new(r2d2::NopErrorHandler))
-            .connection_customizer(Box::new(Dropped(move |session| closer.let_go(session, &books))))
+            .connection_customizer(Box::new(Dropped(move |session| closer.close_dropped(session, &books))))
             .thread_pool(Arc::new(threads))
-            .build_unchecked(Manager::new(gate.clone(), generations.clone(), maker));
+            .build_unchecked(Manager::new(gate.clone(), generations.clone(), connector));
         let shared = Arc::new(Shared {
             gate,
             generations,
             catalogue,
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
-            keeper: keeper.handle(),
+            maintenance: maintenance.handle(),
             store: RwLock::new(Some(store)),
             guards: Guards::new(ceiling),
             left_in_transaction: Mutex::default(),
         });
-        keeper.start(&shared).map_err(Error::application)?;
+        maintenance.start(&shared).map_err(Error::application)?;
         let pool = Pool { shared };
         pool.shared.gate.keep_minimum();
         if settings.start == Start::Fail {
             pool.shared
                 .gate
-                .wait_until_warm(Instant::now() + settings.connect_timeout + OWN_WORDS)
+                .wait_until_warm(Instant::now() + settings.connect_timeout + REASON_GRACE)
                 .map_err(|refusal| pool.shared.refused(refusal))?;
         }
         Ok(pool)
@@ -228,7 +231,7 @@ impl Pool {
             return Err(Error::Closed);
         }
         self.shared.max_connections.store(max, Ordering::Relaxed);
-        self.shared.keeper.look();
+        self.shared.maintenance.look();
         Ok(())
     }
 
@@ -256,7 +259,7 @@ impl Pool {
     pub fn reset(&self) {
         self.shared.generations.outdate_all();
         self.shared.catalogue.note_change();
-        self.shared.keeper.look();
+        self.shared.maintenance.look();
     }
 
     /// Closes the pool: who waits is told so at once, lent connections may finish and are closed on return.
@@ -275,11 +278,11 @@ impl Pool {
         let store = shared.store.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(store) = store {
             while let Some(guard) = store.try_get() {
-                drop_condemned(Pooled::new(guard), CloseReason::Retired);
+                Pooled::new(guard).close(CloseReason::Retired);
             }
         }
         shared.guards.close();
-        shared.keeper.stop(deadline);
+        shared.maintenance.stop(deadline);
         if left > 0 {
             let pool = &shared.settings.name;
             logged(|| {
@@ -299,7 +302,7 @@ impl Pool {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.gate.close();
-        self.keeper.stop(add(Instant::now(), Duration::MAX));
+        self.maintenance.stop(add(Instant::now(), Duration::MAX));
     }
 }
 

@@ -20,9 +20,9 @@ pub struct PoolStatus {
     pub available: u32,
     /// Connections lent out, or being cleaned after use.
     pub in_use: u32,
-    /// Connections being made.
-    pub being_made: u32,
-    /// `available` + `in_use` + `being_made`; never above `max_connections`, save for a while after a
+    /// Connections connecting.
+    pub connecting: u32,
+    /// `available` + `in_use` + `connecting`; never above `max_connections`, save for a while after a
     /// resize to a smaller maximum.
     pub total: u32,
     /// Callers in the queue.

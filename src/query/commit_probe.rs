@@ -27,7 +27,7 @@ use serde::Deserialize;
 
 /// What is noted at the beginning of a transaction to ask about it later. It comes with BEGIN in one round trip.
 #[derive(Debug, Clone)]
-pub(super) struct Ticket {
+pub(super) struct CommitProbe {
     id: i64,
     system: String,
     timeline: String,
@@ -68,7 +68,7 @@ const COMMIT_BEHIND: &str = "SELECT pg_logical_emit_message(true, 'poolhouse', '
 
 /// What the server says of the transaction and of itself.
 #[derive(Debug, Clone, Deserialize)]
-struct Facts {
+struct ServerState {
     /// `None` where it was too long ago.
     status: Option<Status>,
     is_another: bool,
@@ -98,7 +98,7 @@ enum Status {
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum CommitStatus {
     Committed,
     NotDone,
     /// It still runs, or this server cannot tell: ask again.
@@ -107,17 +107,17 @@ pub(super) enum Fate {
     Unknown,
 }
 
-impl Ticket {
+impl CommitProbe {
     /// Begins a transaction and notes what it takes to ask about it.
     pub(super) fn begin(
         session: &mut Session,
         options: &TransactionOptions,
         limit: Limit,
-    ) -> Result<Ticket, Failure> {
+    ) -> Result<CommitProbe, Failure> {
         let row = session.begin_transaction(&options.begin(), options.is_read_only, NOTE, limit)?;
-        let ticket = match row.as_slice() {
+        let probe = match row.as_slice() {
             [Some(id), Some(system), Some(timeline), Some(started), Some(checkpoint), reset] => {
-                id.parse().ok().map(|id| Ticket {
+                id.parse().ok().map(|id| CommitProbe {
                     id,
                     system: system.clone(),
                     timeline: timeline.clone(),
@@ -128,52 +128,52 @@ impl Ticket {
             }
             _ => None,
         };
-        ticket.ok_or_else(|| {
+        probe.ok_or_else(|| {
             Failure::of_caller(Error::application("the server's answer to BEGIN is not PostgreSQL's"))
         })
     }
 
     /// Asks the server behind `connection`.
-    pub(super) fn ask(&self, connection: &Connection) -> Result<Fate> {
-        let Ticket { id, system, timeline, started, checkpoint, reset } = self;
-        let facts = connection
-            .execute_query_one::<Facts>(ASK, &[id, system, timeline, started, reset, checkpoint])?;
-        let Some(facts) = facts else { return Ok(Fate::Unknown) };
-        let fate = facts.fate();
-        if fate == Fate::Committed && facts.waits_for_standbys {
+    pub(super) fn ask(&self, connection: &Connection) -> Result<CommitStatus> {
+        let CommitProbe { id, system, timeline, started, checkpoint, reset } = self;
+        let state = connection
+            .execute_query_one::<ServerState>(ASK, &[id, system, timeline, started, reset, checkpoint])?;
+        let Some(state) = state else { return Ok(CommitStatus::Unknown) };
+        let status = state.status();
+        if status == CommitStatus::Committed && state.waits_for_standbys {
             connection.execute_write(COMMIT_BEHIND, &[])?;
             // To a cancelled wait for the standby the server answers as if it had come to its end.
             if is_stopped() {
-                return Ok(Fate::Open);
+                return Ok(CommitStatus::Open);
             }
         }
-        Ok(fate)
+        Ok(status)
     }
 }
 
-impl Facts {
-    fn fate(&self) -> Fate {
+impl ServerState {
+    fn status(&self) -> CommitStatus {
         use Status::{Aborted, Committed, InProgress, Unassigned};
         if self.is_another {
-            return Fate::Unknown;
+            return CommitStatus::Unknown;
         }
         if self.is_standby {
             // It may lag behind; the primary is to be asked.
-            return Fate::Open;
+            return CommitStatus::Open;
         }
-        let Some(status) = self.status else { return Fate::Unknown };
+        let Some(status) = self.status else { return CommitStatus::Unknown };
         let is_recovered = self.has_crashed && self.is_of_recovery && !self.has_failed_over;
         if is_recovered && !self.was_known {
-            return Fate::NotDone;
+            return CommitStatus::NotDone;
         }
         match status {
-            Committed if self.has_failed_over => Fate::Unknown,
-            Committed if self.has_crashed && !is_recovered => Fate::Unknown,
-            Committed => Fate::Committed,
-            Aborted => Fate::NotDone,
+            Committed if self.has_failed_over => CommitStatus::Unknown,
+            Committed if self.has_crashed && !is_recovered => CommitStatus::Unknown,
+            Committed => CommitStatus::Committed,
+            Aborted => CommitStatus::NotDone,
             // The session that ran it is gone, so what runs now is another's.
-            InProgress | Unassigned if self.has_failed_over || self.has_restarted => Fate::NotDone,
-            InProgress | Unassigned => Fate::Open,
+            InProgress | Unassigned if self.has_failed_over || self.has_restarted => CommitStatus::NotDone,
+            InProgress | Unassigned => CommitStatus::Open,
         }
     }
 }
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use Status::{Aborted, Committed, InProgress, Unassigned};
 
-    const UP_ALL_THE_TIME: Facts = Facts {
+    const UP_ALL_THE_TIME: ServerState = ServerState {
         status: None,
         is_another: false,
         is_standby: false,
@@ -194,7 +194,7 @@ mod tests {
         was_known: false,
         waits_for_standbys: false,
     };
-    const RECOVERED: Facts = Facts {
+    const RECOVERED: ServerState = ServerState {
         has_restarted: true,
         has_crashed: true,
         is_of_recovery: true,
@@ -202,45 +202,75 @@ mod tests {
         ..UP_ALL_THE_TIME
     };
 
-    fn fates(facts: &Facts) -> [Fate; 5] {
+    fn fates(state: &ServerState) -> [CommitStatus; 5] {
         let statuses = [Some(Committed), Some(Aborted), Some(InProgress), Some(Unassigned), None];
-        statuses.map(|status| Facts { status, ..facts.clone() }.fate())
+        statuses.map(|status| ServerState { status, ..state.clone() }.status())
     }
 
     #[test]
     fn a_server_that_never_crashed_is_believed() {
-        let told = [Fate::Committed, Fate::NotDone, Fate::Open, Fate::Open, Fate::Unknown];
+        let told = [
+            CommitStatus::Committed,
+            CommitStatus::NotDone,
+            CommitStatus::Open,
+            CommitStatus::Open,
+            CommitStatus::Unknown,
+        ];
         assert_eq!(fates(&UP_ALL_THE_TIME), told);
-        let after_a_checkpoint = Facts { was_known: true, ..UP_ALL_THE_TIME };
+        let after_a_checkpoint = ServerState { was_known: true, ..UP_ALL_THE_TIME };
         assert_eq!(fates(&after_a_checkpoint), told);
-        let told = [Fate::Committed, Fate::NotDone, Fate::NotDone, Fate::NotDone, Fate::Unknown];
-        assert_eq!(fates(&Facts { has_restarted: true, ..UP_ALL_THE_TIME }), told);
+        let told = [
+            CommitStatus::Committed,
+            CommitStatus::NotDone,
+            CommitStatus::NotDone,
+            CommitStatus::NotDone,
+            CommitStatus::Unknown,
+        ];
+        assert_eq!(fates(&ServerState { has_restarted: true, ..UP_ALL_THE_TIME }), told);
     }
 
     #[test]
     fn after_a_crash_an_id_that_recovery_did_not_know_is_anothers() {
-        let told = [Fate::Committed, Fate::NotDone, Fate::NotDone, Fate::NotDone, Fate::Unknown];
+        let told = [
+            CommitStatus::Committed,
+            CommitStatus::NotDone,
+            CommitStatus::NotDone,
+            CommitStatus::NotDone,
+            CommitStatus::Unknown,
+        ];
         assert_eq!(fates(&RECOVERED), told);
-        let unknown = Facts { was_known: false, ..RECOVERED };
-        assert_eq!(fates(&unknown)[..4], [Fate::NotDone; 4]);
+        let unknown = ServerState { was_known: false, ..RECOVERED };
+        assert_eq!(fates(&unknown)[..4], [CommitStatus::NotDone; 4]);
     }
 
     #[test]
     fn a_commit_that_may_be_anothers_proves_nothing() {
-        let told = [Fate::Unknown, Fate::NotDone, Fate::NotDone, Fate::NotDone, Fate::Unknown];
-        assert_eq!(fates(&Facts { is_of_recovery: false, ..RECOVERED }), told);
+        let told = [
+            CommitStatus::Unknown,
+            CommitStatus::NotDone,
+            CommitStatus::NotDone,
+            CommitStatus::NotDone,
+            CommitStatus::Unknown,
+        ];
+        assert_eq!(fates(&ServerState { is_of_recovery: false, ..RECOVERED }), told);
         for has_crashed in [true, false] {
-            assert_eq!(fates(&Facts { has_failed_over: true, has_crashed, ..RECOVERED }), told);
+            assert_eq!(fates(&ServerState { has_failed_over: true, has_crashed, ..RECOVERED }), told);
         }
         // The statistics may also have been reset by somebody, and then it may run yet.
-        let reset = Facts { has_crashed: true, ..UP_ALL_THE_TIME };
-        let told = [Fate::Unknown, Fate::NotDone, Fate::Open, Fate::Open, Fate::Unknown];
+        let reset = ServerState { has_crashed: true, ..UP_ALL_THE_TIME };
+        let told = [
+            CommitStatus::Unknown,
+            CommitStatus::NotDone,
+            CommitStatus::Open,
+            CommitStatus::Open,
+            CommitStatus::Unknown,
+        ];
         assert_eq!(fates(&reset), told);
     }
 
     #[test]
     fn others_are_not_believed_at_all() {
-        assert_eq!(fates(&Facts { is_another: true, ..RECOVERED }), [Fate::Unknown; 5]);
-        assert_eq!(fates(&Facts { is_standby: true, ..RECOVERED }), [Fate::Open; 5]);
+        assert_eq!(fates(&ServerState { is_another: true, ..RECOVERED }), [CommitStatus::Unknown; 5]);
+        assert_eq!(fates(&ServerState { is_standby: true, ..RECOVERED }), [CommitStatus::Open; 5]);
     }
 }

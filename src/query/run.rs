@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Interruption, Result};
 use crate::pool::{Connection, Lease, Pool, Shared, add, with_deadline};
-use crate::query::commit_probe::{Fate, Ticket};
+use crate::query::commit_probe::{CommitProbe, CommitStatus};
 use crate::query::options::TransactionOptions;
 use crate::query::transaction::{Failed, Finished, Transaction, begin, finish};
 use log::debug;
@@ -185,12 +185,12 @@ impl Pool {
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<R, Failed<E>> {
         let begun = self.on_a_connection(at, |lease, _| begin(lease, options));
-        let (mut lease, ticket) = begun.map_err(Failed::by_itself)?;
+        let (mut lease, probe) = begun.map_err(Failed::by_itself)?;
         let Finished { value, commit } = finish(&mut lease, work)?;
         let shared = lease.shared().clone();
         // Whoever looks into it needs a connection.
         drop(lease);
-        conclude(&shared, options, ticket, commit).map(|()| value).map_err(Failed::by_itself)
+        conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::by_itself)
     }
 }
 
@@ -294,40 +294,43 @@ fn attempt_on<R, E: From<Error>>(
     options: &TransactionOptions,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
 ) -> Result<R, Failed<E>> {
-    let ticket = begin(lease, options).map_err(Failed::by_itself)?;
+    let probe = begin(lease, options).map_err(Failed::by_itself)?;
     let Finished { value, commit } = finish(lease, work)?;
     let shared = lease.shared().clone();
-    conclude(&shared, options, ticket, commit).map(|()| value).map_err(Failed::by_itself)
+    conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::by_itself)
 }
 
 /// What became of a transaction whose work is done, and whose COMMIT came to `commit`.
 fn conclude(
     shared: &Arc<Shared>,
     options: &TransactionOptions,
-    ticket: Option<Ticket>,
+    probe: Option<CommitProbe>,
     commit: Result<()>,
 ) -> Result<()> {
-    match (commit, ticket, options.verify_within) {
-        (Err(Error::OutcomeUnknown(lost)), Some(ticket), Some(within)) => {
-            verify(shared, &ticket, lost, within)
-        }
+    match (commit, probe, options.verify_within) {
+        (Err(Error::OutcomeUnknown(lost)), Some(probe), Some(within)) => verify(shared, &probe, lost, within),
         (commit, ..) => commit,
     }
 }
 
 /// Asks the server what became of a transaction whose commit was not answered: `Ok` where it is done.
-fn verify(shared: &Arc<Shared>, ticket: &Ticket, lost: Box<Interruption>, within: Duration) -> Result<()> {
+fn verify(
+    shared: &Arc<Shared>,
+    probe: &CommitProbe,
+    lost: Box<Interruption>,
+    within: Duration,
+) -> Result<()> {
     let deadline = add(Instant::now(), within);
     loop {
         // Whatever goes wrong here says nothing about the transaction: the server may be back in a moment.
         let asked = shared
             .connection_until(deadline)
-            .and_then(|connection| with_deadline(deadline, || ticket.ask(&connection)));
+            .and_then(|connection| with_deadline(deadline, || probe.ask(&connection)));
         match asked {
-            Ok(Fate::Committed) => return Ok(()),
-            Ok(Fate::NotDone) => return Err(Error::ConnectionLost(lost)),
-            Ok(Fate::Unknown) | Err(Error::Closed | Error::Cancelled) => break,
-            Ok(Fate::Open) => {}
+            Ok(CommitStatus::Committed) => return Ok(()),
+            Ok(CommitStatus::NotDone) => return Err(Error::ConnectionLost(lost)),
+            Ok(CommitStatus::Unknown) | Err(Error::Closed | Error::Cancelled) => break,
+            Ok(CommitStatus::Open) => {}
             Err(error) => debug!("cannot verify a commit yet: {error}"),
         }
         if Instant::now() + ASK_AGAIN >= deadline || !shared.pause(ASK_AGAIN) {

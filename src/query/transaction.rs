@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pool::{Effect, Failure, Lease, Limit, Retry, Session, Shared, is_stopped};
-use crate::query::commit_probe::Ticket;
+use crate::query::commit_probe::CommitProbe;
 use crate::query::options::TransactionOptions;
 use crate::query::{Execute, all, at_most_one};
 use postgres::types::ToSql;
@@ -109,14 +109,14 @@ impl Execute for Transaction<'_> {
 }
 
 /// Where it is to be verified, with what it takes to ask.
-pub(super) fn begin(lease: &mut Lease, options: &TransactionOptions) -> Result<Option<Ticket>, Failure> {
+pub(super) fn begin(lease: &mut Lease, options: &TransactionOptions) -> Result<Option<CommitProbe>, Failure> {
     let limit = lease.shared().statement_limit();
     let begun = match options.verify_within {
         None => {
             let begin = options.begin();
             lease.session().begin_transaction(&begin, options.is_read_only, "", limit).map(|_| None)
         }
-        Some(_) => Ticket::begin(lease.session(), options, limit).map(Some),
+        Some(_) => CommitProbe::begin(lease.session(), options, limit).map(Some),
     };
     // A transaction that has only begun ends with its connection.
     begun.map_err(|failure| match failure.retry {

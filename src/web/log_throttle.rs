@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Counts what happens often, and says seldom that it does.
 #[derive(Debug)]
-pub(super) struct Seldom {
+pub(super) struct LogThrottle {
     every: Duration,
     since: Instant,
     unreported: AtomicU64,
@@ -13,9 +13,14 @@ pub(super) struct Seldom {
     pub(super) next_report: AtomicU64,
 }
 
-impl Seldom {
-    pub(super) fn new(every: Duration) -> Seldom {
-        Seldom { every, since: Instant::now(), unreported: AtomicU64::new(0), next_report: AtomicU64::new(0) }
+impl LogThrottle {
+    pub(super) fn new(every: Duration) -> LogThrottle {
+        LogThrottle {
+            every,
+            since: Instant::now(),
+            unreported: AtomicU64::new(0),
+            next_report: AtomicU64::new(0),
+        }
     }
 
     /// Counts one; returns how many to report, where it is time to.

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 fn adds_up(status: &PoolStatus) {
-    assert_eq!(status.available + status.in_use + status.being_made, status.total, "{status:?}");
+    assert_eq!(status.available + status.in_use + status.connecting, status.total, "{status:?}");
     assert!(status.total <= status.max_connections, "{status:?}");
 }
 
@@ -55,7 +55,7 @@ fn after_a_storm_of_everything_every_count_balances() {
     });
     eventually("everything is back", Duration::from_secs(5), || {
         let status = pool.status();
-        status.in_use == 0 && status.being_made == 0 && status.waiting == 0
+        status.in_use == 0 && status.connecting == 0 && status.waiting == 0
     });
     let status = pool.status();
     adds_up(&status);

@@ -24,7 +24,7 @@ const LEAST_SILENCE: Duration = Duration::from_millis(500);
 const MORE_PATIENCE: u32 = 4;
 /// So often an outage may begin anew by being about the login, or about it no more.
 const MOST_CHANGES: u32 = 4;
-/// A standing outage is logged at most this often.
+/// A failing outage is logged at most this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// When the next attempt to connect may start.
@@ -37,12 +37,12 @@ pub(crate) enum Attempt {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Outage {
-    standing: Option<Standing>,
+pub(crate) struct Backoff {
+    failing: Option<Failing>,
 }
 
 #[derive(Debug)]
-struct Standing {
+struct Failing {
     since: Instant,
     last: Instant,
     text: String,
@@ -55,24 +55,24 @@ struct Standing {
     line_at: Instant,
 }
 
-impl Outage {
+impl Backoff {
     pub(crate) fn is_down(&self) -> bool {
-        self.standing.is_some()
+        self.failing.is_some()
     }
 
     /// What to tell a caller whose time is up.
     pub(crate) fn refusal(&self) -> Refusal {
-        match &self.standing {
+        match &self.failing {
             None => Refusal::TimedOut,
-            Some(standing) if standing.login => Refusal::Login,
+            Some(failing) if failing.login => Refusal::Login,
             Some(_) => Refusal::Down,
         }
     }
 
     pub(crate) fn grace_ends(&self, grace: Duration) -> Option<Instant> {
-        let standing = self.standing.as_ref()?;
+        let failing = self.failing.as_ref()?;
         // A refused login does not pass by waiting.
-        Some(if standing.login { standing.since } else { standing.since + grace })
+        Some(if failing.login { failing.since } else { failing.since + grace })
     }
 
     pub(crate) fn has_outlasted(&self, grace: Duration, now: Instant) -> bool {
@@ -81,8 +81,8 @@ impl Outage {
 
     /// Remembers a failure. Returns whether it is worth a log line: the first, another reason, or one in a while.
     pub(crate) fn note(&mut self, now: Instant, text: String, login: bool) -> bool {
-        let Some(standing) = &mut self.standing else {
-            self.standing = Some(Standing {
+        let Some(failing) = &mut self.failing else {
+            self.failing = Some(Failing {
                 since: now,
                 last: now,
                 text,
@@ -96,39 +96,39 @@ impl Outage {
             return true;
         };
         // Two servers may take turns, one of which is down and the other refuses the login: that is no news for long.
-        let changed = standing.login != login && standing.changes < MOST_CHANGES;
-        let worth_a_line = changed || now >= standing.line_at;
+        let changed = failing.login != login && failing.changes < MOST_CHANGES;
+        let worth_a_line = changed || now >= failing.line_at;
         if changed {
-            (standing.attempts, standing.changed) = (0, now);
-            standing.changes += 1;
+            (failing.attempts, failing.changed) = (0, now);
+            failing.changes += 1;
         }
-        standing.next_at = now + pause(now.saturating_duration_since(standing.changed), login);
-        standing.attempts = standing.attempts.saturating_add(1);
-        (standing.last, standing.text, standing.login) = (now, text, login);
+        failing.next_at = now + pause(now.saturating_duration_since(failing.changed), login);
+        failing.attempts = failing.attempts.saturating_add(1);
+        (failing.last, failing.text, failing.login) = (now, text, login);
         if worth_a_line {
-            standing.line_at = now + LINE_INTERVAL;
+            failing.line_at = now + LINE_INTERVAL;
         }
         worth_a_line
     }
 
     /// A connect succeeded. Returns how long they had failed.
     pub(crate) fn end(&mut self, now: Instant) -> Option<Duration> {
-        self.standing.take().map(|standing| now.saturating_duration_since(standing.since))
+        self.failing.take().map(|failing| now.saturating_duration_since(failing.since))
     }
 
     pub(crate) fn next_attempt(&self, now: Instant, in_flight: bool) -> Attempt {
-        match &self.standing {
+        match &self.failing {
             None => Attempt::Now,
             Some(_) if in_flight => Attempt::Never,
-            Some(standing) if standing.next_at <= now => Attempt::Now,
-            Some(standing) => Attempt::At(standing.next_at),
+            Some(failing) if failing.next_at <= now => Attempt::Now,
+            Some(failing) => Attempt::At(failing.next_at),
         }
     }
 
     /// How long the next attempt may take; `None` for as long as the settings allow. `usual` is how long connecting
     /// has taken so far.
     pub(crate) fn patience(&self, usual: Option<Duration>) -> Option<Duration> {
-        let attempts = self.standing.as_ref().map_or(0, |standing| standing.attempts);
+        let attempts = self.failing.as_ref().map_or(0, |failing| failing.attempts);
         let short = usual.map(|usual| (usual * SILENCE).max(LEAST_SILENCE));
         match attempts % 3 {
             0 => short,
@@ -138,8 +138,8 @@ impl Outage {
     }
 
     pub(crate) fn failure(&self) -> Option<ConnectFailure> {
-        self.standing.as_ref().map(|standing| {
-            ConnectFailure::new(standing.last.elapsed(), standing.since.elapsed(), standing.text.clone())
+        self.failing.as_ref().map(|failing| {
+            ConnectFailure::new(failing.last.elapsed(), failing.since.elapsed(), failing.text.clone())
         })
     }
 }
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn attempts_are_cut_short_once_the_usual_time_is_known_and_never_three_in_a_row() {
         let (now, usual) = (Instant::now(), Some(Duration::from_millis(40)));
-        let mut outage = Outage::default();
+        let mut outage = Backoff::default();
         assert_eq!(outage.patience(None), None);
         assert_eq!(outage.patience(Some(Duration::from_millis(2))), Some(LEAST_SILENCE));
         let mut next = || {
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn one_attempt_at_a_time_while_down() {
         let now = Instant::now();
-        let mut outage = Outage::default();
+        let mut outage = Backoff::default();
         assert_eq!(outage.next_attempt(now, true), Attempt::Now);
         assert!(outage.note(now, "refused".into(), false));
         assert_eq!(outage.next_attempt(now + Duration::from_secs(1), true), Attempt::Never);
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn two_servers_that_fail_in_turns_for_other_reasons_are_an_outage_like_any_other() {
         let mut now = Instant::now();
-        let mut outage = Outage::default();
+        let mut outage = Backoff::default();
         let lines = (0..100).filter(|attempt| {
             let is_line = outage.note(now, "refused".into(), attempt % 2 == 0);
             if let Attempt::At(next) = outage.next_attempt(now, false) {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_standing_outage_is_logged_rarely() {
         let mut now = Instant::now();
-        let mut outage = Outage::default();
+        let mut outage = Backoff::default();
         let mut lines = 0;
         for _ in 0..100 {
             lines += u32::from(outage.note(now, "refused".into(), false));

@@ -1,4 +1,4 @@
-//! The makers' side of the gate: what is ordered, and how attempts are paced while the server is down.
+//! The connectors' side of the gate: what is ordered, and how attempts are paced while the server is down.
 
 use crate::pool::gate::backoff::Attempt;
 use crate::pool::gate::sync::{MutexGuard, now};
@@ -6,26 +6,26 @@ use crate::pool::gate::{Gate, State};
 use crate::pool::status::PoolState;
 use std::time::Duration;
 
-/// What a maker is to do next.
+/// What a connector is to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum ConnectRequest {
     /// Make one connection, and give up after this time where one is given.
-    Make(Option<Duration>),
+    Connect(Option<Duration>),
     /// The gate is closed: stop.
     Stop,
 }
 
-/// The makers' side.
+/// The connectors' side.
 impl Gate {
-    /// Blocks a maker until there is something for it to do. While the server is down one maker at a time is
+    /// Blocks a connector until there is something for it to do. While the server is down one connector at a time is
     /// let through, each attempt after a growing, jittered pause.
-    pub(crate) fn next_order(&self) -> Order {
+    pub(crate) fn next_connect_request(&self) -> ConnectRequest {
         let mut state = self.lock();
         loop {
             if state.phase == PoolState::Closed {
-                return Order::Stop;
+                return ConnectRequest::Stop;
             }
-            let ordered = state.making - state.connecting;
+            let ordered = state.requested - state.connecting;
             if ordered == 0 {
                 state = self.wait_for_order(state, None);
                 continue;
@@ -38,14 +38,14 @@ impl Gate {
                     let is_owed = state.owed > 0;
                     if !demand && !below_minimum && !is_owed && !state.outage.is_down() {
                         // Who asked for it has been served meanwhile.
-                        state.making -= 1;
+                        state.requested -= 1;
                         continue;
                     }
                     state.connecting += 1;
                     state.note_attempts(now, false);
                     let spare = u32::from(is_owed && !demand && !below_minimum);
-                    state.owed = (state.owed - spare).min(state.making - state.connecting);
-                    return Order::Make(state.outage.patience(state.growth.usual_connect_time()));
+                    state.owed = (state.owed - spare).min(state.requested - state.connecting);
+                    return ConnectRequest::Connect(state.outage.patience(state.growth.usual_connect_time()));
                 }
                 Attempt::At(when) => state = self.wait_for_order(state, Some(when - now)),
                 Attempt::Never => state = self.wait_for_order(state, None),
@@ -67,12 +67,12 @@ impl Gate {
         }
     }
 
-    /// A maker's connection is about to enter the store: lends it to the head of the queue. Returns how long
+    /// A connector's connection is about to enter the store: lends it to the head of the queue. Returns how long
     /// the server had been down, where it was.
     pub(crate) fn made(&self, took: Duration) -> Option<Duration> {
         let mut state = self.lock();
         let now = now();
-        state.making -= 1;
+        state.requested -= 1;
         state.connecting -= 1;
         state.note_attempts(now, true);
         state.add_idle();
@@ -82,8 +82,8 @@ impl Gate {
         let down_for = state.outage.end(now);
         // Before more is ordered: whoever gets this one needs no other.
         let mut woken = state.serve(now);
-        self.order_for_demand(&mut state, now, 0);
-        self.order_minimum(&mut state);
+        self.request_for_demand(&mut state, now, 0);
+        self.request_minimum(&mut state);
         woken.extend(state.after_change(now));
         drop(state);
         self.orders.notify_all();
@@ -94,7 +94,7 @@ impl Gate {
         down_for
     }
 
-    /// A maker's attempt failed. The order stands: the same or another maker tries again after a pause.
+    /// A connector's attempt failed. The order stands: the same or another connector tries again after a pause.
     /// Returns whether this failure is worth a log line.
     pub(crate) fn failed(&self, text: String, login: bool) -> bool {
         let mut state = self.lock();
@@ -107,7 +107,7 @@ impl Gate {
         let worth_a_line = state.outage.note(now, text, login);
         // One prober is enough; what is wanted beyond it is ordered again after its success.
         let probers = if state.phase == PoolState::Closed { 0 } else { 1 };
-        state.making = state.connecting.max(probers);
+        state.requested = state.connecting.max(probers);
         state.owed = 0;
         state.note_demand(now);
         let mut woken = state.after_change(now);

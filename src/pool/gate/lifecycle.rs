@@ -58,9 +58,9 @@ impl Gate {
         let mut state = self.lock();
         state.phase = PoolState::Closed;
         self.retiring.store(true, Ordering::Relaxed);
-        // What is idle is closed, and what no maker has in hand will not be made.
+        // What is idle is closed, and what no connector has in hand will not be made.
         state.idle = 0;
-        (state.making, state.owed) = (state.connecting, 0);
+        (state.requested, state.owed) = (state.connecting, 0);
         let waiters = std::mem::take(&mut state.queue);
         state.note_demand(now());
         for waiter in &waiters {
@@ -74,7 +74,7 @@ impl Gate {
         }
     }
 
-    /// Waits until no connection is lent and no maker is at work, or `deadline` has passed. Returns how many
+    /// Waits until no connection is lent and no connector is at work, or `deadline` has passed. Returns how many
     /// are still lent.
     pub(crate) fn wait_until_idle(&self, deadline: Instant) -> u32 {
         let mut state = self.lock();
@@ -109,7 +109,7 @@ impl Gate {
         let open = state.phase == PoolState::Open;
         let now = now();
         let mut woken = state.serve(now);
-        self.order_for_demand(&mut state, now, 0);
+        self.request_for_demand(&mut state, now, 0);
         woken.extend(state.after_change(now));
         self.wake(state, woken);
         open
@@ -126,12 +126,12 @@ impl Gate {
         // Orders nobody has begun are the cheapest surplus; while the server is down the last one is the prober.
         let surplus = state.total().saturating_sub(max);
         let kept = state.connecting.max(u32::from(state.outage.is_down()));
-        state.making -= surplus.min(state.making.saturating_sub(kept));
-        state.owed = state.owed.min(state.making - state.connecting);
+        state.requested -= surplus.min(state.requested.saturating_sub(kept));
+        state.owed = state.owed.min(state.requested - state.connecting);
         self.retiring.store(state.total() > max, Ordering::Relaxed);
-        self.order_minimum(&mut state);
+        self.request_minimum(&mut state);
         let now = now();
-        self.order_for_demand(&mut state, now, 0);
+        self.request_for_demand(&mut state, now, 0);
         let woken = state.after_change(now);
         self.wake(state, woken);
         true
@@ -189,7 +189,7 @@ impl Gate {
         status.max_connections = state.limits.max;
         status.available = state.idle + state.checking;
         status.in_use = state.in_use;
-        status.being_made = state.making;
+        status.connecting = state.requested;
         status.total = state.total();
         status.waiting = state.queue.len() as u32;
         status.max_waiting = state.limits.max_waiting;

@@ -12,7 +12,7 @@
 //! connecting, or waking a thread: decide under the lock, act after it. Helpers that need the lock take
 //! `&mut State`.
 
-pub(crate) use crate::pool::gate::connectors::Order;
+pub(crate) use crate::pool::gate::connectors::ConnectRequest;
 pub(crate) use crate::pool::gate::lifecycle::Surplus;
 
 mod backoff;
@@ -25,7 +25,7 @@ mod sync;
 mod tests;
 mod waiters;
 use crate::error::PoolNumbers;
-use crate::pool::gate::backoff::Outage;
+use crate::pool::gate::backoff::Backoff;
 use crate::pool::gate::growth::Growth;
 use crate::pool::gate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
 use crate::pool::gate::waiters::Waiter;
@@ -108,11 +108,11 @@ pub(crate) struct State {
     phase: PoolState,
     idle: u32,
     in_use: u32,
-    /// Idle ones the keeper is looking at; counted as available.
+    /// Idle ones the maintenance thread is looking at; counted as available.
     checking: u32,
-    /// Being made: ordered, or in a maker's hands.
-    making: u32,
-    /// The part of `making` that a maker has in hand.
+    /// Being made: ordered, or in a connector's hands.
+    requested: u32,
+    /// The part of `making` that a connector has in hand.
     connecting: u32,
     /// The part of the orders nobody has in hand that is for callers who could not wait: carried out although
     /// the queue does not show who wants them.
@@ -121,9 +121,9 @@ pub(crate) struct State {
     holders: Vec<Option<Holder>>,
     free_entries: Vec<usize>,
     growth: Growth,
-    outage: Outage,
+    outage: Backoff,
     /// A caller waits without a time at which to look again whether one more connection is due: there was no room
-    /// for one, or the one it waits for was being made.
+    /// for one, or the one it waits for was connecting.
     is_unarmed: bool,
     shed_after: Option<Instant>,
     /// Since when attempts to connect have been in flight without an answer to any.
@@ -143,14 +143,14 @@ impl Gate {
                 idle: 0,
                 in_use: 0,
                 checking: 0,
-                making: 0,
+                requested: 0,
                 connecting: 0,
                 owed: 0,
                 queue: VecDeque::new(),
                 holders: Vec::new(),
                 free_entries: Vec::new(),
                 growth: Growth::default(),
-                outage: Outage::default(),
+                outage: Backoff::default(),
                 is_unarmed: false,
                 shed_after: None,
                 unanswered_since: None,
@@ -211,7 +211,7 @@ impl Gate {
         }
     }
 
-    /// Takes up to `most` idle connections out for the keeper, none while callers wait.
+    /// Takes up to `most` idle connections out for the maintenance thread, none while callers wait.
     pub(crate) fn begin_check(&self, most: u32) -> u32 {
         let mut state = self.lock();
         let taken = if state.queue.is_empty() { state.idle.min(most) } else { 0 };
@@ -220,7 +220,7 @@ impl Gate {
         taken
     }
 
-    /// The keeper's connection is back in the store.
+    /// The maintenance thread's connection is back in the store.
     pub(crate) fn end_check(&self) {
         let mut state = self.lock();
         state.checking -= 1;
@@ -228,7 +228,7 @@ impl Gate {
         self.hand_over(state, now());
     }
 
-    /// The keeper closed the connection it had.
+    /// the maintenance thread closed the connection it had.
     pub(crate) fn end_check_closed(&self) {
         let mut state = self.lock();
         state.checking -= 1;
@@ -242,8 +242,8 @@ impl Gate {
 
     fn after_loss(&self, mut state: MutexGuard<'_, State>) {
         let now = now();
-        self.order_for_demand(&mut state, now, 0);
-        self.order_minimum(&mut state);
+        self.request_for_demand(&mut state, now, 0);
+        self.request_minimum(&mut state);
         let woken = state.after_change(now);
         self.wake(state, woken);
     }
@@ -261,26 +261,26 @@ impl Gate {
 
     /// Orders what the minimum asks for.
     pub(crate) fn keep_minimum(&self) {
-        self.order_minimum(&mut self.lock());
+        self.request_minimum(&mut self.lock());
     }
 
-    fn order_minimum(&self, state: &mut State) {
-        let before = state.making;
+    fn request_minimum(&self, state: &mut State) {
+        let before = state.requested;
         while state.phase != PoolState::Closed && state.total() < state.minimum() && !state.outage.is_down() {
-            state.making += 1;
+            state.requested += 1;
             self.orders.notify_one();
         }
-        if state.making > before {
+        if state.requested > before {
             state.note_demand(now());
         }
     }
 
     /// Orders as many connections as demand is worth. `unqueued` counts a caller that would wait if it could.
-    fn order_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
+    fn request_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
         let wanted = state.wanted(now, unqueued);
         if wanted > 0 {
-            state.making += wanted;
-            state.owed = (state.owed + unqueued).min(state.making - state.connecting);
+            state.requested += wanted;
+            state.owed = (state.owed + unqueued).min(state.requested - state.connecting);
         }
         state.note_demand(now);
         for _ in 0..wanted {

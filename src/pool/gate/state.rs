@@ -17,7 +17,7 @@ const LEAST_UNUSUAL: Duration = Duration::from_millis(50);
 
 impl State {
     pub(super) fn total(&self) -> u32 {
-        self.live() + self.making
+        self.live() + self.requested
     }
 
     pub(super) fn live(&self) -> u32 {
@@ -186,10 +186,10 @@ impl State {
         }
     }
 
-    /// Whether the current thread holds a connection and all others are held too. One that the keeper checks or
+    /// Whether the current thread holds a connection and all others are held too. One that the maintenance thread checks or
     /// cleans is as good as back.
     pub(super) fn would_wait_for_itself(&self) -> bool {
-        let others = self.idle + self.checking + self.making;
+        let others = self.idle + self.checking + self.requested;
         if others > 0 || self.total() < self.limits.max {
             return false;
         }
@@ -244,7 +244,7 @@ impl State {
             waited,
             in_use: self.in_use,
             idle: self.idle + self.checking,
-            making: self.making,
+            connecting: self.requested,
             waiting: self.queue.len() as u32,
             max: self.limits.max,
             last_failure: self.outage.failure(),
@@ -269,13 +269,13 @@ impl State {
         }
     }
 
-    /// How many callers wait for a connection that is neither there nor being made.
+    /// How many callers wait for a connection that is neither there nor connecting.
     pub(super) fn unserved(&self) -> usize {
         // Lending is not suspended for want of connections.
         if self.phase != PoolState::Open {
             return 0;
         }
-        self.queue.len().saturating_sub(self.making as usize)
+        self.queue.len().saturating_sub(self.requested as usize)
     }
 
     /// To be called after every change of what [`unserved`](State::unserved) rests on.
@@ -292,7 +292,7 @@ impl State {
         if unqueued > 0 {
             self.growth.note_turned_away(now);
         }
-        let unserved = (self.queue.len() + unqueued as usize).saturating_sub(self.making as usize);
+        let unserved = (self.queue.len() + unqueued as usize).saturating_sub(self.requested as usize);
         let wanted = self.growth.orders(now, self.in_use, self.checking, unserved);
         wanted.min(self.limits.max - self.total())
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a caller without time waits for connections that the keeper is only looking at.
-pub(super) const GLANCE: Duration = Duration::from_millis(5);
+/// How long a caller without time waits for connections that the maintenance thread is only looking at.
+pub(super) const CHECK_SLACK: Duration = Duration::from_millis(5);
 
 pub(super) const PENDING: u8 = 0;
 pub(super) const GRANTED: u8 = 1;
@@ -84,7 +84,7 @@ impl Gate {
             let waited = now.saturating_duration_since(started);
             return Ok(Permit(state.lend(now, at, thread_number(), waited)));
         }
-        self.order_minimum(&mut state);
+        self.request_minimum(&mut state);
         // Rare enough to wake them under the lock: `queue` goes on under it.
         for waiter in state.after_change(now) {
             waiter.parker.unpark();
@@ -101,11 +101,11 @@ impl Gate {
         is_again: bool,
     ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
         let came = now();
-        // What the keeper looks at is there, and back before anybody would call it waiting.
-        let deadline = if state.checking > 0 { deadline.max(came + GLANCE) } else { deadline };
+        // What the maintenance thread looks at is there, and back before anybody would call it waiting.
+        let deadline = if state.checking > 0 { deadline.max(came + CHECK_SLACK) } else { deadline };
         if let Some(refusal) = state.refuses(came, deadline, is_again) {
             // A caller that cannot wait still says that one more connection would have been of use.
-            self.order_for_demand(&mut state, came, 1);
+            self.request_for_demand(&mut state, came, 1);
             return Err(state.turn_away(refusal, started, is_again));
         }
         let waiter = Arc::new(Waiter {
@@ -157,7 +157,7 @@ impl Gate {
                 let refusal = state.outage.refusal();
                 return Err(state.turn_away(refusal, started, true));
             }
-            self.order_for_demand(&mut state, now, 0);
+            self.request_for_demand(&mut state, now, 0);
             let mut wake_at = deadline;
             if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
                 wake_at = wake_at.min(ends);

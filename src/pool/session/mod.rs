@@ -10,15 +10,15 @@ mod timeout;
 
 use crate::error::{Error, Result};
 use crate::pool::session::classify::is_copy_in;
+use crate::pool::session::outcome::{Checkpoint, judge_apart};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
-use crate::pool::session::outcome::{Mark, judge_apart};
 pub(crate) use crate::pool::session::statement_cache::Params;
 use crate::pool::session::statement_cache::Statements;
 pub(crate) use crate::pool::session::timeout::Limit;
 use crate::pool::status::CloseReason;
-use crate::pool::transport::Connector;
 pub(crate) use crate::pool::transport::cancel::Cancel;
-use crate::pool::transport::connection_state::Wire;
+use crate::pool::transport::connection_state::ConnectionState;
+use crate::pool::transport::connector::Connector;
 use postgres::{Client, CopyInWriter, SimpleQueryMessage, SimpleQueryRow};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) struct Session {
     client: Client,
-    wire: Arc<Wire>,
+    conn: Arc<ConnectionState>,
     /// Where the server is, and how it is reached: for cancelling.
     connector: Connector,
     cancel: Option<Arc<Cancel>>,
@@ -60,13 +60,13 @@ pub(crate) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.is_dirty && self.wire.has_ended() {
+        if self.is_dirty && self.conn.has_ended() {
             // What was sent and not answered may have changed the catalogue.
             self.statements.note_catalogue_change();
         }
         // The driver says goodbye to the server and waits for what is outstanding: not for long.
         let now = Instant::now();
-        self.wire.set_deadline(now, Some(now + FAREWELL));
+        self.conn.set_deadline(now, Some(now + CLOSE_LIMIT));
     }
 }
 
@@ -74,7 +74,7 @@ impl Drop for Session {
 const READ_ONLY: &str = "25006";
 
 /// How long closing a connection may wait for the server.
-const FAREWELL: Duration = Duration::from_millis(50);
+const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 
 /// What is to happen to a session that comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Session {
     ) -> Session {
         Session {
             client,
-            wire: connector.wire.clone(),
+            conn: connector.conn.clone(),
             connector,
             cancel: None,
             is_cancelled: false,
@@ -187,9 +187,9 @@ impl Session {
         limit.check()?;
         // What a trigger does is not looked into.
         self.is_dirty = true;
-        let (mark, wire) = (self.begin(limit), self.wire.clone());
+        let (mark, conn) = (self.begin(limit), self.conn.clone());
         // The writer has the client, so the session cannot judge.
-        self.client.copy_in(sql).map_err(|error| judge_apart(&wire, error, mark))
+        self.client.copy_in(sql).map_err(|error| judge_apart(&conn, error, mark))
     }
 
     /// Asks how the open transaction stands, where the last reply has not told: COMMIT of one that has failed
@@ -199,11 +199,11 @@ impl Session {
     ///
     /// `TransactionAborted`, `TransactionEnded`, or what the asking met.
     pub(crate) fn check_transaction(&mut self, limit: Limit) -> Result<(), Failure> {
-        if self.wire.status().is_none() {
+        if self.conn.status().is_none() {
             // Something was begun and not ended, as a COPY without `finish`.
             self.command("", limit, Effect::None)?;
         }
-        let error = match self.wire.status() {
+        let error = match self.conn.status() {
             Some(b'T') => return Ok(()),
             Some(b'I') => Error::TransactionEnded,
             _ => Error::TransactionAborted,
@@ -211,8 +211,8 @@ impl Session {
         Err(Failure::of_caller(error))
     }
 
-    pub(crate) fn wire(&self) -> &Wire {
-        &self.wire
+    pub(crate) fn conn(&self) -> &ConnectionState {
+        &self.conn
     }
 
     pub(crate) fn is_demoted(&self) -> bool {
@@ -247,16 +247,16 @@ impl Session {
         if let Some(reason) = self.close_reason {
             return Verdict::Close(reason);
         }
-        if self.wire.has_ended() {
+        if self.conn.has_ended() {
             return Verdict::Close(CloseReason::Broken);
         }
         // A borrower that is unwinding may have stopped anywhere; r2d2 would lend its session on.
         if std::thread::panicking() {
             return Verdict::Close(CloseReason::Dirty);
         }
-        match self.wire.status() {
+        match self.conn.status() {
             // A reply is outstanding: its rest would be the next borrower's.
-            status if status.is_none() || self.wire.has_lost_count() => Verdict::Close(CloseReason::Dirty),
+            status if status.is_none() || self.conn.has_lost_count() => Verdict::Close(CloseReason::Dirty),
             Some(b'I') if !self.is_dirty => Verdict::Keep,
             _ => Verdict::Reset,
         }
@@ -280,16 +280,16 @@ impl Session {
 
     /// Whether an answer was waited for in vain: then the statement may still run on the server.
     pub(crate) fn has_timed_out(&self) -> bool {
-        self.wire.has_timed_out()
+        self.conn.has_timed_out()
     }
 
-    fn begin(&self, limit: Limit) -> Mark {
+    fn begin(&self, limit: Limit) -> Checkpoint {
         let now = Instant::now();
         let deadline = match limit {
             Limit::Within(time) => time.map(|time| super::add(now, time)),
             Limit::Until(deadline) => Some(deadline),
         };
-        self.wire.set_deadline(now, deadline);
-        Mark { at: now, written: self.wire.written(), is_trusted: !self.is_dirty }
+        self.conn.set_deadline(now, deadline);
+        Checkpoint { at: now, written: self.conn.written(), is_trusted: !self.is_dirty }
     }
 }

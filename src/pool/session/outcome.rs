@@ -4,7 +4,7 @@ use crate::error::{Error, Interruption};
 use crate::pool::session::statement_cache::Unprepared;
 use crate::pool::session::{READ_ONLY, Session};
 use crate::pool::status::CloseReason;
-use crate::pool::transport::connection_state::{LastWords, Wire};
+use crate::pool::transport::connection_state::{ConnectionState, LastWords};
 use postgres::error::{DbError, Severity};
 use std::time::Instant;
 
@@ -39,9 +39,9 @@ impl From<Failure> for Error {
     }
 }
 
-/// Where the wire stood when an operation began.
+/// Where the connection stood when an operation began.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mark {
+pub(super) struct Checkpoint {
     pub(super) at: Instant,
     pub(super) written: u64,
     /// Neither the session's borrower nor the operation has set anything up in the session. One that listens may be ended
@@ -132,17 +132,17 @@ pub(super) fn ends_session(refusal: &DbError) -> bool {
 
 impl Session {
     /// Whether a write refused as read-only means that the server is not the primary any more.
-    fn is_demoted_by_refusal(&self, mark: Mark) -> bool {
+    fn is_demoted_by_refusal(&self, mark: Checkpoint) -> bool {
         self.must_be_writable && mark.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
     /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
-    pub(super) fn judge(&mut self, error: postgres::Error, mark: Mark, effect: Effect) -> Failure {
+    pub(super) fn judge(&mut self, error: postgres::Error, mark: Checkpoint, effect: Effect) -> Failure {
         let after = mark.at.elapsed();
         let (end, words) = match error.as_db_error() {
             Some(refusal) => (End::of_refusal(refusal), Some(refusal.message().to_owned())),
             // The driver may have given it to a request that nobody listens to.
-            None => match self.wire.last_words().clone() {
+            None => match self.conn.last_words().clone() {
                 Some(LastWords { severity, code, message }) => {
                     let end = End::of(Fatality::of(&severity), &code, &message);
                     // The stream has ended behind it, whatever it is.
@@ -174,11 +174,11 @@ impl Session {
                     Some(End::Before) => true,
                     // Of a COMMIT it may be the transaction that is complete.
                     Some(End::Instead) => {
-                        mark.is_trusted && effect != Effect::InSteps && !self.wire.has_completed()
+                        mark.is_trusted && effect != Effect::InSteps && !self.conn.has_completed()
                     }
                     _ => false,
                 };
-                let is_late = self.wire.has_timed_out() && !was_not_sent && end.is_none();
+                let is_late = self.conn.has_timed_out() && !was_not_sent && end.is_none();
                 let error = match effect {
                     _ if is_not_done => Error::ConnectionLost(interruption),
                     Effect::Lasting | Effect::InSteps => Error::OutcomeUnknown(interruption),
@@ -202,10 +202,10 @@ impl Session {
         &mut self,
         error: postgres::Error,
         words: String,
-        mark: Mark,
+        mark: Checkpoint,
         effect: Effect,
     ) -> Failure {
-        if self.wire.has_ended() {
+        if self.conn.has_ended() {
             self.condemn(CloseReason::Broken);
         }
         let after = mark.at.elapsed();
@@ -232,20 +232,20 @@ impl Session {
     }
 
     /// What it means that a statement was not even prepared, which changes nothing whatever it would have done.
-    pub(super) fn judge_unprepared(&mut self, unprepared: Unprepared, mark: Mark) -> Failure {
+    pub(super) fn judge_unprepared(&mut self, unprepared: Unprepared, mark: Checkpoint) -> Failure {
         let mut failure = self.judge(unprepared.error, mark, Effect::None);
         if unprepared.spoils_session {
             self.condemn_dirty();
         }
         let is_to_blame = unprepared.spoils_session || failure.retry == Retry::ReadOnly;
-        if is_to_blame && !self.in_transaction && !self.wire.has_timed_out() {
+        if is_to_blame && !self.in_transaction && !self.conn.has_timed_out() {
             failure.retry = Retry::Safe;
         }
         failure
     }
 
-    pub(super) fn sent_nothing_since(&self, mark: Mark) -> bool {
-        self.wire.written() == mark.written
+    pub(super) fn sent_nothing_since(&self, mark: Checkpoint) -> bool {
+        self.conn.written() == mark.written
     }
 
     /// Whether the error can come from the driver's own look at the result's types, after the statement: what it
@@ -257,19 +257,19 @@ impl Session {
         }
     }
 
-    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so the wire alone decides.
+    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so the connection alone decides.
     pub(super) fn is_connection_failure(&self) -> bool {
-        self.wire.has_ended() || self.client.is_closed()
+        self.conn.has_ended() || self.client.is_closed()
     }
 }
 
 /// What a failed operation means that had no effect by itself, where the session cannot be asked.
-pub(super) fn judge_apart(wire: &Wire, error: postgres::Error, mark: Mark) -> Error {
+pub(super) fn judge_apart(conn: &ConnectionState, error: postgres::Error, mark: Checkpoint) -> Error {
     let is_end = error.as_db_error().is_some_and(ends_session);
     let interruption = Interruption::new(mark.at.elapsed(), describe(&error));
-    if wire.has_timed_out() {
+    if conn.has_timed_out() {
         Error::DeadlineExceeded(interruption)
-    } else if is_end || wire.has_ended() {
+    } else if is_end || conn.has_ended() {
         Error::ConnectionLost(interruption)
     } else {
         error.into()

@@ -1,4 +1,4 @@
-//! Learning the types of a statement's parameters where the server connection changes with every transaction.
+//! ParamTypes the types of a statement's parameters where the server connection changes with every transaction.
 
 use crate::pool::session::statement_cache::{Params, Unprepared};
 use postgres::Client;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// the client lives. Therefore they are found while the transaction lasts and dropped at its end, and every
 /// later transaction that may need them begins by making them again under their names.
 #[derive(Debug, Default)]
-pub(super) struct Learning {
+pub(super) struct ParamTypes {
     lookups: Vec<Lookup>,
 }
 
@@ -35,7 +35,7 @@ const PREPARED_NOW: &str = "SELECT name, statement FROM pg_catalog.pg_prepared_s
     WHERE NOT from_sql AND prepare_time >= transaction_timestamp() AND name ~ '^s[0-9]+$'
       AND statement LIKE '%FROM pg_catalog.pg_%' AND statement <> $1";
 
-impl Learning {
+impl ParamTypes {
     /// The types of the parameters of `sql`. Every type of its result is known to the driver from then on.
     pub(super) fn types(
         &mut self,

@@ -37,7 +37,7 @@ impl Session {
     }
 
     fn reset_all(&mut self, limit: Limit) -> bool {
-        let rollback = if self.wire.status() == Some(b'I') { "" } else { "ROLLBACK;" };
+        let rollback = if self.conn.status() == Some(b'I') { "" } else { "ROLLBACK;" };
         let seed = 2.0 * fastrand::f64() - 1.0;
         let row =
             self.reset_step(&format!("{rollback} SELECT pg_catalog.setseed({seed:.9}); {RESET}"), limit);
@@ -50,9 +50,9 @@ impl Session {
 
     /// Runs a part of a reset; `None` where that did not work.
     fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
-        let written = self.wire.written();
+        let written = self.conn.written();
         let row = self.last_row(sql, limit).ok()?;
         // A borrower with `&mut Client` can put another client in its place.
-        (self.wire.written() != written && self.wire.status() == Some(b'I')).then_some(row)
+        (self.conn.written() != written && self.conn.status() == Some(b'I')).then_some(row)
     }
 }

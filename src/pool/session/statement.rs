@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Interruption};
 use crate::pool::session::classify::catalogue::{SessionState, Traits};
-use crate::pool::session::outcome::{Mark, ends_session};
+use crate::pool::session::outcome::{Checkpoint, ends_session};
 use crate::pool::session::statement_cache::Prepared;
 use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, describe};
 use postgres::{Client, Row};
@@ -32,7 +32,7 @@ impl Session {
         asks_afterwards: fn(&Prepared) -> bool,
     ) -> Result<R, Failure> {
         limit.check().map_err(Failure::of_caller)?;
-        if self.in_transaction && self.wire.status() == Some(b'I') {
+        if self.in_transaction && self.conn.status() == Some(b'I') {
             // Whatever follows would commit by itself.
             return Err(Failure::of_caller(Error::TransactionEnded));
         }
@@ -41,8 +41,8 @@ impl Session {
             let mark = self.begin(limit);
             let in_transaction = self.in_transaction || self.is_in_own_transaction();
             let was_dirty = self.is_dirty;
-            let is_readable = self.wire.reads_as_written(sql);
-            let reads_as_at_login = self.wire.reads_as_at_login();
+            let is_readable = self.conn.reads_as_written(sql);
+            let reads_as_at_login = self.conn.reads_as_at_login();
             let began = self.in_transaction.then_some(self.began);
             let state =
                 SessionState { in_transaction, began, is_dirty: was_dirty, is_readable, reads_as_at_login };
@@ -57,8 +57,11 @@ impl Session {
             self.is_read_only |= traits.sets;
             // Behind PgBouncer a trace is out of reach by the time it could be removed.
             self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
-            let mark =
-                Mark { written: self.wire.written(), is_trusted: traits.is_clean && !was_dirty, ..mark };
+            let mark = Checkpoint {
+                written: self.conn.written(),
+                is_trusted: traits.is_clean && !was_dirty,
+                ..mark
+            };
             let outcome = operation(&prepared, &mut self.client, sql, params);
             let error = match outcome {
                 Ok(result) => {
@@ -139,13 +142,13 @@ impl Session {
 
     /// Whether the borrower has begun a transaction by itself, which must not be ended for them.
     fn is_in_own_transaction(&self) -> bool {
-        self.is_dirty && self.wire.status() != Some(b'I')
+        self.is_dirty && self.conn.status() != Some(b'I')
     }
 
     /// Whether the error can come from a prepared statement that has outlived what it was prepared for: its plan or
     /// its name, and where it was prepared some time ago the tables, columns and types it refers to (PostgreSQL, "Error
     /// Codes": 0A000, 26000, class 42, XX000), or the parameters' types as they were, which the driver judges by.
-    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool, mark: Mark) -> bool {
+    fn may_be_stale(&self, error: &postgres::Error, is_kept: bool, mark: Checkpoint) -> bool {
         match error.as_db_error() {
             Some(refusal) if ends_session(refusal) => false,
             Some(refusal) => {

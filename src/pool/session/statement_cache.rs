@@ -2,7 +2,7 @@
 //! their parameters.
 
 use crate::pool::session::classify::catalogue::{Catalogue, SessionState, Traits};
-use crate::pool::session::param_types::Learning;
+use crate::pool::session::param_types::ParamTypes;
 use crate::settings::PgBouncerMode;
 use lru::LruCache;
 use postgres::types::{ToSql, Type};
@@ -17,7 +17,7 @@ pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub(crate) struct Statements {
     kept: Option<LruCache<Box<str>, Prepared>>,
     /// Behind PgBouncer in transaction mode, where nothing can be prepared to last.
-    learning: Option<Learning>,
+    learning: Option<ParamTypes>,
     catalogue: Arc<Catalogue>,
 }
 
@@ -66,7 +66,7 @@ impl Statements {
         Statements {
             catalogue,
             kept: NonZeroUsize::new(size).map(LruCache::new),
-            learning: (mode == PgBouncerMode::Transaction).then(Learning::default),
+            learning: (mode == PgBouncerMode::Transaction).then(ParamTypes::default),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What r2d2 lends, and where that stays while a borrower has the session.
 
 use crate::pool::session::Session;
+use crate::pool::status::CloseReason;
 use crate::pool::store::Manager;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,11 @@ pub(crate) struct Pooled {
 impl Pooled {
     pub(crate) fn new(guard: Guard) -> Pooled {
         Pooled { guard }
+    }
+
+    /// Has the connection closed, in the background.
+    pub(crate) fn close(mut self, reason: CloseReason) {
+        self.condemn(reason);
     }
 }
 

@@ -8,13 +8,13 @@
 pub(in crate::pool) mod lent;
 
 use crate::error::SettingsError;
-use crate::pool::gate::{Gate, Order};
+use crate::pool::gate::{ConnectRequest, Gate};
 use crate::pool::generation::Generations;
 use crate::pool::logging::logged;
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::session::statement_cache::Statements;
 use crate::pool::session::{Session, describe};
-use crate::pool::transport::Connector;
+use crate::pool::transport::connector::Connector;
 use crate::pool::transport::dns::{Endpoint, endpoints};
 use crate::pool::transport::tls::TlsPlan;
 use crate::settings::{PgBouncerMode, PoolSettings, TargetSessionAttrs};
@@ -38,12 +38,12 @@ const LOGIN_REFUSED_BY_PGBOUNCER: &[&str] =
 pub(crate) struct Manager {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
-    maker: SessionMaker,
+    factory: SessionFactory,
 }
 
 /// Everything that making a session needs.
 #[derive(Clone)]
-pub(crate) struct SessionMaker {
+pub(crate) struct SessionFactory {
     /// The pool's name.
     pool: Arc<str>,
     config: postgres::Config,
@@ -78,14 +78,14 @@ pub(crate) struct ConnectError {
     pub(crate) is_login: bool,
 }
 
-impl SessionMaker {
+impl SessionFactory {
     /// # Errors
     ///
     /// `SettingsError` when the certificate file cannot be used.
     pub(crate) fn new(
         settings: &PoolSettings,
         catalogue: Arc<Catalogue>,
-    ) -> Result<SessionMaker, SettingsError> {
+    ) -> Result<SessionFactory, SettingsError> {
         let database = &settings.database;
         let mut config = database.login_config();
         if let (Some(limit), PgBouncerMode::Off) = (settings.statement_timeout, settings.pgbouncer_mode) {
@@ -93,7 +93,7 @@ impl SessionMaker {
             config.options(&format!("-c statement_timeout={}", limit.as_millis()));
         }
         let tls = TlsPlan::new(database)?;
-        Ok(SessionMaker {
+        Ok(SessionFactory {
             pool: settings.name.as_str().into(),
             config,
             hosts: database.hosts.clone(),
@@ -123,7 +123,7 @@ impl SessionMaker {
             }
         }
         let (client, connector) = attempt?;
-        connector.wire.set_pool(self.pool.clone(), self.catalogue.share_epoch());
+        connector.conn.set_pool(self.pool.clone(), self.catalogue.share_epoch());
         // Up to a tenth less, so that connections made together do not end together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements =
@@ -195,8 +195,8 @@ impl ConnectError {
 }
 
 impl Manager {
-    pub(crate) fn new(gate: Arc<Gate>, generations: Arc<Generations>, maker: SessionMaker) -> Manager {
-        Manager { gate, generations, maker }
+    pub(crate) fn new(gate: Arc<Gate>, generations: Arc<Generations>, factory: SessionFactory) -> Manager {
+        Manager { gate, generations, factory }
     }
 }
 
@@ -207,14 +207,14 @@ impl ManageConnection for Manager {
 
     fn connect(&self) -> Result<Option<Box<Session>>, PoolClosed> {
         loop {
-            let patience = match self.gate.next_order() {
-                Order::Stop => return Err(PoolClosed),
-                Order::Make(patience) => patience,
+            let patience = match self.gate.next_connect_request() {
+                ConnectRequest::Stop => return Err(PoolClosed),
+                ConnectRequest::Connect(patience) => patience,
             };
             let started = Instant::now();
             // The driver unwraps where the system has no descriptor left: a panic must cost no slot.
             let attempt =
-                catch_unwind(AssertUnwindSafe(|| self.maker.make(patience, self.generations.current())));
+                catch_unwind(AssertUnwindSafe(|| self.factory.make(patience, self.generations.current())));
             let attempt = attempt.unwrap_or_else(|_| {
                 let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
                 Err(ConnectError { text, is_login: false })
@@ -225,14 +225,14 @@ impl ManageConnection for Manager {
                     let down_for = self.gate.made(started.elapsed());
                     // From here to the store nothing may panic but the logger, and that is caught.
                     if let Some(down_for) = down_for {
-                        let (down_for, pool) = (down_for.as_secs_f64(), &self.maker.pool);
+                        let (down_for, pool) = (down_for.as_secs_f64(), &self.factory.pool);
                         logged(|| info!("Database is back after {down_for:.1} s (pool \"{pool}\")"));
                     }
                     return Ok(Some(session));
                 }
                 Err(error) => {
                     if self.gate.failed(error.text.clone(), error.is_login) {
-                        let (text, pool) = (&error.text, &self.maker.pool);
+                        let (text, pool) = (&error.text, &self.factory.pool);
                         logged(|| warn!("Cannot connect to the database: {text} (pool \"{pool}\")"));
                     }
                 }

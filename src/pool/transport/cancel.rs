@@ -5,8 +5,8 @@
 //! meet the session's next statement. So the request has a connection of our own, as every other, and it stays open
 //! until the other side has hung up, as libpq's does.
 
-use crate::pool::transport::connection_state::Wire;
-use crate::pool::transport::{Connector, negotiate};
+use crate::pool::transport::connection_state::ConnectionState;
+use crate::pool::transport::connector::{Connector, negotiate};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,12 +33,12 @@ impl Cancel {
     }
 
     async fn send(&self) -> io::Result<()> {
-        let key = self.connector.wire.cancel_key();
+        let key = self.connector.conn.cancel_key();
         if key.is_empty() {
             return Err(io::Error::other("the server gave nothing to cancel by"));
         }
         let Connector { tls, endpoint, .. } = &self.connector;
-        let mut stream = negotiate(tls, endpoint, Arc::new(Wire::new())).await?;
+        let mut stream = negotiate(tls, endpoint, Arc::new(ConnectionState::new())).await?;
         self.astray.fetch_add(1, Ordering::Relaxed);
         stream.write_all(&request(&key)).await?;
         stream.flush().await?;

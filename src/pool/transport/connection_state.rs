@@ -1,4 +1,4 @@
-//! What is known of a connection's wire: how long it may take, what was sent, and what the server last said.
+//! What is known of a connection's connection: how long it may take, what was sent, and what the server last said.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
 /// driver's runtime is single-threaded), so relaxed atomics are enough; the type is shared, not contended.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct ConnectionState {
     /// Nanoseconds since [`EPOCH`]; `u64::MAX` is no deadline.
     deadline: AtomicU64,
     /// From when it was set to the deadline, in milliseconds.
@@ -19,7 +19,7 @@ pub(crate) struct Wire {
     answered: AtomicU64,
     /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding.
     status: AtomicU8,
-    /// Requests sent whose reply is not complete.
+    /// FrontendMessages sent whose reply is not complete.
     outstanding: AtomicU32,
     /// The stream has ended or failed; nothing more will come of it.
     ended: AtomicBool,
@@ -71,9 +71,9 @@ fn nanos(at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(*EPOCH).as_nanos()).unwrap_or(u64::MAX - 1)
 }
 
-impl Wire {
-    pub(crate) fn new() -> Wire {
-        Wire {
+impl ConnectionState {
+    pub(crate) fn new() -> ConnectionState {
+        ConnectionState {
             deadline: AtomicU64::new(u64::MAX),
             limit: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -114,7 +114,7 @@ impl Wire {
         }
     }
 
-    /// The wire belongs to this pool.
+    /// The connection belongs to this pool.
     pub(crate) fn set_pool(&self, name: Arc<str>, catalogue_epoch: Arc<AtomicU64>) {
         // It does so from the login on, for good.
         let _ = (self.pool.set(name), self.catalogue_epoch.set(catalogue_epoch));
@@ -300,12 +300,12 @@ mod tests {
 
     #[test]
     fn deadlines_survive_the_trip_through_the_clock() {
-        let wire = Wire::new();
-        assert_eq!(wire.deadline(), None);
+        let conn = ConnectionState::new();
+        assert_eq!(conn.deadline(), None);
         let soon = Instant::now() + Duration::from_millis(5);
-        wire.set_deadline(Instant::now(), Some(soon));
-        assert_eq!(wire.deadline(), Some(soon));
-        wire.set_deadline(Instant::now(), None);
-        assert_eq!(wire.deadline(), None);
+        conn.set_deadline(Instant::now(), Some(soon));
+        assert_eq!(conn.deadline(), Some(soon));
+        conn.set_deadline(Instant::now(), None);
+        assert_eq!(conn.deadline(), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The driver hands a connection to our TLS connector only if it is TCP and has a host name, and never tells
 //! which descriptor it is. So it is let connect here, and the connector lets that connection go and makes the
-//! real one itself: over TCP or a Unix socket, with its own hand on every byte (see [`Line`](super::line::Line)).
+//! real one itself: over TCP or a Unix socket, with its own hand on every byte (see [`ServerSocket`](super::line::ServerSocket)).
 //!
 //! Each attempt to connect has a listener of its own on the loopback interface, on a port that the system picks. It
 //! is open from just before the driver connects until the driver has connected, and never has anything to say. Every
@@ -21,16 +21,16 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The listener of one attempt to connect.
 #[derive(Debug, Clone)]
-pub(super) struct Decoy {
+pub(super) struct PlaceholderListener {
     listener: Arc<Mutex<Option<TcpListener>>>,
     address: SocketAddr,
 }
 
-impl Decoy {
-    pub(super) fn open() -> io::Result<Decoy> {
+impl PlaceholderListener {
+    pub(super) fn open() -> io::Result<PlaceholderListener> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        Ok(Decoy { listener: Arc::new(Mutex::new(Some(listener))), address })
+        Ok(PlaceholderListener { listener: Arc::new(Mutex::new(Some(listener))), address })
     }
 
     pub(super) fn address(&self) -> SocketAddr {

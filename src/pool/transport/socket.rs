@@ -5,7 +5,7 @@
 //! reading itself, which is one system call and one wake-up less. And a reply that comes soon it does not sleep for:
 //! falling asleep and being woken can take longer than a nearby server takes to answer.
 
-use crate::pool::transport::connection_state::Wire;
+use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::dns::{Address, Endpoint};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
@@ -33,21 +33,21 @@ const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
 /// A connected socket, registered with the driver's runtime for the waits that are not for a reply alone.
-pub(crate) struct Line {
+pub(crate) struct ServerSocket {
     socket: Socket,
-    wire: Arc<Wire>,
+    conn: Arc<ConnectionState>,
     /// Where reads go. The driver offers all the room it has, which after one large row is megabytes, and without
     /// unsafe code room has to be cleared before it is read into.
     read: Box<[u8]>,
-    eagerness: Eagerness,
+    spin: AdaptiveSpin,
 }
 
-/// How long a reply is looked out for before the thread goes to sleep. In between others may run.
-const GLANCE: Duration = Duration::from_micros(50);
+/// How long a reply is spun for before the thread goes to sleep. In between others may run.
+const SPIN_BUDGET: Duration = Duration::from_micros(50);
 
 /// So many threads of this process may look out at once: half the processors, because each has a session on the server
 /// that needs one as well, if that is on this machine. With more, looking would keep somebody from working.
-static MOST_LOOKING: LazyLock<usize> =
+static MOST_SPINNING: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(0, |processors| processors.get() / 2));
 
 /// Threads that wait for a reply, asleep or not.
@@ -62,7 +62,7 @@ impl Waiting {
     /// And whether this thread may look out.
     fn begin() -> (Waiting, bool) {
         let others = WAITING.fetch_add(1, Ordering::Relaxed);
-        let left = if others < *MOST_LOOKING { CROWD.load(Ordering::Relaxed) } else { LONGEST_REST };
+        let left = if others < *MOST_SPINNING { CROWD.load(Ordering::Relaxed) } else { LONGEST_REST };
         if left > 0 {
             CROWD.store(left - 1, Ordering::Relaxed);
         }
@@ -76,20 +76,20 @@ impl Drop for Waiting {
     }
 }
 
-/// The most replies in a row that are not looked out for.
+/// The most replies in a row that are not spun for.
 const LONGEST_REST: u32 = 64;
 
 /// Whether looking out for the next reply is worth it: as long as it was with the last ones. For a server that is far
 /// away, or statements that take their time, it comes to less than a microsecond each.
 #[derive(Debug, Default)]
-struct Eagerness {
-    /// So many replies are not looked out for,
+struct AdaptiveSpin {
+    /// So many replies are not spun for,
     rest: u32,
     /// after so many the last time.
     last_rest: u32,
 }
 
-impl Eagerness {
+impl AdaptiveSpin {
     fn is_worth_it(&mut self) -> bool {
         let is_worth_it = self.rest == 0;
         self.rest = self.rest.saturating_sub(1);
@@ -143,9 +143,9 @@ impl Socket {
     }
 }
 
-impl Line {
+impl ServerSocket {
     /// Connects.
-    pub(super) async fn connect(endpoint: &Endpoint, wire: Arc<Wire>) -> io::Result<Line> {
+    pub(super) async fn connect(endpoint: &Endpoint, conn: Arc<ConnectionState>) -> io::Result<ServerSocket> {
         let socket = match &endpoint.address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
@@ -163,7 +163,7 @@ impl Line {
         // From here on each call says for itself whether it waits.
         ioctl_fionbio(&socket, false)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(LOOK))?;
-        Ok(Line { socket, wire, read: vec![0; READ_SIZE].into(), eagerness: Eagerness::default() })
+        Ok(ServerSocket { socket, conn, read: vec![0; READ_SIZE].into(), spin: AdaptiveSpin::default() })
     }
 
     /// Looks out for the first bytes of a reply; returns whether they came.
@@ -171,29 +171,29 @@ impl Line {
         let started = Instant::now();
         loop {
             match receive(&self.socket, &mut self.read, buf, RecvFlags::DONTWAIT) {
-                Err(Errno::AGAIN | Errno::INTR) if started.elapsed() < GLANCE => thread::yield_now(),
+                Err(Errno::AGAIN | Errno::INTR) if started.elapsed() < SPIN_BUDGET => thread::yield_now(),
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
                 received => return Ok(received.map(|()| true)?),
             }
         }
     }
 
-    /// Waits for the first bytes of a reply until the wire's deadline.
+    /// Waits for the first bytes of a reply until the connection's deadline.
     fn read_patiently(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let (_waiting, may_look) = Waiting::begin();
-        if may_look && self.eagerness.is_worth_it() {
+        if may_look && self.spin.is_worth_it() {
             let has_come = self.read_eagerly(buf)?;
-            self.eagerness.note(!has_come);
+            self.spin.note(!has_come);
             if has_come {
                 return Ok(());
             }
         }
         loop {
-            let left = self.wire.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let left = self.conn.deadline().map(|at| at.saturating_duration_since(Instant::now()));
             let flags = match left {
                 Some(Duration::ZERO) => {
-                    self.wire.fail(true);
-                    return Err(self.wire.timed_out());
+                    self.conn.fail(true);
+                    return Err(self.conn.timed_out());
                 }
                 Some(left) if left < LOOK => {
                     let pause = Timespec::try_from(left).map_err(io::Error::other)?;
@@ -229,14 +229,14 @@ fn is_not_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for ServerSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.wire.take_asked() {
+        if this.conn.take_asked() {
             return Poll::Ready(this.read_patiently(buf));
         }
         loop {
@@ -252,7 +252,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for ServerSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match send(&self.socket, buf, SEND) {
             Err(Errno::AGAIN | Errno::INTR) => {}

@@ -1,7 +1,7 @@
 //! TLS to the server, in the four strengths `libpq` names.
 
 use crate::error::{Problem, SettingsError};
-use crate::pool::transport::socket::Line;
+use crate::pool::transport::socket::ServerSocket;
 use crate::settings::{DatabaseSettings, SslMode};
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
 
-pub(crate) type Stream = tokio_rustls::client::TlsStream<Line>;
+pub(crate) type Stream = tokio_rustls::client::TlsStream<ServerSocket>;
 
 /// What to do about TLS on a connection.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl TlsPlan {
     }
 }
 
-pub(crate) async fn handshake(tls: &TlsPlan, host: &str, line: Line) -> io::Result<Stream> {
+pub(crate) async fn handshake(tls: &TlsPlan, host: &str, line: ServerSocket) -> io::Result<Stream> {
     let (TlsPlan::Optional(connector) | TlsPlan::Required(connector)) = tls else {
         return Err(io::Error::other("bug: handshake without TLS"));
     };

@@ -18,7 +18,7 @@
 //! [`Error::constraint`] first and leaves the rest to this table.
 
 use crate::error::Error;
-use crate::web::log_throttle::Seldom;
+use crate::web::log_throttle::LogThrottle;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
@@ -242,7 +242,7 @@ struct BodyError<'a> {
 }
 
 /// Answers that say *not now*; told at most once a second, with their count.
-static UNAVAILABLE: LazyLock<Seldom> = LazyLock::new(|| Seldom::new(Duration::from_secs(1)));
+static UNAVAILABLE: LazyLock<LogThrottle> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(1)));
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {

@@ -2,7 +2,7 @@
 
 use crate::settings::ApiToken;
 use crate::web::ApiError;
-use crate::web::log_throttle::Seldom;
+use crate::web::log_throttle::LogThrottle;
 use actix_web::HttpMessage;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
@@ -53,14 +53,16 @@ pub struct TokenName(pub Arc<str>);
 struct Accepted {
     tokens: Vec<(Arc<str>, [u8; 32])>,
     /// So that guessing is seen in the log and does not fill it.
-    refusals: Seldom,
+    refusals: LogThrottle,
 }
 
 impl BearerAuth {
     /// Accepts these tokens.
     pub fn new(tokens: impl IntoIterator<Item = ApiToken>) -> BearerAuth {
         let tokens = tokens.into_iter().map(|token| (token.name.into(), token.sha256)).collect();
-        BearerAuth { accepted: Arc::new(Accepted { tokens, refusals: Seldom::new(Duration::from_secs(10)) }) }
+        BearerAuth {
+            accepted: Arc::new(Accepted { tokens, refusals: LogThrottle::new(Duration::from_secs(10)) }),
+        }
     }
 
     /// The name of the accepted token that these headers carry.

@@ -123,7 +123,7 @@ async fn a_guarded_route_leaves_its_neighbours_open() {
 
 #[test]
 fn guessing_is_reported_once_with_a_count_and_not_once_per_guess() {
-    let refusals = Seldom::new(Duration::from_secs(10));
+    let refusals = LogThrottle::new(Duration::from_secs(10));
     assert_eq!(refusals.count(), Some(1));
     assert!((0..10_000).all(|_| refusals.count().is_none()));
     refusals.next_report.store(0, Ordering::Relaxed);

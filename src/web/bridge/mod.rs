@@ -3,7 +3,7 @@
 pub(in crate::web) mod threads;
 
 use crate::database_pool::DatabasePool;
-use crate::pool::{Stop, add, having_waited, with_deadline};
+use crate::pool::{Cancellation, add, having_waited, with_deadline};
 use crate::web::ApiError;
 use crate::web::bridge::threads::{Accepted, Job, Load, Threads};
 use crate::web::request_deadline;
@@ -105,7 +105,7 @@ where
     }
     // What it was doing is cancelled, and its own answer says what became of it.
     answer.call.stop.stop();
-    let last_words = timeout(LAST_WORDS, answer).await;
+    let last_words = timeout(CANCELLED_GRACE, answer).await;
     last_words.unwrap_or_else(|_| Err(ApiError::deadline_exceeded_blindly()))
 }
 
@@ -115,7 +115,7 @@ fn left(until: Instant) -> Duration {
 
 /// How long a call that was cancelled at its deadline may take to say what became of it: a little longer than the
 /// pool waits for the server then.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+const CANCELLED_GRACE: Duration = Duration::from_millis(300);
 
 static THREADS: Threads = Threads::new();
 
@@ -174,7 +174,7 @@ where
 /// Work on its way to a thread and back.
 struct Call<F, R, E> {
     submitted: Instant,
-    stop: Arc<Stop>,
+    stop: Arc<Cancellation>,
     deadline: Option<Instant>,
     state: Mutex<CallState<F, R, E>>,
 }

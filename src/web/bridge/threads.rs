@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 const CROWD: u32 = 64;
 
 /// How long a thread looks out.
-const GLANCE: Duration = Duration::from_micros(20);
+const SPIN_BUDGET: Duration = Duration::from_micros(20);
 
 /// How many look out at once: more could not run.
-static MOST_LOOKING: LazyLock<usize> =
+static MOST_SPINNING: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(0, NonZeroUsize::get));
 
 /// Something to run on one of the threads.
@@ -162,7 +162,7 @@ impl Threads {
         loop {
             let mut state = self.state();
             state.called -= usize::from(std::mem::take(&mut is_called));
-            if state.queue.is_empty() && state.crowd > 0 && state.looking < *MOST_LOOKING {
+            if state.queue.is_empty() && state.crowd > 0 && state.looking < *MOST_SPINNING {
                 state = self.look_out(state);
             }
             if let Some(job) = state.queue.pop_front() {
@@ -189,7 +189,7 @@ impl Threads {
     fn look_out<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.looking += 1;
         let started = Instant::now();
-        while state.queue.is_empty() && started.elapsed() < GLANCE {
+        while state.queue.is_empty() && started.elapsed() < SPIN_BUDGET {
             drop(state);
             thread::yield_now();
             state = self.state();

@@ -242,7 +242,7 @@ fn well_after(pool: &Pool, repaired_at: Instant) -> Duration {
     loop {
         let answers = pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok();
         let status = pool.status();
-        let is_warm = status.total - status.being_made >= status.min_connections;
+        let is_warm = status.total - status.connecting >= status.min_connections;
         let after = repaired_at.elapsed();
         if (answers && is_warm && status.last_failure.is_none()) || after > 10 * HEALING {
             return after;
@@ -267,7 +267,7 @@ fn server_took(stage: &Stage, is_over: &AtomicBool) -> Duration {
 fn watch(pool: &Pool, board: &Board, clock: &Clock) {
     while !board.is_over() {
         let status = clock.time(Bound::Status, Duration::ZERO, "status", || pool.status());
-        let total = status.available + status.in_use + status.being_made;
+        let total = status.available + status.in_use + status.connecting;
         let is_sound = status.state == PoolState::Open
             && total == status.total
             && total <= status.max_connections

@@ -160,7 +160,7 @@ fn steady(stage: &Stage, proxy: &Proxy, row: Row) -> Vec<String> {
     let (ours, full) = (open(stage, proxy, MIN), open(stage, proxy, MAX));
     let ten = connect_time(&ours) * 10;
     press(&ours, row, ten);
-    let open_by_then = (ours.status().total - ours.status().being_made).to_string();
+    let open_by_then = (ours.status().total - ours.status().connecting).to_string();
     press(&full, row, ten);
     let (mut of_ours, mut of_full) = (Vec::new(), Vec::new());
     for _ in 0..WINDOWS {
@@ -205,6 +205,6 @@ fn spike(stage: &Stage, proxy: &Proxy, row: Row) -> Vec<String> {
     };
     let (ours, full) = (open(stage, proxy, MIN), open(stage, proxy, MAX));
     let figures = compare(&[once(&ours)], &[once(&full)]);
-    eventually("nothing is being made", Duration::from_secs(10), || ours.status().being_made == 0);
+    eventually("nothing is being made", Duration::from_secs(10), || ours.status().connecting == 0);
     [figures, vec![String::new(), opened(&ours)]].concat()
 }

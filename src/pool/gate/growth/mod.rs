@@ -4,7 +4,7 @@
 //!
 //! - **At once**, where waiting is certain to take longer than connecting: nothing is in use that could come
 //!   back, or what is in use is held for longer than a connect takes.
-//! - **When demand lasts.** While callers wait for a connection that is not even being made, pressure grows by
+//! - **When demand lasts.** While callers wait for a connection that is not even connecting, pressure grows by
 //!   the time that passes. When it has reached a connect time, a connection ordered at its beginning would be in
 //!   use by now: one is ordered, and the pressure begins anew. If it does so without a break, two are ordered
 //!   next, then four, so that any size is reached within a few connect times. A spike that is over sooner than a
@@ -54,7 +54,7 @@ impl Growth {
         self.hold = Some(average(self.hold, held, 16));
     }
 
-    /// To be told of every change: how many callers wait for a connection that is neither there nor being made.
+    /// To be told of every change: how many callers wait for a connection that is neither there nor connecting.
     pub(crate) fn note_demand(&mut self, now: Instant, unserved: usize) {
         if self.is_pressed != (unserved > 0) {
             self.count(now);
@@ -81,8 +81,8 @@ impl Growth {
         Some(counted + self.connect_time().saturating_sub(self.pressure))
     }
 
-    /// How many connections to order now. `unserved` callers wait for one that is not being made, `checking` are
-    /// with the keeper and back in a moment: as pressure shows where they are not.
+    /// How many connections to order now. `unserved` callers wait for one that is not connecting, `checking` are
+    /// with the maintenance thread and back in a moment: as pressure shows where they are not.
     pub(crate) fn orders(&mut self, now: Instant, in_use: u32, checking: u32, unserved: usize) -> u32 {
         let unserved = u32::try_from(unserved).unwrap_or(u32::MAX);
         let mut at_once = 0;

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::error::PoolNumbers;
-use crate::pool::gate::waiters::GLANCE;
+use crate::pool::gate::waiters::CHECK_SLACK;
 use crate::pool::status::PoolStatus;
 
 const MOMENT: Duration = Duration::from_millis(30);
@@ -32,16 +32,16 @@ fn a_caller_without_time_is_refused_at_once_and_leaves_an_order_that_is_carried_
     let gate = Arc::new(Gate::new(limits(0, 1)));
     // The first connection is made to learn of the server, wanted or not: not what is shown here.
     gate.keep_minimum();
-    assert!(matches!(gate.next_order(), Order::Make(_)));
+    assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
     gate.made(Duration::ZERO);
     gate.discard(gate.acquire_here(Duration::ZERO).unwrap());
     assert_eq!(gate.lock().total(), 0);
 
     assert_eq!(gate.acquire_here(Duration::ZERO), Err(Refusal::TimedOut));
-    let makers_gate = gate.clone();
-    let maker = std::thread::spawn(move || makers_gate.next_order());
-    until(|| maker.is_finished());
-    assert!(matches!(maker.join().unwrap(), Order::Make(_)));
+    let connectors_gate = gate.clone();
+    let connector = std::thread::spawn(move || connectors_gate.next_connect_request());
+    until(|| connector.is_finished());
+    assert!(matches!(connector.join().unwrap(), ConnectRequest::Connect(_)));
     gate.made(Duration::ZERO);
     gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
 }
@@ -52,7 +52,7 @@ fn a_connection_that_was_just_made_serves_its_caller_and_orders_no_other() {
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
-        assert!(matches!(gate.next_order(), Order::Make(_)));
+        assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         gate.made(Duration::ZERO);
         assert!(caller.join().unwrap().is_ok());
     });
@@ -69,7 +69,7 @@ fn a_deadline_is_kept_and_the_numbers_say_what_was_there() {
         let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT, Location::caller()));
         assert_eq!(refusal, Refusal::TimedOut);
         assert!(numbers.waited >= MOMENT && numbers.waited < MOMENT + AGES / 10, "{numbers:?}");
-        assert_eq!((numbers.in_use, numbers.idle, numbers.making), (2, 0, 0));
+        assert_eq!((numbers.in_use, numbers.idle, numbers.connecting), (2, 0, 0));
         assert_eq!((numbers.waiting, numbers.max), (0, 2));
     });
     assert_eq!(waiting(&gate), 0, "who gave up is not in the queue");
@@ -96,7 +96,7 @@ fn the_queue_takes_exactly_as_many_as_it_may() {
 fn a_thread_that_would_wait_for_itself_is_told_so_unless_one_is_as_good_as_back() {
     let gate = stocked(limits(2, 2), Duration::ZERO);
     let mine = gate.acquire_here(AGES).unwrap();
-    // The other one is with the keeper: waiting is no deadlock.
+    // The other one is with the maintenance thread: waiting is no deadlock.
     assert_eq!(gate.begin_check(1), 1);
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     gate.end_check();
@@ -116,7 +116,7 @@ fn a_thread_that_would_wait_for_itself_is_told_so_unless_one_is_as_good_as_back(
 }
 
 #[test]
-fn what_the_keeper_looks_at_is_not_missing_to_a_caller_without_time() {
+fn what_maintenance_looks_at_is_not_missing_to_a_caller_without_time() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     assert_eq!(gate.begin_check(u32::MAX), 1);
     std::thread::scope(|scope| {
@@ -128,9 +128,9 @@ fn what_the_keeper_looks_at_is_not_missing_to_a_caller_without_time() {
         gate.end_check();
         // Where this thread was held up for longer than a glance, the caller is right to have left.
         let (outcome, waited) = caller.join().unwrap();
-        assert!(outcome.is_ok() || waited >= GLANCE, "{outcome:?} after {waited:?}");
+        assert!(outcome.is_ok() || waited >= CHECK_SLACK, "{outcome:?} after {waited:?}");
     });
-    assert_eq!(gate.lock().making, 0, "nothing more is ordered for one that is there");
+    assert_eq!(gate.lock().requested, 0, "nothing more is ordered for one that is there");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn past_its_deadline_a_caller_with_a_dead_connection_gets_no_other() {
         "what it was given did not answer, and that is no exhaustion"
     );
     let state = gate.lock();
-    assert_eq!((state.idle, state.in_use, state.making), (1, 0, 1), "and the minimum is made good");
+    assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 1), "and the minimum is made good");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn in_an_outage_a_caller_without_time_hears_of_the_outage() {
     for (is_login, told) in [(false, Refusal::Down), (true, Refusal::Login)] {
         let gate = Gate::new(limits(1, 1));
         gate.keep_minimum();
-        assert!(matches!(gate.next_order(), Order::Make(_)));
+        assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         assert!(gate.failed("no such luck".to_owned(), is_login));
         let started = now();
         let (refusal, numbers) = numbers(gate.acquire(started, started, Location::caller()));
@@ -183,7 +183,7 @@ fn who_waits_when_an_outage_begins_is_told_when_its_grace_ends() {
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
-        assert!(matches!(gate.next_order(), Order::Make(_)));
+        assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         gate.failed("refused".to_owned(), false);
         let began = Instant::now();
         // No further attempt ends meanwhile.
@@ -204,7 +204,7 @@ fn a_server_that_says_nothing_until_the_end_is_down() {
 fn a_smaller_maximum_takes_back_orders_before_it_closes_connections() {
     let gate = stocked(limits(2, 10), Duration::ZERO);
     assert!(gate.resize(8, 10));
-    assert_eq!(gate.lock().making, 6);
+    assert_eq!(gate.lock().requested, 6);
     assert!(gate.resize(1, 2));
     assert_eq!(gate.lock().total(), 2);
     assert!(!gate.retires());
@@ -276,7 +276,7 @@ fn waits_are_counted_to_their_end_whoever_they_end_for() {
 fn an_attempt_to_connect_that_hangs_is_told_and_is_no_exhaustion() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     gate.discard(gate.acquire_here(AGES).unwrap());
-    assert!(matches!(gate.next_order(), Order::Make(_)));
+    assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
     let mut last = None;
     until(|| {
         let started = now();
@@ -309,10 +309,10 @@ fn whom_an_outage_or_a_suspension_turns_away_speaks_for_no_larger_maximum() {
     let permit = borrow();
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     gate.discard(permit);
-    assert!(matches!(gate.next_order(), Order::Make(_)));
+    assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
     gate.failed("silence".to_owned(), false);
     assert_eq!(turned_away(), (2, 1));
-    assert!(matches!(gate.next_order(), Order::Make(_)));
+    assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
     gate.made(Duration::ZERO);
     // None is lent.
     assert!(gate.suspend());
@@ -328,6 +328,6 @@ fn a_connection_that_is_not_in_the_store_yet_is_not_lost() {
     let (refusal, numbers) = gate.put_back(permit, started);
     assert_eq!((refusal, numbers.in_use), (Refusal::TimedOut, 0));
     let state = gate.lock();
-    assert_eq!((state.idle, state.in_use, state.making), (1, 0, 0));
+    assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 0));
     assert_eq!((state.counts.requests, state.counts.timed_out, state.counts.wait_times.count()), (1, 1, 1));
 }

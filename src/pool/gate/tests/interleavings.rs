@@ -35,11 +35,11 @@ fn in_thread<T: Send + 'static>(
     spawn(move || f(&gate))
 }
 
-/// A maker whose first attempts fail as told and whose others succeed, until the gate is closed.
-fn maker(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
+/// A connector whose first attempts fail as told and whose others succeed, until the gate is closed.
+fn connector(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
     in_thread(gate, move |gate| {
         let mut failures = failures;
-        while let Order::Make(_) = gate.next_order() {
+        while let ConnectRequest::Connect(_) = gate.next_connect_request() {
             gate.lock().check();
             if failures > 0 {
                 failures -= 1;
@@ -78,11 +78,11 @@ fn assert_at_rest(gate: &Gate, idle: u32) {
     assert!(state.queue.is_empty(), "{state:?}");
 }
 
-/// Ends the gate and its makers after a scenario that was to leave it empty.
-fn assert_nothing_left(gate: &Gate, makers: Vec<JoinHandle<()>>) {
+/// Ends the gate and its connectors after a scenario that was to leave it empty.
+fn assert_nothing_left(gate: &Gate, connectors: Vec<JoinHandle<()>>) {
     gate.lock().check_bounded();
     gate.close();
-    join_all(makers);
+    join_all(connectors);
     assert_at_rest(gate, 0);
 }
 
@@ -121,7 +121,7 @@ fn closing_leaves_nobody_waiting_and_nothing_behind() {
     explore(|| {
         let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
-        let makers = vec![maker(&gate, 0), maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0), connector(&gate, 0)];
         let callers = callers(&gate, 3);
         let closer = in_thread(&gate, |gate| {
             gate.close();
@@ -132,7 +132,7 @@ fn closing_leaves_nobody_waiting_and_nothing_behind() {
         for outcome in join_all(callers) {
             assert!(matches!(outcome, Ok(()) | Err(Refusal::Closed)), "{outcome:?}");
         }
-        join_all(makers);
+        join_all(connectors);
         assert_at_rest(&gate, 0);
         assert_eq!(gate.lock().total(), 0, "nothing is being made either");
         assert_eq!(gate.acquire_here(AGES), Err(Refusal::Closed));
@@ -140,15 +140,15 @@ fn closing_leaves_nobody_waiting_and_nothing_behind() {
 }
 
 #[test]
-fn two_makers_serve_callers_of_whom_one_gives_up() {
+fn two_connectors_serve_callers_of_whom_one_gives_up() {
     explore(|| {
         let gate = Arc::new(Gate::new(limits(0, 2)));
-        let makers = vec![maker(&gate, 0), maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0), connector(&gate, 0)];
         let hasty = in_thread(&gate, |gate| use_once(gate, SHORT));
         let patient = callers(&gate, 2);
         hasty.join().unwrap().ok();
         assert_served(patient);
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }
 
@@ -157,10 +157,10 @@ fn an_outage_shorter_than_the_grace_is_waited_out() {
     explore(|| {
         let gate = Arc::new(Gate::new(Limits { outage_grace: AGES, ..limits(1, 2) }));
         gate.keep_minimum();
-        let makers = vec![maker(&gate, 1), maker(&gate, 1)];
+        let connectors = vec![connector(&gate, 1), connector(&gate, 1)];
         let callers = callers(&gate, 3);
         assert_served(callers);
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }
 
@@ -170,8 +170,8 @@ fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
         let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
         // The server goes away: attempts fail for ever, and the last connection is lost at any moment.
-        let maker = in_thread(&gate, |gate| {
-            while let Order::Make(_) = gate.next_order() {
+        let connector = in_thread(&gate, |gate| {
+            while let ConnectRequest::Connect(_) = gate.next_connect_request() {
                 gate.failed("refused".to_owned(), false);
                 gate.lock().check_bounded();
             }
@@ -182,7 +182,7 @@ fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
             assert_eq!(outcome, Err(Refusal::Down));
         }
         gate.close();
-        maker.join().unwrap();
+        connector.join().unwrap();
         assert_at_rest(&gate, 0);
     });
 }
@@ -194,7 +194,7 @@ fn who_waits_when_the_last_connection_is_lost_in_an_outage_is_told_without_anoth
         let permit = gate.acquire_here(AGES).unwrap();
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
         // One attempt fails, and the next one hangs for good.
-        assert!(matches!(gate.next_order(), Order::Make(_)));
+        assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         gate.failed("refused".to_owned(), false);
         gate.discard(permit);
         assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
@@ -209,7 +209,7 @@ fn making_the_gate_smaller_while_connections_come_back_loses_neither_callers_nor
         let permits: Vec<_> = (0..3).map(|_| gate.acquire_here(AGES).unwrap()).collect();
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
         let resizer = in_thread(&gate, |gate| assert!(gate.resize(1, 2)));
-        let makers = vec![maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0)];
         let holders = permits.into_iter().map(|permit| {
             in_thread(&gate, |gate| {
                 if gate.retires() {
@@ -223,11 +223,11 @@ fn making_the_gate_smaller_while_connections_come_back_loses_neither_callers_nor
         join_all(holders.collect());
         resizer.join().unwrap();
         assert_eq!(caller.join().unwrap(), Ok(()));
-        // What came back before the resize is the keeper's to close.
+        // What came back before the resize is the maintenance thread's to close.
         for _ in 0..gate.begin_check(gate.surplus(0).above_max) {
             gate.end_check_closed();
         }
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }
 
@@ -235,7 +235,7 @@ fn making_the_gate_smaller_while_connections_come_back_loses_neither_callers_nor
 fn callers_with_dead_connections_are_served_again() {
     explore(|| {
         let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
-        let makers = vec![maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0)];
         let unlucky = (0..2).map(|_| {
             in_thread(&gate, |gate| {
                 let dead = gate.acquire_here(AGES).unwrap();
@@ -247,15 +247,15 @@ fn callers_with_dead_connections_are_served_again() {
         let mut callers: Vec<_> = unlucky.collect();
         callers.push(in_thread(&gate, |gate| use_once(gate, AGES).unwrap()));
         join_all(callers);
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }
 
 #[test]
-fn the_keeper_takes_nothing_from_anybody() {
+fn maintenance_takes_nothing_from_anybody() {
     explore(|| {
         let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
-        let keeper = in_thread(&gate, |gate| {
+        let maintenance = in_thread(&gate, |gate| {
             for _ in 0..2 {
                 for taken in 0..gate.begin_check(u32::MAX) {
                     if taken == 0 {
@@ -267,11 +267,11 @@ fn the_keeper_takes_nothing_from_anybody() {
                 }
             }
         });
-        let makers = vec![maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0)];
         let callers = callers(&gate, 3);
         assert_served(callers);
-        keeper.join().unwrap();
-        assert_nothing_left(&gate, makers);
+        maintenance.join().unwrap();
+        assert_nothing_left(&gate, connectors);
     });
 }
 
@@ -303,11 +303,11 @@ fn free_room_is_used_though_a_holder_keeps_its_connection_longer_than_anybody_ex
         let kept = gate.acquire_here(AGES).unwrap();
         assert!(gate.resize(0, 2));
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
-        let makers = vec![maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0)];
         gate.discard(broken);
         assert_eq!(caller.join().unwrap(), Ok(()), "served before the other one is back");
         gate.release(kept, now());
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }
 
@@ -319,15 +319,15 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
         gate.release(gate.acquire_here(AGES).unwrap(), now());
         let kept = gate.acquire_here(AGES).unwrap();
         assert!(gate.resize(2, 3));
-        assert!(matches!(gate.next_order(), Order::Make(_)));
+        assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         gate.failed("refused".to_owned(), false);
         let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
-        let makers = vec![maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0)];
         for permit in join_all(callers) {
             gate.release(permit.unwrap(), now());
         }
         gate.release(kept, now());
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }
 
@@ -340,12 +340,12 @@ fn connections_are_made_for_all_who_wait_though_none_comes_back_and_one_of_them_
         let kept = gate.acquire_here(AGES).unwrap();
         let patient: Vec<_> = (0..3).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
         let hasty = in_thread(&gate, |gate| use_once(gate, SHORT));
-        let makers = vec![maker(&gate, 0), maker(&gate, 0)];
+        let connectors = vec![connector(&gate, 0), connector(&gate, 0)];
         for permit in join_all(patient) {
             gate.release(permit.unwrap(), now());
         }
         hasty.join().unwrap().ok();
         gate.release(kept, now());
-        assert_nothing_left(&gate, makers);
+        assert_nothing_left(&gate, connectors);
     });
 }

@@ -28,7 +28,7 @@ fn stocked(limits: Limits, took: Duration) -> Gate {
     let gate = Gate::new(limits);
     gate.keep_minimum();
     for _ in 0..minimum {
-        assert!(matches!(gate.next_order(), Order::Make(_)));
+        assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         gate.made(took);
     }
     gate
@@ -44,8 +44,8 @@ impl Gate {
 impl State {
     /// What holds whenever nobody has the lock, whatever happened before.
     fn check(&self) {
-        assert!(self.connecting <= self.making, "more in hand than ordered: {self:?}");
-        assert!(self.owed <= self.making - self.connecting, "more owed than ordered: {self:?}");
+        assert!(self.connecting <= self.requested, "more in hand than ordered: {self:?}");
+        assert!(self.owed <= self.requested - self.connecting, "more owed than ordered: {self:?}");
         let lent = self.holders.iter().flatten().count();
         assert_eq!(lent, self.in_use as usize, "every lent connection has one holder: {self:?}");
         assert_eq!(lent + self.free_entries.len(), self.holders.len(), "no entry is lost: {self:?}");
@@ -55,7 +55,7 @@ impl State {
         if self.phase == PoolState::Closed {
             assert!(self.idle == 0 && self.queue.is_empty(), "closed, and not empty: {self:?}");
         } else if self.outage.is_down() {
-            assert!(self.making > 0, "down, and nobody finds out when it is over: {self:?}");
+            assert!(self.requested > 0, "down, and nobody finds out when it is over: {self:?}");
         }
         assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand is not noted: {self:?}");
         let pending = |waiter: &Arc<Waiter>| waiter.outcome.load(Ordering::Relaxed) == PENDING;

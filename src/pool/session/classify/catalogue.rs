@@ -134,11 +134,11 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// write, `$5` whether `set_config` is harmless in it.
 ///
 /// Ids from 16384 on are those of objects made after `initdb` (`FirstNormalObjectId`); PostgreSQL itself has no operator,
-/// cast, type or aggregate with a volatile function. Foreign keys that pass changes on lead to other tables.
-/// `unnest(ARRAY(…))` has the planner expect few rows whatever it is given: with what it expects of a recursion it would take
-/// this for a query worth compiling, which takes fifty times as long. `OFFSET 0` has it look up relation by relation, of which
-/// there are few. Expressions are stored as trees in which `:funcid` and the like are followed by a function's id. The
-/// functions `…_to_xml` are declared stable and run whatever query they are given.
+/// cast, type or aggregate with a volatile function. Foreign keys that pass changes on lead to other tables. `OFFSET 0` has
+/// the planner look up relation by relation, of which there are few; it expects thousands of them unless they come out of
+/// an array, and then compiles the question (`jit_above_cost`), which takes a hundred times as long as answering it.
+/// Expressions are stored as trees in which `:funcid` and the like are followed by a function's id. The functions
+/// `…_to_xml` are declared stable and run whatever query they are given.
 const ASK: &str = r"
 WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
     SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
@@ -161,7 +161,7 @@ WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
         UNION ALL
         SELECT target FROM cascade WHERE source = reached.oid
     ) AS behind (oid)
-), relation (oid) AS MATERIALIZED (
+), relation (oid) AS (
     SELECT pg_catalog.unnest(ARRAY(SELECT oid FROM reached))
 ), tree (text) AS (
     SELECT behind.tree FROM relation, LATERAL (

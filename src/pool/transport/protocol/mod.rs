@@ -1,6 +1,6 @@
 //! The server's messages, as far as the pool has to understand them.
 
-use crate::pool::transport::connection_state::{LastWords, Wire};
+use crate::pool::transport::connection_state::{ConnectionState, LastWords};
 
 /// Follows messages however their bytes are cut: one type byte, four length bytes that count themselves, a body.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Cursor {
 /// tells the transaction status, ErrorResponse (`E`), CommandComplete (`C`), ParameterStatus (`S`), and of the login
 /// BackendKeyData (`K`).
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
+pub(crate) struct BackendMessages {
     cursor: Cursor,
     /// Bytes since an ErrorResponse began whose reply is not complete; 0 where there is none.
     since_error: usize,
@@ -110,21 +110,21 @@ const TAGS_OF_NO_CHANGE: &[&[u8]] = &[
     b"ANALYZE",
 ];
 
-fn note(kind: u8, body: &[u8], wire: &Wire) {
+fn note(kind: u8, body: &[u8], conn: &ConnectionState) {
     match kind {
-        b'K' => wire.keep_cancel_key(body),
+        b'K' => conn.keep_cancel_key(body),
         b'C' => {
             let tag = body.split(|byte| matches!(byte, b' ' | 0)).next().unwrap_or_default();
-            wire.note_completed(!TAGS_OF_NO_CHANGE.contains(&tag));
+            conn.note_completed(!TAGS_OF_NO_CHANGE.contains(&tag));
         }
         _ => {
             let mut fields = body.split(|byte| *byte == 0);
-            wire.note_parameter(fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            conn.note_parameter(fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
         }
     }
 }
 
-impl Frames {
+impl BackendMessages {
     /// Whether the login is over. Before it, the client's messages are of another form.
     pub(crate) fn is_started(&self) -> bool {
         self.is_started
@@ -136,7 +136,7 @@ impl Frames {
     /// error alone returns with a reply outstanding, and nobody knows whether the transaction has failed; so
     /// the error is held until its reply is complete. An error that follows a complete reply is the server
     /// ending the session, and must not reach the driver before it has taken that reply.
-    pub(crate) fn observe(&mut self, mut bytes: &[u8], wire: &Wire) -> usize {
+    pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) -> usize {
         while !bytes.is_empty() {
             let count = match self.cursor.next(&mut bytes) {
                 Part::Header(_, b'E') if self.since_error == 0 => {
@@ -144,7 +144,7 @@ impl Frames {
                     if self.is_copying {
                         // Whether the Sync sent with the statement has a reply of its own now depends on which of
                         // the two the server met first.
-                        wire.lose_count();
+                        conn.lose_count();
                     }
                     continue;
                 }
@@ -153,7 +153,7 @@ impl Frames {
                     count
                 }
                 Part::Body(&[status], b'Z') => {
-                    wire.end_reply(status);
+                    conn.end_reply(status);
                     self.is_started = true;
                     self.is_copying = false;
                     self.since_error = 0;
@@ -162,11 +162,11 @@ impl Frames {
                 Part::Body(part, kind @ (b'K' | b'C' | b'S')) => {
                     let is_complete = self.cursor.is_between();
                     if is_complete && self.body.is_empty() {
-                        note(kind, part, wire);
+                        note(kind, part, conn);
                     } else {
                         self.body.extend(part.iter().take(MOST_OF_BODY.saturating_sub(self.body.len())));
                         if is_complete {
-                            note(kind, &std::mem::take(&mut self.body), wire);
+                            note(kind, &std::mem::take(&mut self.body), conn);
                         }
                     }
                     part.len()
@@ -202,7 +202,7 @@ pub(crate) fn last_words_of(bytes: &[u8]) -> Option<LastWords> {
 /// Follows the client's messages for those that have a reply of their own: Sync (`S`) and Query (`Q`). The driver
 /// sends several at once, as when it closes a statement on the way.
 #[derive(Debug, Default)]
-pub(crate) struct Requests {
+pub(crate) struct FrontendMessages {
     cursor: Cursor,
     /// Since the last Sync something was said whose reply somebody waits for. Nobody waits for that of a Close, which
     /// goes out by itself ahead of the next request.
@@ -211,28 +211,28 @@ pub(crate) struct Requests {
     is_asking: bool,
 }
 
-impl Requests {
+impl FrontendMessages {
     /// Whether all of a question that somebody waits for an answer to has been written; true once for each.
     pub(crate) fn take_question(&mut self) -> bool {
         self.cursor.is_between() && std::mem::take(&mut self.is_asking)
     }
 
-    pub(crate) fn observe(&mut self, mut bytes: &[u8], wire: &Wire) {
+    pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) {
         while !bytes.is_empty() {
             match self.cursor.next(&mut bytes) {
                 Part::Header(_, b'Q') => {
-                    wire.add_request();
+                    conn.add_request();
                     self.is_asking = true;
                 }
                 Part::Header(_, b'S') => {
-                    wire.add_request();
+                    conn.add_request();
                     self.is_asking |= std::mem::take(&mut self.has_question);
                 }
                 Part::Header(_, b'C') => {}
                 // The Sync that followed the statement was swallowed by the COPY it began (PostgreSQL, "COPY
                 // Operations"); the one that follows this message ends both.
                 Part::Header(_, b'c' | b'f') => {
-                    wire.end_request();
+                    conn.end_request();
                     self.has_question = true;
                 }
                 Part::Header(..) => self.has_question = true,

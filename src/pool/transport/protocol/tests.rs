@@ -28,19 +28,19 @@ fn the_status_is_read_however_the_bytes_are_cut() {
     reply.extend(message(b'C', b"SELECT 1\0"));
     reply.extend(message(b'Z', b"T"));
     for chunk in 1..=reply.len() {
-        let wire = Wire::new();
+        let conn = ConnectionState::new();
         let epoch = Arc::default();
-        wire.set_pool("".into(), Arc::clone(&epoch));
-        let mut frames = Frames::default();
+        conn.set_pool("".into(), Arc::clone(&epoch));
+        let mut frames = BackendMessages::default();
         for bytes in reply.chunks(chunk) {
-            frames.observe(bytes, &wire);
+            frames.observe(bytes, &conn);
         }
-        assert_eq!(wire.status(), Some(b'T'), "chunks of {chunk}");
-        assert_eq!(&*wire.cancel_key(), b"\0\0\0\x07key!", "chunks of {chunk}");
-        assert!(wire.reads_as_written("a") && !wire.reads_as_written("ä"), "chunks of {chunk}");
+        assert_eq!(conn.status(), Some(b'T'), "chunks of {chunk}");
+        assert_eq!(&*conn.cancel_key(), b"\0\0\0\x07key!", "chunks of {chunk}");
+        assert!(conn.reads_as_written("a") && !conn.reads_as_written("ä"), "chunks of {chunk}");
         // The catalogue has changed, for others from the end of the transaction on.
         for (status, changes) in [(b"T", 0), (b"I", 1), (b"I", 1)] {
-            frames.observe(&message(b'Z', status), &wire);
+            frames.observe(&message(b'Z', status), &conn);
             assert_eq!(epoch.load(Ordering::Relaxed), changes, "chunks of {chunk}");
         }
     }
@@ -48,24 +48,25 @@ fn the_status_is_read_however_the_bytes_are_cut() {
 
 #[test]
 fn the_status_is_known_again_when_every_request_has_its_reply() {
-    let (wire, mut frames, mut requests) = (Wire::new(), Frames::default(), Requests::default());
-    frames.observe(&message(b'Z', b"I"), &wire);
+    let (conn, mut frames, mut requests) =
+        (ConnectionState::new(), BackendMessages::default(), FrontendMessages::default());
+    frames.observe(&message(b'Z', b"I"), &conn);
     let sent =
         [message(b'C', b"Ss1\0"), message(b'S', b""), message(b'B', b"x"), message(b'S', b"")].concat();
     for bytes in sent.chunks(3) {
-        requests.observe(bytes, &wire);
-        wire.add_written(bytes.len());
+        requests.observe(bytes, &conn);
+        conn.add_written(bytes.len());
     }
-    frames.observe(&message(b'Z', b"I"), &wire);
-    assert_eq!(wire.status(), None, "the query's own reply is outstanding");
-    frames.observe(&message(b'Z', b"T"), &wire);
-    assert_eq!(wire.status(), Some(b'T'));
+    frames.observe(&message(b'Z', b"I"), &conn);
+    assert_eq!(conn.status(), None, "the query's own reply is outstanding");
+    frames.observe(&message(b'Z', b"T"), &conn);
+    assert_eq!(conn.status(), Some(b'T'));
 
     let copy = [message(b'S', b""), message(b'd', b"1\n"), message(b'c', b""), message(b'S', b"")].concat();
-    requests.observe(&copy, &wire);
-    wire.add_written(copy.len());
-    frames.observe(&message(b'Z', b"T"), &wire);
-    assert_eq!(wire.status(), Some(b'T'), "the first Sync of a COPY has no reply");
+    requests.observe(&copy, &conn);
+    conn.add_written(copy.len());
+    frames.observe(&message(b'Z', b"T"), &conn);
+    assert_eq!(conn.status(), Some(b'T'), "the first Sync of a COPY has no reply");
 }
 
 #[test]
@@ -75,9 +76,9 @@ fn a_copy_that_is_refused_after_it_began_leaves_nobody_sure_of_the_replies() {
         (vec![message(b'G', b"\0\0\0"), message(b'C', b"COPY 1\0"), message(b'Z', b"T")], true),
         (vec![message(b'G', b"\0\0\0"), message(b'E', b"\0"), message(b'Z', b"E")], false),
     ] {
-        let (wire, mut frames) = (Wire::new(), Frames::default());
-        frames.observe(&messages.concat(), &wire);
-        assert_eq!(wire.has_lost_count(), !is_counted, "{messages:?}");
+        let (conn, mut frames) = (ConnectionState::new(), BackendMessages::default());
+        frames.observe(&messages.concat(), &conn);
+        assert_eq!(conn.has_lost_count(), !is_counted, "{messages:?}");
     }
 }
 
@@ -106,10 +107,10 @@ fn a_reply_is_waited_for_when_all_of_a_question_is_sent_and_a_close_is_none() {
         (message(b'Q', b"BEGIN\0"), true),
     ] {
         for cut in 1..sent.len() {
-            let (wire, mut requests) = (Wire::new(), Requests::default());
-            requests.observe(&sent[..cut], &wire);
+            let (conn, mut requests) = (ConnectionState::new(), FrontendMessages::default());
+            requests.observe(&sent[..cut], &conn);
             assert!(!requests.take_question(), "{cut} of {}", sent.len());
-            requests.observe(&sent[cut..], &wire);
+            requests.observe(&sent[cut..], &conn);
             assert_eq!((requests.take_question(), requests.take_question()), (is_asked, false));
         }
     }
@@ -117,17 +118,17 @@ fn a_reply_is_waited_for_when_all_of_a_question_is_sent_and_a_close_is_none() {
 
 #[test]
 fn an_error_is_held_until_its_reply_is_complete_and_what_came_before_is_not() {
-    let (wire, mut frames) = (Wire::new(), Frames::default());
+    let (conn, mut frames) = (ConnectionState::new(), BackendMessages::default());
     let reply = [message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();
     let error = message(b'E', b"SFATAL\0C57P01\0\0");
-    assert_eq!(frames.observe(&[reply.clone(), error.clone()].concat(), &wire), error.len());
-    assert_eq!(frames.observe(&message(b'Z', b"I"), &wire), 0);
+    assert_eq!(frames.observe(&[reply.clone(), error.clone()].concat(), &conn), error.len());
+    assert_eq!(frames.observe(&message(b'Z', b"I"), &conn), 0);
     for cut in 1..error.len() {
         // The first bytes of a header do not tell yet, and may be handed out.
-        let first = frames.observe(&error[..cut], &wire);
+        let first = frames.observe(&error[..cut], &conn);
         assert!(first == cut || (cut < 5 && first == 0), "{first} of {cut}");
-        assert_eq!(frames.observe(&error[cut..], &wire), error.len());
-        assert_eq!(frames.observe(&reply, &wire), 0);
+        assert_eq!(frames.observe(&error[cut..], &conn), error.len());
+        assert_eq!(frames.observe(&reply, &conn), 0);
     }
 }
 
@@ -149,9 +150,9 @@ proptest! {
         bytes in messages(),
         cuts in vec(1..9_usize, 1..20),
     ) {
-        let (whole, in_parts) = (Wire::new(), Wire::new());
-        let held = Frames::default().observe(&bytes, &whole);
-        let (mut frames, mut rest, mut last) = (Frames::default(), bytes.as_slice(), 0);
+        let (whole, in_parts) = (ConnectionState::new(), ConnectionState::new());
+        let held = BackendMessages::default().observe(&bytes, &whole);
+        let (mut frames, mut rest, mut last) = (BackendMessages::default(), bytes.as_slice(), 0);
         for cut in cuts.iter().cycle() {
             let (part, others) = rest.split_at(rest.len().min(*cut));
             if part.is_empty() {
@@ -166,9 +167,9 @@ proptest! {
 
     #[test]
     fn no_bytes_are_too_strange(bytes in vec(any::<u8>(), 0..60)) {
-        let wire = Wire::new();
-        Frames::default().observe(&bytes, &wire);
-        Requests::default().observe(&bytes, &wire);
+        let conn = ConnectionState::new();
+        BackendMessages::default().observe(&bytes, &conn);
+        FrontendMessages::default().observe(&bytes, &conn);
         let _ = last_words_of(&bytes);
     }
 }

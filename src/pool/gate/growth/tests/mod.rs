@@ -14,7 +14,7 @@ fn learnt(connect: Duration, hold: Duration) -> Growth {
 }
 
 /// What is ordered at each of these times while eight wait all the time behind two that are in use, each order
-/// being one caller less who has nothing being made for it.
+/// being one caller less who has nothing connecting for it.
 fn ordered_at(growth: &mut Growth, start: Instant, times: impl IntoIterator<Item = Duration>) -> Vec<u32> {
     let mut unserved = 8;
     growth.note_demand(start, unserved);
@@ -38,7 +38,7 @@ fn with_nothing_in_use_there_is_nothing_to_wait_for() {
 }
 
 #[test]
-fn what_the_keeper_has_is_waited_for() {
+fn what_maintenance_has_is_waited_for() {
     let growth = &mut learnt(150 * MS, 200 * MS);
     assert_eq!(growth.orders(Instant::now(), 0, 1, 1), 0);
     assert_eq!(growth.orders(Instant::now(), 0, 1, 2), 1);

@@ -1,4 +1,4 @@
-//! Callers, connections and makers in virtual time, with the rule that the gate runs. It is compared with a pool
+//! Callers, connections and connectors in virtual time, with the rule that the gate runs. It is compared with a pool
 //! that has its maximum from the beginning, and with perfect foresight: the best of all sizes, ordered when the
 //! first caller comes by somebody who knows everything that will come.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const MIN: u32 = 2;
 const MAX: u32 = 10;
-const MAKERS: u32 = 4;
+const CONNECTOR_THREADS: u32 = 4;
 /// From releasing a connection to asking for the next.
 const THINK: Duration = Duration::from_micros(20);
 
@@ -255,9 +255,9 @@ impl World<'_> {
         }
     }
 
-    /// As the makers do: what nobody waits for any more is not made.
+    /// As the connectors do: what nobody waits for any more is not made.
     fn make(&mut self) {
-        while self.ordered > 0 && self.connecting < MAKERS {
+        while self.ordered > 0 && self.connecting < CONNECTOR_THREADS {
             self.ordered -= 1;
             if self.who == Who::Rule && self.queue.len() <= self.connecting as usize {
                 continue;

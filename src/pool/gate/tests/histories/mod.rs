@@ -1,4 +1,4 @@
-//! Random histories: one thread does one thing after the other to a gate with patient callers and makers in
+//! Random histories: one thread does one thing after the other to a gate with patient callers and connectors in
 //! threads of their own, and a plain account beside it says who must have been served by now.
 
 mod tally;

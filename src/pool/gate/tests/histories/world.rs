@@ -7,12 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 const MOMENT: Duration = Duration::from_millis(2);
 const MAX_WAITING: u32 = 3;
-const MAKERS: usize = 2;
+const CONNECTOR_THREADS: usize = 2;
 
 /// What a thread tells the main one.
 enum Report {
     Caller(usize, Result<Permit, Refusal>),
-    /// This maker has an order in hand.
+    /// This connector has an order in hand.
     Maker(usize),
 }
 
@@ -49,11 +49,11 @@ impl World {
         let outage_grace = AGES;
         let gate = Arc::new(Gate::new(Limits { max_waiting: MAX_WAITING, outage_grace, ..limits(min, MAX) }));
         let (reporter, reports) = channel();
-        let verdicts = (0..MAKERS).map(|name| {
+        let verdicts = (0..CONNECTOR_THREADS).map(|name| {
             let (verdict, verdicts) = channel();
             let (gate, reporter) = (gate.clone(), reporter.clone());
             std::thread::spawn(move || {
-                while let Order::Make(_) = gate.next_order() {
+                while let ConnectRequest::Connect(_) = gate.next_connect_request() {
                     if reporter.send(Report::Maker(name)).is_err() || verdicts.recv().is_err() {
                         return;
                     }
@@ -96,8 +96,8 @@ impl World {
 
     /// What somebody who finds nothing is told before waiting.
     fn refusal(&self, waits: bool, is_main: bool, is_again: bool) -> Option<Refusal> {
-        let making = self.gate.lock().making;
-        let all_lent = making == 0 && self.lent.len() as u32 >= self.max;
+        let requested = self.gate.lock().requested;
+        let all_lent = requested == 0 && self.lent.len() as u32 >= self.max;
         let has = |wanted| self.lent.iter().any(|(_, borrower)| *borrower == wanted);
         if self.phase == PoolState::Closed {
             Some(Refusal::Closed)
@@ -232,11 +232,11 @@ impl World {
         while !condition(self) {
             assert!(Instant::now() < end, "this never came true: {what}; {:?}", self.gate.lock());
             std::thread::sleep(Duration::from_micros(20));
-            self.hear_makers();
+            self.hear_connectors();
         }
     }
 
-    fn hear_makers(&mut self) {
+    fn hear_connectors(&mut self) {
         for report in self.reports.try_iter() {
             match report {
                 Report::Maker(name) => self.in_hand.push(name),
@@ -249,11 +249,11 @@ impl World {
     pub(super) fn settle(&mut self) {
         self.serve();
         let gate = self.gate.clone();
-        self.until("the makers have what is ordered", |world| {
+        self.until("the connectors have what is ordered", |world| {
             let state = gate.lock();
-            let is_hand_free = world.in_hand.len() < MAKERS;
+            let is_hand_free = world.in_hand.len() < CONNECTOR_THREADS;
             let heard = state.connecting as usize == world.in_hand.len();
-            heard && (state.making == state.connecting || !is_hand_free || state.outage.is_down())
+            heard && (state.requested == state.connecting || !is_hand_free || state.outage.is_down())
         });
         let state = gate.lock();
         state.check_bounded();
@@ -327,18 +327,18 @@ impl World {
             }
             Event::EndCheck | Event::EndCheckClosed => {}
             Event::Made { took } => {
-                if let Some(maker) = self.in_hand.pop() {
+                if let Some(connector) = self.in_hand.pop() {
                     self.add_idle();
                     self.outage = None;
                     self.gate.made(took);
-                    self.verdicts[maker].send(()).unwrap();
+                    self.verdicts[connector].send(()).unwrap();
                 }
             }
             Event::Failed { is_login } => {
-                if let Some(maker) = self.in_hand.pop() {
+                if let Some(connector) = self.in_hand.pop() {
                     self.outage = Some(if is_login { Refusal::Login } else { Refusal::Down });
                     self.gate.failed("refused".to_owned(), is_login);
-                    self.verdicts[maker].send(()).unwrap();
+                    self.verdicts[connector].send(()).unwrap();
                     self.tell_of_login();
                 }
             }

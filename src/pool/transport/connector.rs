@@ -1,0 +1,110 @@
+//! Connecting: the driver's TLS connector, which makes the real connection.
+
+use crate::pool::transport::connection_state::ConnectionState;
+use crate::pool::transport::dns::{Address, Endpoint};
+use crate::pool::transport::placeholder::{self, PlaceholderListener};
+use crate::pool::transport::socket::ServerSocket;
+use crate::pool::transport::stream::{BoundedStream, Inner};
+use crate::pool::transport::tls::{self, TlsPlan};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout_at;
+use tokio_postgres::Socket;
+use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+
+/// The driver's TLS connector for one attempt to connect to one endpoint.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pub(crate) conn: Arc<ConnectionState>,
+    pub(super) tls: TlsPlan,
+    pub(super) endpoint: Endpoint,
+    decoy: PlaceholderListener,
+}
+
+impl Connector {
+    /// For an attempt that has to be logged in by `deadline`.
+    pub(crate) fn new(endpoint: Endpoint, tls: TlsPlan, deadline: Instant) -> io::Result<Connector> {
+        let conn = Arc::new(ConnectionState::new());
+        conn.set_deadline(Instant::now(), Some(deadline));
+        Ok(Connector { conn, tls, endpoint, decoy: PlaceholderListener::open()? })
+    }
+
+    /// Has the driver connect through this connector.
+    pub(crate) fn direct(&self, config: &mut postgres::Config) {
+        config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        let left = self.conn.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let patience = left.map_or(placeholder::PATIENCE, |left| left.min(placeholder::PATIENCE));
+        config.connect_timeout(patience).keepalives(false);
+        // The driver passes the host's name on to the connector, which knows where to, and needs it for nothing else.
+        let decoy = self.decoy.address();
+        config.host("decoy").hostaddr(decoy.ip()).port(decoy.port());
+    }
+
+    /// Whether the driver has come as far as to this connector: what fails before has to do with the decoy alone.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.decoy.is_closed()
+    }
+}
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = BoundedStream;
+    type TlsConnect = Connector;
+    type Error = io::Error;
+
+    fn make_tls_connect(&mut self, _host: &str) -> io::Result<Connector> {
+        // The driver has connected.
+        self.decoy.close();
+        Ok(self.clone())
+    }
+}
+
+impl TlsConnect<Socket> for Connector {
+    type Stream = BoundedStream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<BoundedStream>> + Send>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        Box::pin(async move {
+            drop(socket);
+            let Connector { conn, tls, endpoint, .. } = self;
+            let negotiated = negotiate(&tls, &endpoint, conn.clone());
+            let inner = match conn.deadline() {
+                None => negotiated.await,
+                Some(deadline) => {
+                    timeout_at(deadline.into(), negotiated).await.unwrap_or_else(|_| Err(conn.timed_out()))
+                }
+            };
+            let inner =
+                inner.map_err(|error| io::Error::new(error.kind(), format!("{endpoint}: {error}")))?;
+            Ok(BoundedStream::new(inner, conn))
+        })
+    }
+}
+
+/// Asks the server for TLS as PostgreSQL's protocol has it (chapter "Message Flow", SSL Session Encryption).
+pub(super) async fn negotiate(
+    tls: &TlsPlan,
+    endpoint: &Endpoint,
+    conn: Arc<ConnectionState>,
+) -> io::Result<Inner> {
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+    let mut line = ServerSocket::connect(endpoint, conn).await?;
+    // A socket of this machine has nothing to encrypt for, as in libpq.
+    if tls.is_off() || matches!(endpoint.address, Address::Unix(_)) {
+        return Ok(Inner::Plain(line));
+    }
+    line.write_all(&SSL_REQUEST).await?;
+    let mut answer = [0];
+    line.read_exact(&mut answer).await?;
+    match &answer {
+        b"S" => Ok(Inner::Tls(Box::new(tls::handshake(tls, &endpoint.host, line).await?))),
+        b"N" if tls.is_optional() => Ok(Inner::Plain(line)),
+        b"N" => Err(io::Error::other("the server does not offer TLS, and the settings require it")),
+        _ => Err(io::Error::other("the server's answer to the request for TLS is not PostgreSQL's")),
+    }
+}
