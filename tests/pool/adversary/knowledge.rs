@@ -179,3 +179,21 @@ fn the_question_about_a_text_is_not_worth_compiling() {
     let asked = server.client().query_one(sql, &[]).unwrap();
     assert_eq!((asked.get::<_, i64>(0), asked.get::<_, i64>(1)), (1, 0));
 }
+
+/// A borrower in whose session the catalogue cannot be asked does not keep the others from asking.
+#[test]
+fn a_borrower_that_cannot_ask_is_alone_with_that() {
+    let pool = pool(1, 1, |_| ());
+    let mut connection = pool.get_connection().unwrap();
+    let own = "CREATE SCHEMA own; CREATE FUNCTION own.same(name, text) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END $$;
+        CREATE OPERATOR own.= (LEFTARG = name, RIGHTARG = text, FUNCTION = own.same); SET search_path = own, pg_catalog";
+    connection.client().batch_execute(own).unwrap();
+    assert_eq!(connection.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1));
+    connection.client().batch_execute("DROP SCHEMA own CASCADE").unwrap();
+    drop(connection);
+    let read = |number: i32| pool.execute_query_one::<i32>("SELECT $1 + 0", &[&number]).unwrap();
+    read(0);
+    let before = pool.status().resets;
+    assert_eq!((read(1), read(2), pool.status().resets), (Some(1), Some(2), before));
+}

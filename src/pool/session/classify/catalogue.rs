@@ -308,7 +308,8 @@ impl Catalogue {
             Ok(verdict) => verdict,
             // A server of another kind may not know these tables, or refuse to show them.
             Err(error) if error.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "0A")) => {
-                self.is_unreadable.store(true, Ordering::Relaxed);
+                // A borrower's role or search path says nothing about the others.
+                self.is_unreadable.fetch_or(!session.is_dirty, Ordering::Relaxed);
                 match session.in_transaction {
                     // It has failed with the question; the next one will not be asked.
                     true => return Err(error),
