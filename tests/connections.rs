@@ -8,14 +8,11 @@
 mod untaken;
 
 use crate::http::get;
-use crate::support::{App, eventually};
+use crate::support::{App, SOON, eventually};
 use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
-
-/// A deadline that only a fault reaches.
-const SOON: Duration = Duration::from_secs(20);
 
 /// A connection, and what has arrived on it.
 struct Raw {

@@ -5,7 +5,7 @@ mod ends;
 mod private_server;
 mod supervisors;
 
-use crate::support::{App, children_of, eventually, processes, running};
+use crate::support::{App, SOON, children_of, eventually, processes, running};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{ErrorKind, Read, Write};
@@ -15,11 +15,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Longer than anything but a fault takes.
-const SOON: Duration = Duration::from_secs(10);
-
-/// What "at once" and "promptly" mean for a debug build on a busy machine.
-const PROMPTLY: Duration = Duration::from_secs(2);
+/// What "at once" and "promptly" mean for a debug build on a busy machine; what is not prompt has half a minute and more.
+const PROMPTLY: Duration = Duration::from_secs(10);
 
 fn send(app: &App, signal: Signal) {
     kill(Pid::from_raw(app.pid().cast_signed()), signal).unwrap();

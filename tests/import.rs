@@ -1,12 +1,11 @@
 //! Importing MovieLens files: all or nothing, again without harm.
 
 use crate::support::app::poolhouse;
-use crate::support::{Database, Proxy, eventually, postgres};
+use crate::support::{Database, Proxy, SOON, eventually, postgres};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
 use tempfile::TempDir;
 
 const HEADER: &str = "movieId,title,genres\r\n";
@@ -83,7 +82,7 @@ fn a_bad_file_is_reported_by_its_lines_and_loads_nothing() {
     let good = format!("{HEADER}1,Changed (2000),Drama\r\n2,New (2001),War\r\n");
     let after_good = |line: &str| format!("{good}{line}").into_bytes();
     let long: String = (0..3000).map(|_| "a line of text and then some more of it,\r\n").collect();
-    for (content, words) in [
+    let bad_files = [
         (Vec::new(), &["line 1", "the file is empty"][..]),
         (HEADER.into(), &["line 1", "no movies"]),
         (b"1,Toy Story (1995),Drama\r\n".into(), &["line 1: the header must be movieId,title,genres"]),
@@ -107,18 +106,24 @@ fn a_bad_file_is_reported_by_its_lines_and_loads_nothing() {
         (after_good("3,A\0B,Drama\r\n"), &["line 4", "control character"]),
         (after_good("0,A,Drama\r\n3,A,Nothing\r\nx\r\n"), &["line 4", "line 5", "line 6: 1 field instead"]),
         (after_good(&"0,A,Drama\r\n".repeat(21)), &["line 23", "… and 1 more"]),
-    ] {
+    ];
+    std::thread::scope(|scope| {
         for (database, before) in [(&database, &["1|Before|-|"][..]), (&empty, &[])] {
-            let output = import(database, &content);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{said}");
-            for word in words.iter().chain(&["nothing was loaded", "movies.csv"]) {
-                assert!(said.contains(word), "{word:?} is missing in: {said}");
-            }
-            assert!(!said.contains("panicked"), "{said}");
-            assert_eq!(rows(database), before, "after {said}");
+            let bad_files = &bad_files;
+            scope.spawn(move || {
+                for (content, words) in bad_files {
+                    let output = import(database, content);
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    assert_eq!(output.status.code(), Some(1), "{said}");
+                    for word in words.iter().chain(&["nothing was loaded", "movies.csv"]) {
+                        assert!(said.contains(word), "{word:?} is missing in: {said}");
+                    }
+                    assert!(!said.contains("panicked"), "{said}");
+                    assert_eq!(rows(database), before, "after {said}");
+                }
+            });
         }
-    }
+    });
 }
 
 #[test]
@@ -193,7 +198,6 @@ fn imports_at_the_same_time_go_one_after_the_other() {
 /// The server commits, and its answer never arrives.
 #[test]
 fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
-    const SOON: Duration = Duration::from_secs(10);
     let database = postgres::fresh_database().with_schema();
     let mut direct = database.client();
     // A commit of new movies waits for a lock of ours.

@@ -1,7 +1,7 @@
 //! The proxy's faults, seen by a plain socket: other stories rely on each being what it says.
 
 use crate::support::proxy::{Act, Message, Place};
-use crate::support::{Proxy, eventually, postgres};
+use crate::support::{Proxy, SOON, eventually, postgres};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
@@ -25,7 +25,7 @@ fn tenfold() -> Proxy {
 
 fn connect(proxy: &Proxy) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", proxy.port()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(SOON))?;
     Ok(stream)
 }
 
@@ -44,7 +44,7 @@ fn answer(mut stream: &TcpStream, bytes: usize) -> io::Result<()> {
 fn assert_silent(mut stream: &TcpStream) {
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
 }
 
 #[track_caller]
@@ -63,7 +63,7 @@ fn bytes_and_round_trips_are_counted() {
     assert_eq!((proxy.connects(), proxy.open_connections()), (1, 1));
     assert_eq!((proxy.round_trips(), proxy.bytes_to_server(), proxy.bytes_to_client()), (3, 3, 30));
     drop(stream);
-    eventually("the connection is gone", Duration::from_secs(1), || proxy.open_connections() == 0);
+    eventually("the connection is gone", SOON, || proxy.open_connections() == 0);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_cut_is_noticed_while_nobody_reads_and_connects_can_be_slow() {
     while stream.write(&[0; 65536]).is_ok() {}
     let start = Instant::now();
     proxy.cut();
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!(proxy.open_connections(), 0);
 }
 

@@ -11,14 +11,13 @@
 )]
 
 use crate::http::{Answer, send};
-use crate::support::{App, Postgres, eventually};
+use crate::support::{App, Postgres, SOON, eventually};
 use poolhouse::settings::VARIABLES;
 use poolhouse::web::ApiError;
 use poolhouse::{DecodeError, Error, PoolNumbers, SettingsError};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -205,9 +204,7 @@ fn without_its_database_the_service_answers_as_shown() {
     let (url, grace) = (database.url(), ("DB_POOL_OUTAGE_GRACE_S", "0"));
     let app = App::launch(tempfile::tempdir().unwrap(), &[("DATABASE_URL", &url), grace]);
     server.kill();
-    eventually("the service has noticed", Duration::from_secs(10), || {
-        app.get("/api/movies/1").1.contains(r#""down""#)
-    });
+    eventually("the service has noticed", SOON, || app.get("/api/movies/1").1.contains(r#""down""#));
     for example in outage {
         example.compare(&curl(&app, &example.command));
     }

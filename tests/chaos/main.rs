@@ -54,6 +54,8 @@ fn main() -> ExitCode {
         first: Vec::new(),
         then: if arguments.only.is_empty() { all_faults() } else { arguments.only },
         time: Duration::from_secs_f64(arguments.minutes * 60.0),
+        // Long enough to see that the pools stay well.
+        calm: Duration::from_millis(1300),
         with_standby: true,
         is_alone: true,
         leniency: Duration::ZERO,

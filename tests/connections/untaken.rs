@@ -26,7 +26,7 @@ fn take_nothing(app: &App) -> Raw {
 
 #[test]
 fn an_answer_that_nobody_takes_is_given_up() {
-    let app = App::start_with(&[("HTTP_REQUEST_TIMEOUT_MS", "2000")]);
+    let app = App::start_with(&[("HTTP_REQUEST_TIMEOUT_MS", "1000")]);
     let mut raw = take_nothing(&app);
     raw.stream.set_nonblocking(true).unwrap();
     eventually("the service hangs up", SOON, || {

@@ -3,14 +3,13 @@
 
 use super::{Genre, Movie, one, query, refusal, with_pool, write};
 use crate::support::postgres::pool_settings;
-use crate::support::{PgBouncer, eventually};
+use crate::support::{PgBouncer, SOON, eventually};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use poolhouse::Pool;
 use rust_decimal::Decimal;
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use std::net::IpAddr;
-use std::time::Duration;
 use uuid::Uuid;
 
 #[test]
@@ -262,7 +261,7 @@ fn pool_of_one() -> Pool {
 fn reset(pool: &Pool) {
     let before = pool.status().resets;
     pool.get_connection().unwrap().client().batch_execute("SET work_mem = '1MB'").unwrap();
-    eventually("it is reset", Duration::from_secs(10), || pool.status().resets > before);
+    eventually("it is reset", SOON, || pool.status().resets > before);
 }
 
 /// The second time the types are others by the same names, too.

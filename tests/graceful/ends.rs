@@ -50,8 +50,8 @@ fn what_takes_longer_than_the_deadline_is_cut_and_the_exit_code_says_so() {
         &log,
         &["Application shutting down", "Closed database connection pool", "HTTP_SHUTDOWN_TIMEOUT_S=0.3: 1"],
     );
-    // The deadline, and a second for the pool.
-    assert!(start.elapsed() < Duration::from_millis(1300) + PROMPTLY, "{:?}", start.elapsed());
+    // The deadline, and a second for the pool. Without it the query has half a minute.
+    assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -49,15 +49,17 @@ fn a_frozen_one_is_killed_with_all_its_processes_and_a_signal_ends_the_next_load
     client(app.directory()).batch_execute(stumbling_block).unwrap();
     let family = family_of(postmaster_of(&app));
     assert!(family.len() > 5, "{family:?}");
-    for pid in &family {
-        kill(*pid, Signal::SIGSTOP).unwrap();
+    kill(family[0], Signal::SIGSTOP).unwrap();
+    for pid in &family[1..] {
+        // One may have come to its end.
+        let _ = kill(*pid, Signal::SIGSTOP);
     }
     let start = Instant::now();
     let (status, log, project) = app.stop();
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("Killed the private PostgreSQL"), "{log}");
-    eventually("all its processes are gone", PROMPTLY, || running(&family).is_empty());
+    eventually("all its processes are gone", SOON, || running(&family).is_empty());
 
     let app = App::spawn(&[], project, &[]);
     until_logged(&app, "Initialized database connection pool");
@@ -68,11 +70,11 @@ fn a_frozen_one_is_killed_with_all_its_processes_and_a_signal_ends_the_next_load
     });
     let family = family_of(postmaster_of(&app));
     send(&app, Signal::SIGTERM);
-    let (status, log, _project) = app.ended(Duration::from_secs(1) + PROMPTLY);
+    let (status, log, _project) = app.ended(PROMPTLY);
     assert_eq!(status.code(), Some(0), "{log}");
     assert_in_order(&log, &["Application shutting down", "Stopped the private PostgreSQL"]);
     assert!(!log.contains("Loaded"), "{log}");
-    eventually("all its processes are gone", PROMPTLY, || running(&family).is_empty());
+    eventually("all its processes are gone", SOON, || running(&family).is_empty());
 }
 
 #[test]
@@ -85,8 +87,8 @@ fn one_whose_processes_do_not_end_is_killed_with_them() {
     let family = family_of(postmaster);
     let start = Instant::now();
     server.stop_fast_within(Duration::from_millis(200));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    eventually("all its processes are gone", PROMPTLY, || running(&family).is_empty());
+    assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
+    eventually("all its processes are gone", SOON, || running(&family).is_empty());
 }
 
 #[test]

@@ -276,9 +276,7 @@ fn what_leaves_nothing_costs_no_reset() {
     let ddl: String = CLEAN.iter().map(|(ddl, _)| format!("{ddl};")).collect();
     stage.set_up("all that is clean", &ddl, false);
     // What is being reset counts as in use.
-    let is_back = || {
-        crate::support::eventually("it is back", Duration::from_secs(5), || stage.pool.status().in_use == 0)
-    };
+    let is_back = || crate::support::eventually("it is back", SOON, || stage.pool.status().in_use == 0);
     is_back();
     let mut costly = Vec::new();
     for (_, sql) in CLEAN {

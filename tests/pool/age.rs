@@ -14,15 +14,18 @@ fn backend(pool: &Pool) -> i32 {
 /// #12: a connection in constant use meets its end too.
 #[test]
 fn the_lifetime_holds_for_busy_connections() {
-    let pool = pool(1, 1, |settings| settings.max_lifetime = Some(200 * MS));
     let started = Instant::now();
+    let pool = pool(1, 1, |settings| settings.max_lifetime = Some(200 * MS));
     let mut backends = HashSet::new();
-    while started.elapsed() < Duration::from_secs(1) {
-        backends.insert(backend(&pool));
-    }
+    eventually("three have met their end", SOON, || {
+        backends.extend((0..20).map(|_| backend(&pool)));
+        pool.status().closed.expired >= 3
+    });
     let expired = pool.status().closed.expired;
-    assert!((3..=6).contains(&expired), "{expired} of about five ends were kept");
-    assert_eq!(backends.len() as u64, expired + 1);
+    // The last one may be a replacement that nobody has used yet.
+    assert!(backends.len() as u64 <= expired + 1, "{backends:?} for {expired} ends");
+    // A tenth of it is left to chance.
+    assert!(started.elapsed() >= 180 * MS * expired as u32, "{expired} ends in {:?}", started.elapsed());
 }
 
 /// #13: connections made together do not end together.
@@ -30,7 +33,7 @@ fn the_lifetime_holds_for_busy_connections() {
 fn lifetimes_are_spread() {
     let pool = pool(8, 8, |settings| settings.max_lifetime = Some(Duration::from_secs(1)));
     let mut totals = HashSet::new();
-    eventually("all have been replaced", Duration::from_secs(10), || {
+    eventually("all have been replaced", SOON, || {
         totals.insert(pool.status().closed.expired);
         pool.status().closed.expired >= 8
     });
@@ -46,13 +49,21 @@ fn a_connection_just_used_is_lent_unchecked_and_an_old_one_checked() {
         (settings.min_connections, settings.max_connections) = (1, 1);
         (settings.pre_ping, settings.validate_after) = (pre_ping, 200 * MS);
         let pool = Pool::open(&settings).unwrap();
-        backend(&pool);
         let cost = |pool: &Pool| {
             let before = proxy.round_trips();
             backend(pool);
             proxy.round_trips() - before
         };
-        assert_eq!(cost(&pool), fresh, "{pre_ping:?}, just used");
+        backend(&pool);
+        // Just used, where the machine has nothing else to do for longer than that.
+        let mut just_used = None;
+        eventually("it is lent again soon", SOON, || {
+            backend(&pool);
+            let used = Instant::now();
+            just_used = Some(cost(&pool));
+            used.elapsed() < 200 * MS
+        });
+        assert_eq!(just_used, Some(fresh), "{pre_ping:?}, just used");
         std::thread::sleep(250 * MS);
         assert_eq!(cost(&pool), rested, "{pre_ping:?}, rested");
     }
@@ -84,7 +95,7 @@ fn idle_connections_are_kept_alive_in_the_background() {
     let pool = pool(2, 2, |settings| settings.keepalive = Some(100 * MS));
     let name = settings_of(&pool);
     kill_backends_of(&pool, &name);
-    eventually("the dead are found and replaced", Duration::from_secs(5), || {
+    eventually("the dead are found and replaced", SOON, || {
         let status = pool.status();
         status.closed.invalid >= 2 && status.available == 2
     });
@@ -97,7 +108,7 @@ fn connections_kept_alive_are_trimmed_all_the_same() {
         pool(1, 4, |settings| (settings.keepalive, settings.idle_timeout) = (Some(50 * MS), Some(400 * MS)));
     let held: Vec<_> = (0..4).map(|_| pool.get_connection().unwrap()).collect();
     drop(held);
-    eventually("down to the minimum", Duration::from_secs(5), || pool.status().total == 1);
+    eventually("down to the minimum", SOON, || pool.status().total == 1);
 }
 
 /// To borrow a connection and to give it back says nothing about the server: only an answer does.
@@ -136,9 +147,7 @@ fn many_suspects_on_a_frozen_server_cost_the_background_one_wait() {
     let until_gone = |pool: &Pool, broken: poolhouse::Connection, connections| {
         broken.execute_query::<i32>("SELECT 1", &[]).unwrap_err();
         drop(broken);
-        eventually("the suspects are gone", Duration::from_secs(20), || {
-            pool.status().closed.total() >= connections
-        });
+        eventually("the suspects are gone", SOON, || pool.status().closed.total() >= connections);
         started.elapsed()
     };
     let (one, six) = std::thread::scope(|scope| {
@@ -147,7 +156,7 @@ fn many_suspects_on_a_frozen_server_cost_the_background_one_wait() {
         (one.join().unwrap(), six)
     });
     assert!(six < 3 * one, "{six:?} for six, {one:?} for one");
-    eventually("callers are told", Duration::from_secs(20), || {
+    eventually("callers are told", SOON, || {
         matches!(many.get_connection_timeout(50 * MS), Err(Error::Down(_)))
     });
     server.thaw();

@@ -8,7 +8,7 @@ use poolhouse::{Error, Execute};
 fn rows(server: &Postgres, id: i32) -> i64 {
     let config = server.database_settings().driver_config();
     let mut rows = None;
-    crate::support::eventually("the server is back", Duration::from_secs(30), || {
+    crate::support::eventually("the server is back", SOON, || {
         let client = config.connect(::postgres::NoTls);
         let asked =
             client.and_then(|mut client| client.query_one("SELECT count(*) FROM t WHERE a = $1", &[&id]));

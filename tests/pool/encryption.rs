@@ -71,12 +71,12 @@ fn a_large_statement_is_sent_to_its_end_before_its_answer_is_waited_for() {
     let proxy = Proxy::to(&server.database_settings());
     let mut settings = PoolSettings::new(proxy.settings());
     settings.database.sslmode = SslMode::Require;
-    settings.statement_timeout = Some(Duration::from_secs(2));
+    settings.statement_timeout = Some(SOON);
     (settings.min_connections, settings.max_connections) = (1, 1);
     let pool = Pool::open(&settings).unwrap();
     let sql = "SELECT length($1::text)";
     pool.execute_query_one::<i32>(sql, &[&"known"]).unwrap();
-    for kib in (0..60).map(|n| 3000 + n * 41) {
+    for kib in (0..30).map(|n| 3000 + n * 41) {
         let text = "x".repeat(kib * 1024);
         proxy.stall();
         let length = thread::scope(|scope| {
@@ -103,8 +103,8 @@ fn a_silent_server_holds_nobody_beyond_the_deadline() {
     let started = Instant::now();
     let error = pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap_err();
     assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
-    assert!((400 * MS..1400 * MS).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!((400 * MS..SOON).contains(&started.elapsed()), "{:?}", started.elapsed());
     proxy.pass();
     let again = |pool: &Pool| pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok();
-    crate::support::eventually("it goes on", Duration::from_secs(5), || again(&pool));
+    crate::support::eventually("it goes on", SOON, || again(&pool));
 }

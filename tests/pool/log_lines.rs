@@ -80,12 +80,12 @@ fn the_logger_panics() {
     (settings.leak_threshold, settings.idle_timeout) = (Some(50 * MS), Some(100 * MS));
     let pool = Pool::open(&settings).unwrap();
     let first = pool.get_connection().unwrap();
-    eventually("the first leak is reported", Duration::from_secs(10), || lines.with("leaked?").len() == 1);
+    eventually("the first leak is reported", SOON, || lines.with("leaked?").len() == 1);
     let more = [(); 2].map(|()| pool.get_connection().unwrap());
-    eventually("the next ones as well", Duration::from_secs(10), || lines.with("leaked?").len() == 3);
+    eventually("the next ones as well", SOON, || lines.with("leaked?").len() == 3);
     drop((first, more));
     assert_eq!(lines.with("came back after").len(), 3);
-    eventually("idle ones are trimmed", Duration::from_secs(10), || pool.status().total == 1);
+    eventually("idle ones are trimmed", SOON, || pool.status().total == 1);
     pool.execute_query_one::<i32>("SELECT 1", &[]).unwrap();
     assert!(pool.close(Duration::from_secs(5)));
 }
@@ -107,7 +107,7 @@ fn borrowers_leave_things_behind() {
         let mut connection = pool.get_connection().unwrap();
         connection.client().batch_execute("BEGIN").unwrap();
     }
-    eventually("they are rolled back", Duration::from_secs(10), || pool.status().resets == 3);
+    eventually("they are rolled back", SOON, || pool.status().resets == 3);
     let open = lines.with("came back inside a transaction");
     assert_eq!(open.len(), 1, "once for a place: {open:?}");
     assert!(open[0].starts_with("WARN") && open[0].contains("tests/pool/log_lines.rs:"), "{open:?}");
@@ -118,16 +118,16 @@ fn borrowers_leave_things_behind() {
     proxy.refuse();
     proxy.cut();
     drop(dirty);
-    eventually("it cannot be cleaned", Duration::from_secs(10), || pool.status().closed.total() == 1);
+    eventually("it cannot be cleaned", SOON, || pool.status().closed.total() == 1);
     assert_eq!((pool.status().closed.dirty, pool.status().closed.broken), (1, 0));
     let unclean = lines.with("could not be made clean");
     assert_eq!(unclean.len(), 1, "{unclean:?}");
     assert!(unclean[0].contains("the connection broke (pool \"orders\")"), "{unclean:?}");
 
-    eventually("an outage is told", Duration::from_secs(10), || lines.with("Cannot connect").len() == 1);
+    eventually("an outage is told", SOON, || lines.with("Cannot connect").len() == 1);
     assert!(lines.with("Cannot connect")[0].ends_with("(pool \"orders\")"));
     proxy.pass();
-    eventually("and its end", Duration::from_secs(10), || lines.with("Database is back").len() == 1);
+    eventually("and its end", SOON, || lines.with("Database is back").len() == 1);
     assert!(lines.with("Database is back")[0].ends_with("(pool \"orders\")"));
 }
 

@@ -37,7 +37,7 @@ fn a_connection_that_died_while_idle_costs_its_borrower_nothing() {
     let backend: i32 = pool.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap();
     let mut admin = postgres::client();
     admin.query_one("SELECT pg_terminate_backend($1)", &[&backend]).unwrap();
-    eventually("it is gone", Duration::from_secs(5), || {
+    eventually("it is gone", SOON, || {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
         admin.query_one(sql, &[&backend]).unwrap().get::<_, i64>(0) == 0
     });
@@ -58,16 +58,16 @@ fn the_servers_last_words_are_heard_behind_forgotten_statements() {
     with_table(&pool);
     let backend: i32 = pool.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap();
     pool.get_connection().unwrap().client().batch_execute("SET work_mem = '1MB'").unwrap();
-    eventually("it is reset", Duration::from_secs(5), || pool.status().resets == 1);
+    eventually("it is reset", SOON, || pool.status().resets == 1);
 
     proxy.stall();
     let before = proxy.round_trips();
     let written = thread::scope(|scope| {
         let write = scope.spawn(|| pool.execute_write("INSERT INTO t VALUES (1)", &[]));
-        eventually("something is sent", Duration::from_secs(5), || proxy.round_trips() > before);
+        eventually("something is sent", SOON, || proxy.round_trips() > before);
         let mut admin = database.client();
         admin.execute("SELECT pg_terminate_backend($1)", &[&backend]).unwrap();
-        eventually("the session is gone", Duration::from_secs(5), || {
+        eventually("the session is gone", SOON, || {
             admin.query("SELECT FROM pg_stat_activity WHERE pid = $1", &[&backend]).unwrap().is_empty()
         });
         proxy.pass();
@@ -269,7 +269,7 @@ fn a_demoted_primary_is_left_for_the_next_host() {
     (settings.min_connections, settings.max_connections) = (4, 4);
     let pool = Pool::open(&settings).unwrap();
     pool.execute_write("INSERT INTO t VALUES (1)", &[]).unwrap();
-    eventually("all are made", Duration::from_secs(5), || pool.status().available == 4);
+    eventually("all are made", SOON, || pool.status().available == 4);
     // What once was a read-only transaction's is no different.
     let read_only = poolhouse::TransactionOptions { is_read_only: true, ..Default::default() };
     let all_have_one = Barrier::new(4);
@@ -287,7 +287,7 @@ fn a_demoted_primary_is_left_for_the_next_host() {
     let mut admin = old.client();
     admin.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
-    eventually("it refuses writes", Duration::from_secs(5), || {
+    eventually("it refuses writes", SOON, || {
         old.client().batch_execute("INSERT INTO t VALUES (99)").is_err()
     });
     pool.execute_write("INSERT INTO t VALUES (2)", &[]).unwrap();

@@ -7,7 +7,6 @@ use poolhouse::{Error, Execute, Isolation, RetryPolicy, TransactionOptions};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Instant;
 
 fn options(retry: RetryPolicy) -> TransactionOptions {
     TransactionOptions { isolation: Some(Isolation::Serializable), retry, ..TransactionOptions::default() }
@@ -31,7 +30,7 @@ fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
             let reading =
                 scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&2_000_000]));
             let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1";
-            crate::support::eventually("it runs", Duration::from_secs(5), || {
+            crate::support::eventually("it runs", SOON, || {
                 admin.query_one(running, &[&LONG_READ]).unwrap().get::<_, i64>(0) == 1
             });
             proxy.cut();
@@ -119,14 +118,17 @@ fn attempts_end_with_the_policy_and_with_the_time() {
             runs.fetch_add(1, Ordering::Relaxed);
             tx.execute_write(sql, &[])
         });
-        assert_eq!(error.unwrap_err().sqlstate(), Some("40001"));
-        runs.load(Ordering::Relaxed)
+        (runs.load(Ordering::Relaxed), error.unwrap_err())
     };
-    assert_eq!(lose(&options(RetryPolicy::times(3))), 3);
-    let timeout = Some(100 * MS);
-    let started = Instant::now();
-    let runs = lose(&TransactionOptions { timeout, ..options(RetryPolicy::times(1_000_000)) });
-    assert!(runs > 2 && started.elapsed() < 200 * MS, "{runs} runs in {:?}", started.elapsed());
+    let (runs, error) = lose(&options(RetryPolicy::times(3)));
+    assert_eq!((runs, error.sqlstate()), (3, Some("40001")));
+    let timeout = Some(300 * MS);
+    let endless = TransactionOptions { timeout, ..options(RetryPolicy::times(u32::MAX)) };
+    let ((runs, error), took) = timed(|| lose(&endless));
+    assert!(runs > 1 && took < SOON, "{runs} runs in {took:?}");
+    // The time may be over between two of them, or in the middle of one.
+    let is_cut = matches!(error, Error::DeadlineExceeded(_));
+    assert!(is_cut || error.sqlstate() == Some("40001"), "{error}");
 }
 
 #[test]

@@ -154,10 +154,9 @@ fn cleaning_is_off_the_callers_path() {
     connection.client().batch_execute("SET work_mem = '1MB'").unwrap();
     // Cleaning cannot get through any more, and the borrower does not notice.
     proxy.stall();
-    let started = std::time::Instant::now();
-    drop(connection);
-    assert!(started.elapsed() < 50 * MS, "returning took {:?}", started.elapsed());
-    eventually("what cannot be cleaned is closed", Duration::from_secs(5), || {
+    let ((), took) = timed(|| drop(connection));
+    assert!(took < OVERSHOOT, "returning took {took:?}");
+    eventually("what cannot be cleaned is closed", SOON, || {
         pool.status().closed.dirty + pool.status().closed.broken == 1
     });
     proxy.pass();
@@ -178,7 +177,7 @@ fn notifications_are_not_the_next_borrowers() {
         connection.client().batch_execute("LISTEN news").unwrap();
         direct.batch_execute("NOTIFY news, 'for the first only'").unwrap();
         if is_read {
-            eventually("it has come", Duration::from_secs(10), || {
+            eventually("it has come", SOON, || {
                 connection.client().batch_execute("").unwrap();
                 connection.client().notifications().len() == 1
             });
@@ -218,7 +217,7 @@ fn a_tenant_is_not_the_next_borrowers() {
         });
         assert_eq!(seen.unwrap().as_deref(), Some(name));
     };
-    eventually("it is reset", Duration::from_secs(5), || pool.status().in_use == 0);
+    eventually("it is reset", SOON, || pool.status().in_use == 0);
     request("A");
     let (trips, resets) = (proxy.round_trips(), pool.status().resets);
     request("B");
@@ -230,7 +229,7 @@ fn a_tenant_is_not_the_next_borrowers() {
 fn columns_with_names_of_the_languages_words_cost_no_reset() {
     let pool = pool(1, 1, |_| ());
     pool.execute_write("CREATE TABLE t (temp int, temporary int, set int, local int)", &[]).unwrap();
-    eventually("it is back", Duration::from_secs(5), || pool.status().in_use == 0);
+    eventually("it is back", SOON, || pool.status().in_use == 0);
     let before = pool.status().resets;
     for _ in 0..10 {
         pool.execute_query::<(i32,)>("SELECT temp FROM t WHERE temporary = set AND local > 0", &[]).unwrap();

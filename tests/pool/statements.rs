@@ -1,7 +1,7 @@
 //! Prepared statements: kept, bounded, healed.
 
 use super::*;
-use crate::support::{Proxy, eventually};
+use crate::support::{Postgres, Proxy, eventually};
 use poolhouse::Execute;
 use serde_json::{Value, json};
 use std::thread;
@@ -100,12 +100,10 @@ fn a_table_that_changes_between_the_two_heals_as_well() {
         proxy.stall_replies_after(0);
         let before = proxy.bytes_to_server();
         let reading = scope.spawn(|| pool.execute_query::<Value>("SELECT * FROM t", &[]));
-        eventually("it is being prepared", Duration::from_secs(5), || proxy.bytes_to_server() > before);
+        eventually("it is being prepared", SOON, || proxy.bytes_to_server() > before);
         let prepared = "SELECT count(*) FROM pg_stat_activity
                         WHERE query = 'SELECT * FROM t' AND state = 'idle' AND datname = current_database()";
-        eventually("it is prepared", Duration::from_secs(5), || {
-            direct.query_one(prepared, &[]).unwrap().get::<_, i64>(0) == 1
-        });
+        eventually("it is prepared", SOON, || direct.query_one(prepared, &[]).unwrap().get::<_, i64>(0) == 1);
         direct.batch_execute("ALTER TABLE t ADD COLUMN b int").unwrap();
         proxy.pass();
         let rows = reading.join().unwrap().unwrap();
@@ -133,7 +131,7 @@ fn a_reset_leaves_the_statements_that_are_not_the_borrowers() {
     let mut connection = pool.get_connection().unwrap();
     connection.client().batch_execute("PREPARE mine AS SELECT 1; SET work_mem = '1MB'").unwrap();
     drop(connection);
-    eventually("it is reset", Duration::from_secs(5), || pool.status().resets == 1);
+    eventually("it is reset", SOON, || pool.status().resets == 1);
 
     let before = proxy.round_trips();
     level();
@@ -193,4 +191,43 @@ fn the_same_where_no_statements_are_kept() {
     for name in ["mood", "level"] {
         assert_eq!(ask(name).unwrap().as_deref(), Some("low"));
     }
+}
+
+/// What the planner expects to be costly (`jit_above_cost`) the server compiles first, and that takes a hundred times as long as
+/// to answer this.
+#[test]
+fn what_is_asked_about_a_statement_is_not_worth_compiling() {
+    let server = Postgres::start();
+    let mut admin = server.client();
+    if admin.batch_execute("LOAD 'auto_explain'").is_err() {
+        return eprintln!("skipped: PostgreSQL's auto_explain is not installed");
+    }
+    for sql in [
+        "ALTER SYSTEM SET auto_explain.log_min_duration = 0",
+        "ALTER SYSTEM SET session_preload_libraries = 'auto_explain'",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.batch_execute(sql).unwrap();
+    }
+    eventually("sessions have it", SOON, || {
+        let limit =
+            server.client().query_one("SELECT current_setting('auto_explain.log_min_duration', true)", &[]);
+        limit.unwrap().get::<_, Option<String>>(0).as_deref() == Some("0")
+    });
+    let pool = Pool::open(&server.pool_settings()).unwrap();
+    let names: Vec<_> = (0..100).map(|number| format!("a{number}")).collect();
+    let many = format!(
+        "SELECT count(*) FROM (VALUES (upper(lower('x')))) AS t (a) CROSS JOIN (SELECT 1 AS {}) AS u",
+        names.join(", 1 AS ")
+    );
+    assert_eq!(pool.execute_query_one::<i64>(&many, &[]).unwrap(), Some(1));
+    let cost = || {
+        let log = server.log();
+        let (_, plan) = log.split_once("WITH RECURSIVE cascade")?;
+        let (_, cost) = plan.split_once("(cost=")?.1.split_once("..")?;
+        cost.split(' ').next()?.parse::<f64>().ok()
+    };
+    eventually("its plan is in the log", SOON, || cost().is_some());
+    let limit: f64 = admin.query_one("SELECT current_setting('jit_above_cost')::float8", &[]).unwrap().get(0);
+    assert!(cost().unwrap() < limit, "{:?} of {limit}", cost());
 }

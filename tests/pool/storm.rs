@@ -9,8 +9,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-const SOON: Duration = Duration::from_secs(30);
-
 pub(super) const INSERT: &str = "INSERT INTO t VALUES ($1)";
 
 const TERMINATE_ALL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity

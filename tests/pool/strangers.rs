@@ -1,6 +1,6 @@
 //! Other programs on this machine, which may connect to whatever listens on the loopback interface.
 
-use crate::support::{App, eventually};
+use crate::support::{App, SOON, eventually};
 use std::collections::HashSet;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -53,9 +53,7 @@ impl Strangers {
     #[track_caller]
     fn go_round(&self) {
         let before = self.rounds.load(Ordering::Relaxed);
-        eventually("they have been everywhere", Duration::from_secs(30), || {
-            self.rounds.load(Ordering::Relaxed) > before + 1
-        });
+        eventually("they have been everywhere", SOON, || self.rounds.load(Ordering::Relaxed) > before + 1);
     }
 }
 
@@ -77,6 +75,6 @@ fn strangers_who_connect_to_everything_do_not_keep_the_pool_from_connecting() {
     for _ in 0..3 {
         strangers.go_round();
         admin.execute(terminate, &[]).unwrap();
-        eventually("it has connected again", Duration::from_secs(15), || app.get("/api/movies/1").0 == 200);
+        eventually("it has connected again", SOON, || app.get("/api/movies/1").0 == 200);
     }
 }

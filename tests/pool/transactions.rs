@@ -44,12 +44,12 @@ fn a_savepoint_that_ends_after_its_deadline_is_undone_and_the_transaction_goes_o
     let pool = with_table(|_| ());
     let outcome = pool.transaction(|tx| {
         tx.execute_write(INSERT, &[&1])?;
-        let deadline = Instant::now() + 50 * MS;
+        let deadline = Instant::now() + 300 * MS;
         let inner = with_deadline(deadline, || {
             tx.transaction(|tx| {
                 tx.execute_write(INSERT, &[&2])?;
                 while Instant::now() <= deadline {
-                    std::thread::yield_now();
+                    std::thread::sleep(MS);
                 }
                 Ok(())
             })

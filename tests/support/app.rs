@@ -12,8 +12,8 @@ use tempfile::TempDir;
 /// The token that every app accepts, named `test`.
 pub(crate) const TOKEN: &str = "test-token-0123456789-0123456789-0123456789";
 
-/// How long a start may take: generous, because eight of them share two cores at times.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a start may take: generous, because many of them share two cores at times.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The program, to be run in an empty directory and with nothing of our own environment that it would read.
 pub(crate) fn poolhouse(directory: &Path) -> Command {

@@ -4,13 +4,15 @@
 
 pub(crate) mod app;
 mod eventually;
+mod lateness;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
 pub(crate) use app::App;
-pub(crate) use eventually::eventually;
+pub(crate) use eventually::{SOON, eventually};
+pub(crate) use lateness::{Mark, timed};
 pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use postgres::Database;
 pub(crate) use proxy::Proxy;

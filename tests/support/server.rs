@@ -6,8 +6,8 @@ pub(crate) mod cluster;
 mod failing_disk;
 mod standby;
 
-use super::eventually;
 use super::postgres::{Database, GUEST, GUEST_PASSWORD, SUPERUSER, connect, create_database, parse};
+use super::{SOON, eventually};
 use cluster::processes::{Process, table};
 use cluster::{Account, Cluster, Programs, Server, Shutdown, Watchdog};
 use nix::sys::signal::{Signal, kill};
@@ -117,7 +117,7 @@ impl Postgres {
         self.end(Shutdown::Crash);
         // The next start is refused while one of them holds on to the shared memory.
         let are_gone = || running(&processes).is_empty();
-        eventually("every process of the server is gone", Duration::from_secs(10), are_gone);
+        eventually("every process of the server is gone", SOON, are_gone);
     }
 
     /// Starts it on the same port after one of the ways to stop it.
@@ -167,7 +167,7 @@ impl Postgres {
     fn end(&self, how: Shutdown) {
         let mut server = self.server();
         let running = server.take().expect("the server runs");
-        running.stop(how, Duration::from_secs(10)).expect("the server ends");
+        running.stop(how, SOON).expect("the server ends");
     }
 
     fn launch(&self) -> Server {
@@ -256,8 +256,13 @@ fn create_cluster(cluster: &Cluster, data: &Path) {
     fs::write(data.join("pg_hba.conf"), rules).expect("pg_hba.conf");
 }
 
+/// A directory that this process's stories share, gone when it ends.
+pub(crate) fn directory() -> &'static Path {
+    &BASE.directory
+}
+
 /// Owners and permissions included.
-fn copy_directory(from: &Path, to: &Path) {
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-Rp").arg(from).arg(to).stdin(Stdio::null()).status();
     assert!(status.expect("cp runs").success(), "cannot copy {} to {}", from.display(), to.display());
 }

@@ -1,7 +1,6 @@
 //! What took longer than it was allowed to, and how late the machine itself was meanwhile.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::support::Mark;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -56,32 +55,6 @@ pub(crate) struct Worst {
     /// Without the time in which the machine kept the thread from running.
     pub(crate) net: Duration,
     pub(crate) count: u64,
-}
-
-/// When something began, and how long this thread had been kept from running by then.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
-    pub(crate) at: Instant,
-    delayed: Duration,
-}
-
-impl Mark {
-    pub(crate) fn now() -> Mark {
-        Mark { at: Instant::now(), delayed: delayed() }
-    }
-}
-
-/// How long this thread has been ready to run and not running, ever: the second number that Linux gives; zero
-/// where there is no such thing.
-fn delayed() -> Duration {
-    thread_local! {
-        static FILE: Option<File> = File::open("/proc/thread-self/schedstat").ok();
-    }
-    let mut bytes = [0; 96];
-    let read = FILE.with(|file| file.as_ref().and_then(|file| file.read_at(&mut bytes, 0).ok()));
-    let text = String::from_utf8_lossy(&bytes[..read.unwrap_or(0)]).into_owned();
-    let nanos = text.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok());
-    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// Measures from all threads.

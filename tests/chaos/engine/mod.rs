@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) then: Vec<Fault>,
     /// For how long, from the start.
     pub(crate) time: Duration,
+    /// How long after a repair the next fault is thrown.
+    pub(crate) calm: Duration,
     pub(crate) with_standby: bool,
     /// This process does nothing else: what it holds of the machine's is compared before and after, what happens
     /// is printed as it happens.
@@ -74,11 +76,9 @@ pub(crate) struct Outcome {
     pub(crate) findings: Vec<String>,
 }
 
-/// How long after a repair the next fault is thrown: long enough to see that the pools stay well.
-const CALM: Duration = Duration::from_millis(1300);
 /// How long the slowest operation can take with all its deadlines kept, and then some: what is not over by then
 /// hangs.
-const HANGS: Duration = Duration::from_secs(20);
+const HANGS: Duration = Duration::from_secs(30);
 
 /// Carries out a plan.
 pub(crate) fn run(plan: Plan) -> Outcome {
@@ -126,6 +126,7 @@ struct Run {
     pools: [Pool; 2],
     board: Arc<Board>,
     clock: Arc<Clock>,
+    leniency: Duration,
     workers: Vec<JoinHandle<workers::Report>>,
     watchers: Vec<JoinHandle<()>>,
     started: Instant,
@@ -148,7 +149,7 @@ impl Run {
             let (board, clock) = (board.clone(), clock.clone());
             watchers.push(thread::spawn(move || watch(&pool, &board, &clock)));
         }
-        Run { pools, board, clock, workers, watchers, started: Instant::now() }
+        Run { pools, board, clock, leniency: plan.leniency, workers, watchers, started: Instant::now() }
     }
 
     /// Throws the faults, each when the pools have got over the last one.
@@ -162,7 +163,7 @@ impl Run {
             }
             let is_over = episodes.len() >= plan.first.len() && self.started.elapsed() >= plan.time;
             let Some(fault) = next.pop().filter(|_| !is_over) else { return episodes };
-            let episode = self.inflict(fault, stage, &mut rng);
+            let episode = self.inflict(fault, stage, &mut rng, plan.calm);
             if plan.is_alone {
                 println!("{}", report::line(&episode));
             }
@@ -170,7 +171,7 @@ impl Run {
         }
     }
 
-    fn inflict(&self, fault: Fault, stage: &Stage, rng: &mut fastrand::Rng) -> Episode {
+    fn inflict(&self, fault: Fault, stage: &Stage, rng: &mut fastrand::Rng, calm: Duration) -> Episode {
         let thrown_at = Instant::now();
         self.board.set_phase(fault, None);
         // A fault takes from chance what it likes, and the next one finds it as if it had taken nothing.
@@ -180,14 +181,17 @@ impl Run {
         let is_over = AtomicBool::new(false);
         let (well_after, server_took) = thread::scope(|scope| {
             let server_took = scope.spawn(|| server_took(stage, &is_over));
-            let waits = self.pools.each_ref().map(|pool| scope.spawn(|| well_after(pool, repaired_at)));
+            let waits = self
+                .pools
+                .each_ref()
+                .map(|pool| scope.spawn(|| well_after(pool, repaired_at, 10 * HEALING + self.leniency)));
             let well_after = waits.map(|wait| wait.join().expect("a wait that ends"));
             is_over.store(true, Ordering::Relaxed);
             (well_after, server_took.join().expect("a connect that ends"))
         });
         let machine_was_late_by = self.clock.lateness_between(repaired_at, Instant::now()).max(server_took);
         fault.clear_up(stage);
-        sleep((repaired_at + CALM).saturating_duration_since(Instant::now()));
+        sleep((repaired_at + calm).saturating_duration_since(Instant::now()));
         if !self.is_past(repaired_at) {
             self.board.find(format!("an operation begun before the repair of '{fault}' hangs"));
         }
@@ -237,14 +241,14 @@ impl Run {
     }
 }
 
-/// How long after the repair a pool answers, has its minimum, and knows of no failure.
-fn well_after(pool: &Pool, repaired_at: Instant) -> Duration {
+/// How long after the repair a pool answers, has its minimum, and knows of no failure; or `patience` and more.
+fn well_after(pool: &Pool, repaired_at: Instant, patience: Duration) -> Duration {
     loop {
         let answers = pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok();
         let status = pool.status();
         let is_warm = status.total - status.connecting >= status.min_connections;
         let after = repaired_at.elapsed();
-        if (answers && is_warm && status.last_failure.is_none()) || after > 10 * HEALING {
+        if (answers && is_warm && status.last_failure.is_none()) || after > patience {
             return after;
         }
         sleep(Duration::from_millis(2));

@@ -3,7 +3,7 @@
 
 use super::ledger::{ACCOUNTS, BALANCE, TABLES};
 use crate::support::postgres::{self, GUEST, GUEST_PASSWORD};
-use crate::support::{Postgres, Proxy};
+use crate::support::{Postgres, Proxy, SOON, eventually};
 use poolhouse::settings::{Secret, TargetSessionAttrs};
 use poolhouse::{Pool, PoolSettings};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -106,7 +106,7 @@ impl Stage {
         // Less than there are different statements.
         proxied.statement_cache_size = 4;
         proxied.keepalive = Some(300 * MS);
-        [straight, proxied].map(|settings| Pool::open(&settings).expect("a pool"))
+        [straight, proxied].map(|settings| open(&settings))
     }
 
     fn settings(&self, ports: Vec<u16>) -> PoolSettings {
@@ -127,4 +127,14 @@ impl Stage {
         settings.outage_grace = OUTAGE_GRACE;
         settings
     }
+}
+
+/// A pool; a machine that has just started its server may need more than one attempt.
+fn open(settings: &PoolSettings) -> Pool {
+    let mut pool = None;
+    eventually("a pool is opened", SOON, || {
+        pool = Pool::open(settings).ok();
+        pool.is_some()
+    });
+    pool.expect("it is opened")
 }

@@ -1,11 +1,12 @@
 //! Threads that read and write, and remember what they were told.
 
 use super::Plan;
-use super::clock::{Bound, Clock, Mark};
+use super::clock::{Bound, Clock};
 use super::faults::Fault;
 use super::ledger::{CLEAN, COUNT_ENTRY, Claim, Claims, Ending, Entry, SELECT_SUM, SUM, TRACES, UNDO};
 use super::stage::{ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT};
 use super::tally::{Board, Counts, DONE, Deed, IMPATIENT, Outcome, is_failure, outcome_of};
+use crate::support::Mark;
 use poolhouse::{Connection, Error, Execute, Pool, Result, Transaction};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

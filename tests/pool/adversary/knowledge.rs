@@ -52,7 +52,7 @@ fn what_was_harmless_may_become_harmful() {
         stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
         change(&stage.pool, &ask);
         stage.pool.resize(1, 1).unwrap();
-        crate::support::eventually("one is left", Duration::from_secs(10), || stage.pool.status().total == 1);
+        crate::support::eventually("one is left", SOON, || stage.pool.status().total == 1);
         stage.pool.execute_query::<(i32,)>(&ask, &[]).unwrap();
         assert!(stage.written() > 0, "{way}: it was not changed");
         let seen = stage.describe();

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long following and promoting may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Postgres {
     /// A standby of this server, which must run; `None` where `pg_basebackup` is not installed.
