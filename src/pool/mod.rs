@@ -190,8 +190,8 @@ impl Pool {
     ///
     /// Never waits for a connection or the network.
     pub fn status(&self) -> PoolStatus {
-        let mut status = PoolStatus { name: self.shared.settings.name.clone(), ..PoolStatus::default() };
-        self.shared.gate.snapshot(&mut status);
+        let mut status =
+            PoolStatus { name: self.shared.settings.name.clone(), ..self.shared.gate.snapshot() };
         if let Some(threshold) = self.shared.settings.leak_threshold {
             self.shared.gate.long_held(threshold, |holder, held_for| {
                 status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });

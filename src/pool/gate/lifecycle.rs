@@ -4,7 +4,7 @@ use crate::error::PoolNumbers;
 use crate::pool::gate::sync::now;
 use crate::pool::gate::waiters::CLOSED;
 use crate::pool::gate::{DETACHED, Gate, Holder, Permit, Refusal};
-use crate::pool::status::{Counts, PoolState, PoolStatus};
+use crate::pool::status::{PoolState, PoolStatus};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -157,7 +157,7 @@ impl Gate {
     }
 
     /// Reads or changes the counters.
-    pub(crate) fn with_counts<R>(&self, f: impl FnOnce(&mut Counts) -> R) -> R {
+    pub(crate) fn with_counts<R>(&self, f: impl FnOnce(&mut PoolStatus) -> R) -> R {
         f(&mut self.lock().counts)
     }
 
@@ -181,19 +181,21 @@ impl Gate {
         }
     }
 
-    /// Fills the gauges of a status and clones the counters, in one moment.
-    pub(crate) fn snapshot(&self, status: &mut PoolStatus) {
+    /// The gauges and counters of one moment. The gate does not know the pool's name.
+    pub(crate) fn snapshot(&self) -> PoolStatus {
         let state = self.lock();
-        status.state = state.phase;
-        status.min_connections = state.limits.min;
-        status.max_connections = state.limits.max;
-        status.available = state.idle + state.checking;
-        status.in_use = state.in_use;
-        status.connecting = state.requested;
-        status.total = state.total();
-        status.waiting = state.queue.len() as u32;
-        status.max_waiting = state.limits.max_waiting;
-        status.last_failure = state.outage.failure();
-        state.counts.fill(status);
+        PoolStatus {
+            min_connections: state.limits.min,
+            max_connections: state.limits.max,
+            available: state.idle + state.checking,
+            in_use: state.in_use,
+            total: state.total(),
+            connecting: state.requested,
+            waiting: state.queue.len() as u32,
+            max_waiting: state.limits.max_waiting,
+            state: state.phase,
+            last_failure: state.outage.failure(),
+            ..state.counts.clone()
+        }
     }
 }

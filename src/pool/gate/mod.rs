@@ -29,7 +29,7 @@ use crate::pool::gate::backoff::Backoff;
 use crate::pool::gate::growth::Growth;
 use crate::pool::gate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
 use crate::pool::gate::waiters::Waiter;
-use crate::pool::status::{Counts, PoolState};
+use crate::pool::status::{PoolState, PoolStatus};
 use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
@@ -131,7 +131,8 @@ pub(crate) struct State {
     /// Callers turned away since a connection came back in order: for lack of connections, or because an outage has
     /// begun that is not known yet.
     unexplained: u64,
-    pub(crate) counts: Counts,
+    /// Only its counters: `snapshot` adds the gauges.
+    pub(crate) counts: PoolStatus,
 }
 
 impl Gate {
@@ -155,7 +156,7 @@ impl Gate {
                 shed_after: None,
                 unanswered_since: None,
                 unexplained: 0,
-                counts: Counts::default(),
+                counts: PoolStatus::default(),
             }),
             orders: Condvar::new(),
             settled: Condvar::new(),

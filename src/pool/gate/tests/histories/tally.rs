@@ -1,7 +1,6 @@
 //! The counters that a history must leave behind.
 
 use super::*;
-use crate::pool::status::PoolStatus;
 
 /// What the counters must show.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,9 +24,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn shown(counts: &Counts) -> Tally {
-        let mut status = PoolStatus::default();
-        counts.fill(&mut status);
+    pub(super) fn shown(status: &PoolStatus) -> Tally {
         Tally {
             requests: status.requests,
             waits: status.wait_times.count(),
