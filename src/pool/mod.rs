@@ -101,7 +101,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_called_off: cancellation::is_stopped,
+            is_cancelled: cancellation::is_stopped,
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();
@@ -323,7 +323,7 @@ impl Shared {
             Refusal::Down => Error::Down(numbers),
             Refusal::Login => Error::Authentication(numbers),
             Refusal::Closed => Error::Closed,
-            Refusal::CalledOff => Error::Cancelled,
+            Refusal::Cancelled => Error::Cancelled,
             Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
         }
     }

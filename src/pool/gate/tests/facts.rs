@@ -32,7 +32,7 @@ fn a_caller_without_time_is_refused_at_once_and_leaves_an_order_that_is_carried_
     // The first connection is made to learn of the server, wanted or not: not what is shown here.
     gate.keep_minimum();
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     gate.discard(gate.acquire_here(Duration::ZERO).unwrap());
     assert_eq!(gate.lock().total(), 0);
 
@@ -41,7 +41,7 @@ fn a_caller_without_time_is_refused_at_once_and_leaves_an_order_that_is_carried_
     let connector = std::thread::spawn(move || connectors_gate.next_connect_request());
     until(|| connector.is_finished());
     assert!(matches!(connector.join().unwrap(), ConnectRequest::Connect(_)));
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
 }
 
@@ -52,7 +52,7 @@ fn a_connection_that_was_just_made_serves_its_caller_and_orders_no_other() {
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.made(Duration::ZERO);
+        gate.connected(Duration::ZERO);
         assert!(caller.join().unwrap().is_ok());
     });
     assert_eq!(gate.lock().total(), 1);
@@ -166,7 +166,7 @@ fn in_an_outage_a_caller_without_time_hears_of_the_outage() {
         let gate = Gate::new(limits(1, 1));
         gate.keep_minimum();
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        assert!(gate.failed("no such luck".to_owned(), is_login));
+        assert!(gate.connect_failed("no such luck".to_owned(), is_login));
         let started = now();
         let (refusal, numbers) = numbers(gate.acquire(started, started, Location::caller()));
         assert_eq!(refusal, told);
@@ -182,7 +182,7 @@ fn who_waits_when_an_outage_begins_is_told_when_its_grace_ends() {
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.failed("refused".to_owned(), false);
+        gate.connect_failed("refused".to_owned(), false);
         let began = Instant::now();
         // No further attempt ends meanwhile.
         assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
@@ -284,7 +284,7 @@ fn an_attempt_to_connect_that_hangs_is_told_and_is_no_exhaustion() {
         refusal == Refusal::Down
     });
     assert!(last.is_some());
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
     assert_eq!(gate.lock().numbers(Duration::ZERO).unanswered_for, None);
 }
@@ -308,10 +308,10 @@ fn whom_an_outage_or_a_suspension_turns_away_speaks_for_no_larger_maximum() {
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     gate.discard(permit);
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-    gate.failed("silence".to_owned(), false);
+    gate.connect_failed("silence".to_owned(), false);
     assert_eq!(turned_away(), (2, 1));
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     // None is lent.
     assert!(gate.suspend());
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::Suspended));

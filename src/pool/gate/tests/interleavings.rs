@@ -43,9 +43,9 @@ fn connector(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
             gate.lock().check();
             if failures > 0 {
                 failures -= 1;
-                gate.failed("refused".to_owned(), false);
+                gate.connect_failed("refused".to_owned(), false);
             } else {
-                gate.made(Duration::ZERO);
+                gate.connected(Duration::ZERO);
             }
             gate.lock().check();
         }
@@ -172,7 +172,7 @@ fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
         // The server goes away: attempts fail for ever, and the last connection is lost at any moment.
         let connector = in_thread(&gate, |gate| {
             while let ConnectRequest::Connect(_) = gate.next_connect_request() {
-                gate.failed("refused".to_owned(), false);
+                gate.connect_failed("refused".to_owned(), false);
                 gate.lock().check_bounded();
             }
         });
@@ -195,7 +195,7 @@ fn who_waits_when_the_last_connection_is_lost_in_an_outage_is_told_without_anoth
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
         // One attempt fails, and the next one hangs for good.
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.failed("refused".to_owned(), false);
+        gate.connect_failed("refused".to_owned(), false);
         gate.discard(permit);
         assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
         assert_at_rest(&gate, 0);
@@ -320,7 +320,7 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
         let kept = gate.acquire_here(AGES).unwrap();
         assert!(gate.resize(2, 3));
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.failed("refused".to_owned(), false);
+        gate.connect_failed("refused".to_owned(), false);
         let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
         let connectors = vec![connector(&gate, 0)];
         for permit in join_all(callers) {

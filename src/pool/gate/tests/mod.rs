@@ -18,7 +18,7 @@ fn limits(min: u32, max: u32) -> Limits {
         max_waiting: 100,
         outage_grace: Duration::from_secs(2),
         shedding: None,
-        is_called_off: || false,
+        is_cancelled: || false,
     }
 }
 
@@ -29,7 +29,7 @@ fn stocked(limits: Limits, took: Duration) -> Gate {
     gate.keep_minimum();
     for _ in 0..minimum {
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.made(took);
+        gate.connected(took);
     }
     gate
 }
@@ -45,7 +45,10 @@ impl State {
     /// What holds whenever nobody has the lock, whatever happened before.
     fn check(&self) {
         assert!(self.connecting <= self.requested, "more in hand than ordered: {self:?}");
-        assert!(self.owed <= self.requested - self.connecting, "more owed than ordered: {self:?}");
+        assert!(
+            self.unqueued_requests <= self.requested - self.connecting,
+            "more owed than ordered: {self:?}"
+        );
         let lent = self.holders.iter().flatten().count();
         assert_eq!(lent, self.in_use as usize, "every lent connection has one holder: {self:?}");
         assert_eq!(lent + self.free_entries.len(), self.holders.len(), "no entry is lost: {self:?}");
@@ -54,7 +57,7 @@ impl State {
         }
         if self.phase == PoolState::Closed {
             assert!(self.idle == 0 && self.queue.is_empty(), "closed, and not empty: {self:?}");
-        } else if self.outage.is_down() {
+        } else if self.backoff.is_down() {
             assert!(self.requested > 0, "down, and nobody finds out when it is over: {self:?}");
         }
         assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand is not noted: {self:?}");

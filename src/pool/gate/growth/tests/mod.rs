@@ -19,7 +19,7 @@ fn ordered_at(growth: &mut Growth, start: Instant, times: impl IntoIterator<Item
     let mut unserved = 8;
     growth.note_demand(start, unserved);
     let order = |after| {
-        let ordered = growth.orders(start + after, 2, 0, unserved);
+        let ordered = growth.connects_wanted(start + after, 2, 0, unserved);
         unserved -= ordered as usize;
         growth.note_demand(start + after, unserved);
         ordered
@@ -29,19 +29,19 @@ fn ordered_at(growth: &mut Growth, start: Instant, times: impl IntoIterator<Item
 
 #[test]
 fn long_uses_are_not_waited_for() {
-    assert_eq!(learnt(5 * MS, 100 * MS).orders(Instant::now(), 5, 0, 3), 3);
+    assert_eq!(learnt(5 * MS, 100 * MS).connects_wanted(Instant::now(), 5, 0, 3), 3);
 }
 
 #[test]
 fn with_nothing_in_use_there_is_nothing_to_wait_for() {
-    assert_eq!(learnt(150 * MS, 2 * MS).orders(Instant::now(), 0, 0, 3), 3);
+    assert_eq!(learnt(150 * MS, 2 * MS).connects_wanted(Instant::now(), 0, 0, 3), 3);
 }
 
 #[test]
 fn what_maintenance_has_is_waited_for() {
     let growth = &mut learnt(150 * MS, 200 * MS);
-    assert_eq!(growth.orders(Instant::now(), 0, 1, 1), 0);
-    assert_eq!(growth.orders(Instant::now(), 0, 1, 2), 1);
+    assert_eq!(growth.connects_wanted(Instant::now(), 0, 1, 1), 0);
+    assert_eq!(growth.connects_wanted(Instant::now(), 0, 1, 2), 1);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn those_who_cannot_wait_are_demand_too() {
     let first = (1..).find(|tries| {
         let now = start + *tries * MS;
         growth.note_turned_away(now);
-        growth.orders(now, 2, 0, 1) > 0
+        growth.connects_wanted(now, 2, 0, 1) > 0
     });
     // Each counts 2 ms; one of calm in between takes next to nothing away.
     assert!(first.is_some_and(|tries| (75..80).contains(&tries)), "{first:?}");

@@ -243,7 +243,8 @@ impl World<'_> {
             return;
         }
         let now = self.start + self.now;
-        let wanted = self.growth.orders(now, self.in_use, 0, self.unserved()).min(self.scene.max - total);
+        let wanted =
+            self.growth.connects_wanted(now, self.in_use, 0, self.unserved()).min(self.scene.max - total);
         self.ordered += wanted;
         self.note_demand();
         self.make();

@@ -20,7 +20,7 @@ impl Tally {
             Refusal::TimedOut | Refusal::Suspended | Refusal::SelfDeadlock => self.timed_out += 1,
             Refusal::Saturated | Refusal::Shed => self.rejected += 1,
             Refusal::Down | Refusal::Login => self.refused_down += 1,
-            Refusal::Closed | Refusal::CalledOff => {}
+            Refusal::Closed | Refusal::Cancelled => {}
         }
     }
 

@@ -253,14 +253,14 @@ impl World {
             let state = gate.lock();
             let is_hand_free = world.in_hand.len() < CONNECTOR_THREADS;
             let heard = state.connecting as usize == world.in_hand.len();
-            heard && (state.requested == state.connecting || !is_hand_free || state.outage.is_down())
+            heard && (state.requested == state.connecting || !is_hand_free || state.backoff.is_down())
         });
         let state = gate.lock();
         state.check_bounded();
         let shown = (state.idle, state.checking, state.in_use as usize, state.queue.len(), state.phase);
         let account = (self.idle, self.checking, self.lent.len(), self.queue.len(), self.phase);
         assert_eq!(shown, account);
-        assert_eq!(state.outage.is_down(), self.outage.is_some());
+        assert_eq!(state.backoff.is_down(), self.outage.is_some());
         if self.phase == PoolState::Open && !self.queue.is_empty() {
             assert!(state.total() > 0, "they wait for nothing: {state:?}");
         }
@@ -330,14 +330,14 @@ impl World {
                 if let Some(connector) = self.in_hand.pop() {
                     self.add_idle();
                     self.outage = None;
-                    self.gate.made(took);
+                    self.gate.connected(took);
                     self.verdicts[connector].send(()).unwrap();
                 }
             }
             Event::Failed { is_login } => {
                 if let Some(connector) = self.in_hand.pop() {
                     self.outage = Some(if is_login { Refusal::Login } else { Refusal::Down });
-                    self.gate.failed("refused".to_owned(), is_login);
+                    self.gate.connect_failed("refused".to_owned(), is_login);
                     self.verdicts[connector].send(()).unwrap();
                     self.tell_of_login();
                 }
