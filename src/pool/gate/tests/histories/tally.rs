@@ -1,12 +1,12 @@
-//! The counters that a history must leave behind.
+//! The counters expected after a history.
 
 use super::*;
 
-/// What the counters must show.
+/// The expected counters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) requests: u64,
-    /// Calls that were served, or gave up or were turned away after waiting.
+    /// Calls that were served, or that gave up or were turned away after waiting.
     pub(super) waits: u64,
     pub(super) used: u64,
     pub(super) timed_out: u64,
