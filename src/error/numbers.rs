@@ -68,7 +68,7 @@ impl fmt::Display for PoolNumbers {
 }
 
 /// A failure to connect, as the pool remembers it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectFailure {
     /// How long ago the last attempt failed.

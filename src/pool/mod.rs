@@ -101,7 +101,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_called_off: cancellation::is_stopped,
+            is_cancelled: cancellation::is_stopped,
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();
@@ -190,8 +190,8 @@ impl Pool {
     ///
     /// Never waits for a connection or the network.
     pub fn status(&self) -> PoolStatus {
-        let mut status = PoolStatus { name: self.shared.settings.name.clone(), ..PoolStatus::default() };
-        self.shared.gate.snapshot(&mut status);
+        let mut status =
+            PoolStatus { name: self.shared.settings.name.clone(), ..self.shared.gate.snapshot() };
         if let Some(threshold) = self.shared.settings.leak_threshold {
             self.shared.gate.long_held(threshold, |holder, held_for| {
                 status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
@@ -323,7 +323,7 @@ impl Shared {
             Refusal::Down => Error::Down(numbers),
             Refusal::Login => Error::Authentication(numbers),
             Refusal::Closed => Error::Closed,
-            Refusal::CalledOff => Error::Cancelled,
+            Refusal::Cancelled => Error::Cancelled,
             Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
         }
     }

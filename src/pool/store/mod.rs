@@ -222,7 +222,7 @@ impl ManageConnection for Manager {
             match attempt {
                 Ok(session) => {
                     let session = Box::new(session);
-                    let down_for = self.gate.made(started.elapsed());
+                    let down_for = self.gate.connected(started.elapsed());
                     // From here to the store nothing may panic but the logger, and that is caught.
                     if let Some(down_for) = down_for {
                         let (down_for, pool) = (down_for.as_secs_f64(), &self.factory.pool);
@@ -231,7 +231,7 @@ impl ManageConnection for Manager {
                     return Ok(Some(session));
                 }
                 Err(error) => {
-                    if self.gate.failed(error.text.clone(), error.is_login) {
+                    if self.gate.connect_failed(error.text.clone(), error.is_login) {
                         let (text, pool) = (&error.text, &self.factory.pool);
                         logged(|| warn!("Cannot connect to the database: {text} (pool \"{pool}\")"));
                     }
