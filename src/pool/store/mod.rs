@@ -161,7 +161,7 @@ fn connect_through(
     connector: &Connector,
     mut config: postgres::Config,
 ) -> Result<postgres::Client, postgres::Error> {
-    connector.direct(&mut config);
+    connector.configure(&mut config);
     PostgresConnectionManager::new(config, connector.clone()).connect()
 }
 
@@ -287,7 +287,7 @@ mod tests {
         let attempt = |barred: bool| {
             let connector = Connector::new(endpoint.clone(), TlsPlan::Off, deadline).unwrap();
             let mut config = postgres::Config::new();
-            connector.direct(&mut config);
+            connector.configure(&mut config);
             let decoy = (config.get_hostaddrs()[0], config.get_ports()[0]).into();
             let reach = || TcpStream::connect_timeout(&decoy, Duration::from_millis(50)).is_ok();
             assert!(!barred || (0..5000).take_while(|_| reach()).count() < 5000, "it is never full");
