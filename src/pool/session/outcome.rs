@@ -4,7 +4,7 @@ use crate::error::{Error, Interruption};
 use crate::pool::session::statement_cache::Unprepared;
 use crate::pool::session::{READ_ONLY, Session};
 use crate::pool::status::CloseReason;
-use crate::pool::transport::connection_state::{ConnectionState, LastWords};
+use crate::pool::transport::connection_state::{ConnectionState, FinalError};
 use postgres::error::{DbError, Severity};
 use std::time::Instant;
 
@@ -142,8 +142,8 @@ impl Session {
         let (end, words) = match error.as_db_error() {
             Some(refusal) => (End::of_refusal(refusal), Some(refusal.message().to_owned())),
             // The driver may have given it to a request that nobody listens to.
-            None => match self.conn.last_words().clone() {
-                Some(LastWords { severity, code, message }) => {
+            None => match self.conn.final_error().clone() {
+                Some(FinalError { severity, code, message }) => {
                     let end = End::of(Fatality::of(&severity), &code, &message);
                     // The stream has ended behind it, whatever it is.
                     (end.or(Some(End::Meanwhile)), Some(message))

@@ -20,7 +20,7 @@ impl Session {
     ///
     /// Behind PgBouncer it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
+        if self.cancel.as_ref().is_some_and(|cancel| cancel.has_unaccounted()) {
             return false;
         }
         let limit = Limit::Until(deadline);
