@@ -153,12 +153,12 @@ pub(super) fn finish<R, E: From<Error>>(
 ) -> Result<Finished<R>, Failed<E>> {
     let shared = lease.shared().clone();
     let session = lease.session();
-    (session.in_transaction, session.has_lost_against_another) = (true, false);
+    (session.in_transaction, session.has_conflict) = (true, false);
     let mut open = Open { session, depth: 0, is_open: true };
     let mut transaction =
         Transaction { session: RefCell::new(&mut *open.session), shared: &shared, depth: 0 };
     let value = work(&mut transaction);
-    let has_lost = open.session.has_lost_against_another;
+    let has_lost = open.session.has_conflict;
     let value = value.map_err(|error| Failed { error, has_lost })?;
     if is_stopped() {
         return Err(Failed::by_itself(Error::Cancelled));
