@@ -1,12 +1,13 @@
-//! One server session: it runs statements, reports what a failed one may have done, and decides whether the session can be
-//! lent again.
+//! One server session: it runs statements, reports what a failed one may have done, and decides whether the session
+//! can be lent again.
 //!
-//! A session owns the driver's client, the prepared statements, and the marks that say whether it is clean. It knows nothing
-//! of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a session. Only the
-//! catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
+//! A session owns the driver's client, the prepared statements, and the marks that say whether it is clean. It knows
+//! nothing of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a
+//! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
-//! `statement.rs` runs a statement, `statement_cache.rs` prepares it (behind PgBouncer with `param_types.rs`), `classify/`
-//! finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session, `timeout.rs` has the time limits.
+//! `statement.rs` runs a statement, `statement_cache.rs` prepares it (behind PgBouncer with `param_types.rs`),
+//! `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
+//! `timeout.rs` has the time limits.
 
 pub(in crate::pool) mod classify;
 mod outcome;
@@ -62,7 +63,8 @@ pub(crate) struct Session {
     statement_timeout: Option<Duration>,
     /// A statement of the open transaction failed with a serialization failure or a deadlock.
     pub(crate) has_conflict: bool,
-    /// A transaction of the pool is open: no statement commits by itself, and a stale prepared statement cannot be retried.
+    /// A transaction of the pool is open: no statement commits by itself, and a stale prepared statement cannot be
+    /// retried.
     pub(crate) in_transaction: bool,
 }
 
@@ -131,7 +133,8 @@ impl Session {
         outcome.map_err(|error| self.judge(error, checkpoint, effect))
     }
 
-    /// Runs `begin` and then `query` in one round trip, and returns the last row of `query`; no row where it is empty.
+    /// Runs `begin` and then `query` in one round trip, and returns the last row of `query`; no row where it is
+    /// empty.
     pub(crate) fn begin_transaction(
         &mut self,
         begin: &str,
@@ -201,8 +204,8 @@ impl Session {
         self.client.copy_in(sql).map_err(|error| judge_copy(&conn, error, checkpoint))
     }
 
-    /// Checks that the transaction is open and has not failed. This is needed because COMMIT of a failed transaction rolls
-    /// back and reports success. It takes a round trip only where the status is unknown.
+    /// Checks that the transaction is open and has not failed. This is needed because COMMIT of a failed transaction
+    /// rolls back and reports success. It takes a round trip only where the status is unknown.
     ///
     /// # Errors
     ///
@@ -279,7 +282,8 @@ impl Session {
         self.cancel.get_or_insert_with(|| Arc::new(Cancel::new(connector.clone()))).clone()
     }
 
-    /// Records that a cancel request was sent. It may arrive late, and must then hit the reset, not the next borrower.
+    /// Records that a cancel request was sent. It may arrive late, and must then hit the reset, not the next
+    /// borrower.
     pub(crate) fn note_cancelled(&mut self) {
         self.is_dirty = true;
         self.is_cancelled = true;

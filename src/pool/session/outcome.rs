@@ -1,8 +1,8 @@
-//! Interprets a failed operation: which error the caller gets, whether another connection may try it again, and whether the
-//! session stays usable.
+//! Interprets a failed operation: which error the caller gets, whether another connection may try it again, and
+//! whether the session stays usable.
 //!
-//! Deny by default: a failure counts as *without effect* only where that is certain. This file knows nothing of SQL; it is
-//! given the operation's [`Effect`].
+//! Deny by default: a failure counts as *without effect* only where that is certain. This file knows nothing of SQL;
+//! it is given the operation's [`Effect`].
 
 use crate::error::{Error, Interruption};
 use crate::pool::session::statement_cache::Unprepared;
@@ -24,7 +24,8 @@ pub(crate) struct Failure {
 pub(crate) enum Retry {
     /// A retry is unsafe, or would not help because the connection is not the cause.
     Never,
-    /// The operation certainly had no effect: no byte of it was sent, or the server ended the session instead of running it.
+    /// The operation certainly had no effect: no byte of it was sent, or the server ended the session instead of
+    /// running it.
     Safe,
     /// As far as is known it only reads. A retry must run in a read-only transaction.
     ReadOnly,
@@ -49,8 +50,8 @@ pub(super) struct Checkpoint {
     pub(super) at: Instant,
     /// The number of bytes written so far.
     pub(super) written: u64,
-    /// Neither the borrower nor the operation has changed the session's state. A session that listens, for example, can be
-    /// terminated between a commit and its answer, because the server sends it notifications there.
+    /// Neither the borrower nor the operation has changed the session's state. A session that listens, for example,
+    /// can be terminated between a commit and its answer, because the server sends it notifications there.
     pub(super) is_trusted: bool,
 }
 
@@ -68,8 +69,8 @@ pub(crate) enum Effect {
 /// How the server ended the session, according to its last error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// PostgreSQL terminated the session instead of completing the statement, so the statement was not done. If it had
-    /// completed, its reply would have arrived first.
+    /// PostgreSQL terminated the session instead of completing the statement, so the statement was not done. If it
+    /// had completed, its reply would have arrived first.
     Interrupted,
     /// PgBouncer gave up before it had a server connection for the statement, so the statement was not done.
     Unassigned,
@@ -81,9 +82,9 @@ enum End {
 const UNASSIGNED: [&str; 2] = ["query_wait_timeout", "server login has been failing"];
 
 /// Termination by an administrator (57P01), and the timeouts of idle sessions (57P05), idle transactions (25P03) and
-/// transactions (25P04). PostgreSQL raises these only where it checks for interrupts (`ProcessInterrupts`): not during a
-/// commit, nor between a commit and the end of the reply, unless the session listens. Other errors can follow a commit: a
-/// commit that cannot be flushed raises PANIC, for example.
+/// transactions (25P04). PostgreSQL raises these only where it checks for interrupts (`ProcessInterrupts`): not
+/// during a commit, nor between a commit and the end of the reply, unless the session listens. Other errors can
+/// follow a commit: a commit that cannot be flushed raises PANIC, for example.
 const INTERRUPTED: [&str; 4] = ["57P01", "57P05", "25P03", "25P04"];
 
 impl End {
@@ -260,8 +261,9 @@ impl Session {
         self.conn.written() == checkpoint.written
     }
 
-    /// Whether the error can come from the driver's lookup of result types, after the statement has run. Behind PgBouncer the
-    /// lookup's prepared statement may be missing on this server connection, its name may be taken, or it may be another one.
+    /// Whether the error can come from the driver's lookup of result types, after the statement has run. Behind
+    /// PgBouncer the lookup's prepared statement may be missing on this server connection, its name may be taken, or
+    /// it may be another one.
     pub(super) fn is_type_lookup_error(&self, error: &postgres::Error) -> bool {
         match error.as_db_error() {
             Some(refusal) => matches!(refusal.code().code(), "26000" | "42P05"),
@@ -269,8 +271,8 @@ impl Session {
         }
     }
 
-    /// Whether the connection is lost. The error does not show that: the driver also reports a parameter that it cannot encode
-    /// as an I/O error.
+    /// Whether the connection is lost. The error does not show that: the driver also reports a parameter that it
+    /// cannot encode as an I/O error.
     pub(super) fn is_connection_failure(&self) -> bool {
         self.conn.has_ended() || self.client.is_closed()
     }

@@ -12,13 +12,13 @@ use std::sync::Arc;
 /// Queries the server for parameters' types, and leaves no prepared statement on the server connection.
 ///
 /// The driver describes a statement only by preparing it under a name. That name would stay on an arbitrary server
-/// connection, where the next client that uses the same name fails. So the statement is prepared and closed within one
-/// transaction.
+/// connection, where the next client that uses the same name fails. So the statement is prepared and closed within
+/// one transaction.
 ///
-/// The driver's own type lookups break this rule (rust-postgres, issue 1204). For a type it does not know, such as an enum,
-/// it prepares up to three lookup statements by name and uses them for the client's lifetime. Therefore new lookups are
-/// found before the transaction ends and deallocated at its end, and each later transaction begins by preparing them again
-/// under the same names.
+/// The driver's own type lookups break this rule (rust-postgres, issue 1204). For a type it does not know, such as an
+/// enum, it prepares up to three lookup statements by name and uses them for the client's lifetime. Therefore new
+/// lookups are found before the transaction ends and deallocated at its end, and each later transaction begins by
+/// preparing them again under the same names.
 #[derive(Debug, Default)]
 pub(super) struct ParamTypes {
     lookups: Vec<Lookup>,
@@ -31,9 +31,9 @@ struct Lookup {
     text: String,
 }
 
-/// Finds the lookups that the driver has prepared in this transaction; `$1` is the caller's statement. The driver's names are
-/// an `s` and a number. A PgBouncer that tracks prepared statements (since 1.21, `max_prepared_statements`) renames them and
-/// prepares them where they are missing: then this finds none, and none needs to be prepared again.
+/// Finds the lookups that the driver has prepared in this transaction; `$1` is the caller's statement. The driver's
+/// names are an `s` and a number. A PgBouncer that tracks prepared statements (since 1.21, `max_prepared_statements`)
+/// renames them and prepares them where they are missing: then this finds none, and none needs to be prepared again.
 const NEW_LOOKUPS: &str = "SELECT name, statement FROM pg_catalog.pg_prepared_statements
     WHERE NOT from_sql AND prepare_time >= transaction_timestamp() AND name ~ '^s[0-9]+$'
       AND statement LIKE '%FROM pg_catalog.pg_%' AND statement <> $1";
@@ -57,8 +57,8 @@ impl ParamTypes {
             (Ok(_), false) => format!("{removal}COMMIT"),
             // One message stays on one server connection, although the transaction ends within it.
             (Err(Unprepared { spoils_session: false, .. }), false) => format!("ROLLBACK;{removal}"),
-            // A failed transaction cannot deallocate them. When the client disconnects inside it, PgBouncer closes the
-            // server connection.
+            // A failed transaction cannot deallocate them. When the client disconnects inside it, PgBouncer closes
+            // the server connection.
             (Err(_), _) if !removal.is_empty() => {
                 return types.map_err(|unprepared| Unprepared { spoils_session: true, ..unprepared });
             }

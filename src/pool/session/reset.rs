@@ -7,11 +7,12 @@ use fallible_iterator::FallibleIterator;
 use postgres::SimpleQueryRow;
 use std::time::Instant;
 
-/// Does what DISCARD ALL does (PostgreSQL, "SQL Commands") except DEALLOCATE ALL: it removes temporary tables, settings,
-/// roles, locks, cursors and LISTEN channels.
+/// Does what DISCARD ALL does (PostgreSQL, "SQL Commands") except DEALLOCATE ALL: it removes temporary tables,
+/// settings, roles, locks, cursors and LISTEN channels.
 ///
-/// The driver prepares its type lookups once per client, so DEALLOCATE ALL would break it. Therefore the last row has the
-/// number of statements prepared through the protocol, which stay, and the DEALLOCATE commands for those made by PREPARE.
+/// The driver prepares its type lookups once per client, so DEALLOCATE ALL would break it. Therefore the last row has
+/// the number of statements prepared through the protocol, which stay, and the DEALLOCATE commands for those made by
+/// PREPARE.
 const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;
     SELECT pg_catalog.count(*) FILTER (WHERE NOT from_sql), pg_catalog.string_agg('DEALLOCATE ' ||
@@ -21,8 +22,8 @@ impl Session {
     /// Removes everything a borrower left in the session, except the prepared statements of the pool and the driver.
     /// Returns false where that failed: the session must be closed.
     ///
-    /// Behind PgBouncer only ROLLBACK is sent. It reaches the server connection of an open transaction; the other commands
-    /// would reach an arbitrary one.
+    /// Behind PgBouncer only ROLLBACK is sent. It reaches the server connection of an open transaction; the other
+    /// commands would reach an arbitrary one.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
         if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
             return false;
@@ -58,7 +59,8 @@ impl Session {
         let written = self.conn.written();
         let row = self.last_row(sql, limit).ok()?;
         self.publish_catalogue_change();
-        // A borrower with `&mut Client` can replace the client. Then nothing was written to this session's connection.
+        // A borrower with `&mut Client` can replace the client. Then nothing was written to this session's
+        // connection.
         (self.conn.written() != written && self.conn.status() == Some(b'I')).then_some(row)
     }
 }

@@ -1,5 +1,5 @@
-//! Running one statement of a caller: it is prepared once per connection, prepared again where it is stale, and a failure is
-//! interpreted by `outcome.rs`.
+//! Running one statement of a caller: it is prepared once per connection, prepared again where it is stale, and a
+//! failure is interpreted by `outcome.rs`.
 //!
 //! It knows nothing of other connections: `query` decides whether a failed statement runs again on another one.
 
@@ -11,8 +11,8 @@ use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Ses
 use postgres::{Client, Row};
 use std::time::Duration;
 
-/// How often one statement is prepared again because the objects it refers to have changed. More failures than that have
-/// another cause.
+/// How often one statement is prepared again because the objects it refers to have changed. More failures than that
+/// have another cause.
 const MAX_REPREPARES: u32 = 3;
 
 /// A statement that is ready to run.
@@ -39,7 +39,8 @@ impl Session {
 
     /// Prepares the statement, runs `operation`, and prepares it again where it turns out to be stale.
     ///
-    /// `looks_up_types`: whether the driver may still fail after the statement has run, when it looks result types up.
+    /// `looks_up_types`: whether the driver may still fail after the statement has run, when it looks result types
+    /// up.
     fn run<R>(
         &mut self,
         sql: &str,
@@ -73,8 +74,8 @@ impl Session {
                 self.statements.forget(sql);
                 self.client.clear_type_cache();
                 limit = limit.since(checkpoint.at);
-                // A refused statement has done nothing, so it may run again, with two exceptions: a function behind it may
-                // have had an effect that no rollback undoes, and a transaction has failed with it.
+                // A refused statement has done nothing, so it may run again, with two exceptions: a function behind
+                // it may have had an effect that no rollback undoes, and a transaction has failed with it.
                 let Traits { is_clean, is_atomic, .. } = prepared.traits;
                 let is_safe = is_clean && is_atomic && !may_be_done && !in_transaction;
                 if is_safe && retries < MAX_REPREPARES && limit.check().is_ok() {
@@ -120,8 +121,8 @@ impl Session {
         Ok(Ready { prepared, checkpoint, effect, in_transaction })
     }
 
-    /// Runs a query again whose answer was lost, in a read-only transaction. The catalogue reports that the query only reads,
-    /// but a function may be declared with the wrong volatility; the server refuses a write here.
+    /// Runs a query again whose answer was lost, in a read-only transaction. The catalogue reports that the query
+    /// only reads, but a function may be declared with the wrong volatility; the server refuses a write here.
     pub(crate) fn query_again(
         &mut self,
         sql: &str,
@@ -151,8 +152,8 @@ impl Session {
         })
     }
 
-    /// Makes all sessions query the catalogue again where it may have changed. Inside a transaction this waits for its end:
-    /// before that the other sessions do not see the change.
+    /// Makes all sessions query the catalogue again where it may have changed. Inside a transaction this waits for
+    /// its end: before that the other sessions do not see the change.
     pub(super) fn publish_catalogue_change(&mut self) {
         self.has_changed_catalogue |= self.conn.take_catalogue_change();
         if self.has_changed_catalogue && !self.conn.is_in_transaction() {
@@ -161,14 +162,15 @@ impl Session {
         }
     }
 
-    /// Whether the borrower has begun a transaction with the driver's client, behind PgBouncer. `ParamTypes` must not end it.
+    /// Whether the borrower has begun a transaction with the driver's client, behind PgBouncer. `ParamTypes` must not
+    /// end it.
     fn is_in_own_transaction(&self) -> bool {
         self.is_dirty && self.statements.are_behind_pgbouncer() && self.conn.status() != Some(b'I')
     }
 
-    /// Whether the error can come from a stale prepared statement (PostgreSQL, "Error Codes"): its plan (0A000) or its name
-    /// (26000) is not valid any more. For a cached one also: a table, column or type that it refers to has changed (class 42,
-    /// XX000), or the driver checked the parameters against outdated types, and sent nothing.
+    /// Whether the error can come from a stale prepared statement (PostgreSQL, "Error Codes"): its plan (0A000) or
+    /// its name (26000) is not valid any more. For a cached one also: a table, column or type that it refers to has
+    /// changed (class 42, XX000), or the driver checked the parameters against outdated types, and sent nothing.
     fn may_be_stale(&self, error: &postgres::Error, is_cached: bool, checkpoint: Checkpoint) -> bool {
         match error.as_db_error() {
             Some(refusal) if ends_session(refusal) => false,

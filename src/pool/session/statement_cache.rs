@@ -1,7 +1,8 @@
 //! The prepared statements of one session: an LRU cache keyed by the statement's text.
 //!
-//! A cached statement is prepared on the server by name, or, behind PgBouncer, known by its parameters' types. It carries the
-//! [`Traits`] that the catalogue found for it. This file knows nothing of failures; `outcome.rs` interprets them.
+//! A cached statement is prepared on the server by name, or, behind PgBouncer, known by its parameters' types. It
+//! carries the [`Traits`] that the catalogue found for it. This file knows nothing of failures; `outcome.rs`
+//! interprets them.
 
 use crate::pool::session::classify::catalogue::{Catalogue, SessionState, Traits};
 use crate::pool::session::param_types::ParamTypes;
@@ -50,7 +51,8 @@ enum Method {
 #[derive(Debug)]
 pub(crate) struct Unprepared {
     pub(crate) error: postgres::Error,
-    /// Prepared statements on the server connection differ from what the driver expects. Only a new connection repairs that.
+    /// Prepared statements on the server connection differ from what the driver expects. Only a new connection
+    /// repairs that.
     pub(crate) spoils_session: bool,
 }
 
@@ -106,7 +108,8 @@ impl Statements {
         };
         let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
         let prepared = Prepared { method, traits, epoch, is_cached: false };
-        // The server parsed the statement by the session's current rules. Where those differ from the pool's, do not keep it.
+        // The server parsed the statement by the session's current rules. Where those differ from the pool's, do not
+        // keep it.
         if let Some(cache) = self.cache.as_mut().filter(|_| session.is_readable) {
             cache.put(sql.into(), Prepared { is_cached: true, ..prepared.clone() });
         }

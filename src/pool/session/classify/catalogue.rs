@@ -1,5 +1,5 @@
-//! Looks the names of a statement up in the server's catalogue: whether an object behind them may write, or leave state in
-//! the session.
+//! Looks the names of a statement up in the server's catalogue: whether an object behind them may write, or leave
+//! state in the session.
 //!
 //! "Only a volatile function may change the database" (PostgreSQL, "Function Volatility Categories"); likewise only a
 //! volatile function may set, lock or listen. So a statement is safe if it can reach no volatile function:
@@ -7,11 +7,11 @@
 //! - No function with a name of the text is volatile, in any schema and with any arguments.
 //! - No view, rule or policy of a relation with a name of the text, or of a relation behind it, calls one.
 //! - Where the statement writes, no default, constraint or trigger of these relations calls one.
-//! - No operator, cast, type, domain, aggregate or argument default of the database calls one: a statement can use these
-//!   without naming them.
+//! - No operator, cast, type, domain, aggregate or argument default of the database calls one: a statement can use
+//!   these without naming them.
 //!
-//! Names are looked up in all schemas, so the result does not depend on `search_path`. A false match costs a reset. A name
-//! that cannot be looked up counts as unsafe.
+//! Names are looked up in all schemas, so the result does not depend on `search_path`. A false match costs a reset. A
+//! name that cannot be looked up counts as unsafe.
 //!
 //! Lock rule: the mutex on the cache is held for one lookup or one insertion, never during a query to the server.
 
@@ -122,11 +122,11 @@ const HARMLESS: &[&str] = &[
 /// Extensions whose volatile C functions only compute: random identifiers and bytes.
 const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 
-/// The parameters: `$1` the names, `$2` the harmless functions, `$3` the harmless extensions, `$4` whether the statement may
-/// write, `$5` whether `set_config` is harmless in it.
+/// The parameters: `$1` the names, `$2` the harmless functions, `$3` the harmless extensions, `$4` whether the
+/// statement may write, `$5` whether `set_config` is harmless in it.
 ///
-/// - Ids from 16384 on belong to objects created after `initdb` (`FirstNormalObjectId`). PostgreSQL itself has no operator,
-///   cast, type or aggregate with a volatile function.
+/// - Ids from 16384 on belong to objects created after `initdb` (`FirstNormalObjectId`). PostgreSQL itself has no
+///   operator, cast, type or aggregate with a volatile function.
 /// - Foreign keys with a cascading action lead to other tables.
 /// - `OFFSET 0` makes the planner look up each relation separately; there are few of them.
 /// - Expressions are stored as trees, in which a function's id follows `:funcid` and similar labels.

@@ -1,8 +1,8 @@
 //! Classifies a statement by its text: its form, and the names that the server's catalogue must be queried for.
 //!
-//! Deny by default: a statement counts as read-only, atomic or clean only where that is known. Text that is not recognised
-//! may write, may commit in several steps, and may leave state in the session. This file knows nothing of the server;
-//! `catalogue.rs` looks the names up.
+//! Deny by default: a statement counts as read-only, atomic or clean only where that is known. Text that is not
+//! recognised may write, may commit in several steps, and may leave state in the session. This file knows nothing of
+//! the server; `catalogue.rs` looks the names up.
 
 pub(in crate::pool) mod catalogue;
 mod tokens;
@@ -15,8 +15,8 @@ pub(crate) struct Syntax {
     pub(crate) form: Form,
     /// It begins or ends a transaction, so it must not run inside a transaction of the pool.
     pub(crate) controls_transaction: bool,
-    /// Every name in the text, each once. They include every function and relation that the text names; operators and types
-    /// may imply others.
+    /// Every name in the text, each once. They include every function and relation that the text names; operators and
+    /// types may imply others.
     pub(crate) names: Vec<String>,
     /// Every `set_config` call in the text sets its parameter for the transaction only.
     pub(crate) sets_locally: bool,
@@ -39,8 +39,9 @@ pub(crate) enum Form {
     Other,
 }
 
-/// The words after CREATE, ALTER or DROP that make the statement all or nothing, unless it runs CONCURRENTLY. Statements
-/// that cannot run in a transaction block are excluded (PostgreSQL's source: callers of `PreventInTransactionBlock`).
+/// The words after CREATE, ALTER or DROP that make the statement all or nothing, unless it runs CONCURRENTLY.
+/// Statements that cannot run in a transaction block are excluded (PostgreSQL's source: callers of
+/// `PreventInTransactionBlock`).
 const TRANSACTIONAL: &[&str] = &[
     "or",
     "temp",
@@ -155,8 +156,8 @@ fn rolls_back_to_savepoint(list: &[Token]) -> bool {
     matches!(words.as_slice(), ["to", ..] | ["work" | "transaction", "to"])
 }
 
-/// Whether a SET has the form `SET LOCAL …`, `SET TRANSACTION …` or `SET CONSTRAINTS …`. A parameter whose name begins with
-/// such a word does not match, for example `SET local.tenant = 'A'`.
+/// Whether a SET has the form `SET LOCAL …`, `SET TRANSACTION …` or `SET CONSTRAINTS …`. A parameter whose name
+/// begins with such a word does not match, for example `SET local.tenant = 'A'`.
 fn sets_locally(list: &[Token]) -> bool {
     let second = list.get(1).and_then(Token::keyword);
     let is_name = matches!(list.get(2), Some(Token::Word { .. }));
@@ -164,7 +165,8 @@ fn sets_locally(list: &[Token]) -> bool {
     matches!(second, Some("local" | "transaction" | "constraints")) && is_name && !is_value
 }
 
-/// Whether every `set_config` has the form `set_config(name, value, true)`, where name and value are literals or parameters.
+/// Whether every `set_config` has the form `set_config(name, value, true)`, where name and value are literals or
+/// parameters.
 fn are_local_settings(list: &[Token]) -> bool {
     let is_name = |token: &Token| matches!(token, Token::Word { text, .. } if text == "set_config");
     let calls = list.iter().enumerate().filter(|(_, token)| is_name(token)).map(|(index, _)| index);

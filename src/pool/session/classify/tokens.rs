@@ -1,4 +1,5 @@
-//! Splits a statement into tokens as PostgreSQL's scanner does (PostgreSQL, "Lexical Structure"), as far as names matter.
+//! Splits a statement into tokens as PostgreSQL's scanner does (PostgreSQL, "Lexical Structure"), as far as names
+//! matter.
 //!
 //! It knows nothing of grammar. Where it cannot be sure of a name it marks the statement as opaque.
 
@@ -65,7 +66,8 @@ impl Scanner<'_> {
         self.rest = self.rest.split_once(end).map_or("", |(_, rest)| rest);
     }
 
-    /// Reads a literal after its opening quote. A doubled quote begins another literal, which makes no difference here.
+    /// Reads a literal after its opening quote. A doubled quote begins another literal, which makes no difference
+    /// here.
     fn literal(&mut self) -> Token {
         self.skip_past(|c| c == '\'');
         Token::Literal
