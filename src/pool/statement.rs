@@ -67,7 +67,7 @@ impl Shared {
         let Some(cancellation) = cancellation::current() else { return statement(session) };
         let (maintenance, cancel) = (self.maintenance.clone(), session.cancel());
         let Some(in_flight) = cancellation.enter(Box::new(move || maintenance.cancel(cancel))) else {
-            return Err(Failure::of_caller(Error::Cancelled));
+            return Err(Failure::without_retry(Error::Cancelled));
         };
         let outcome = statement(session);
         if !in_flight.end() {
@@ -76,7 +76,7 @@ impl Shared {
         session.note_cancelled();
         outcome.map_err(|failure| match failure.error.sqlstate() {
             // The server cancelled the statement, so it had no effect.
-            Some("57014") => Failure::of_caller(Error::Cancelled),
+            Some("57014") => Failure::without_retry(Error::Cancelled),
             _ => failure,
         })
     }

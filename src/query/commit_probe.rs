@@ -138,7 +138,7 @@ impl CommitProbe {
             _ => None,
         };
         probe.ok_or_else(|| {
-            Failure::of_caller(Error::application(
+            Failure::without_retry(Error::application(
                 "the server did not return a transaction id with BEGIN: is it PostgreSQL?",
             ))
         })

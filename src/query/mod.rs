@@ -175,7 +175,7 @@ impl Execute for Pool {
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
         let count = self.with_retry(Location::caller(), |lease, _| {
             lease.write(sql, params).map_err(|failure| match failure.retry {
-                Retry::ReadOnly => Failure::of_caller(failure.error),
+                Retry::ReadOnly => Failure::without_retry(failure.error),
                 _ => failure,
             })
         });

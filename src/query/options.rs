@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// How [`Pool::transaction_with`](crate::Pool::transaction_with) runs a transaction. The default is what
-/// [`Pool::transaction`](crate::Pool::transaction) does.
+/// How [`Pool::transaction_with`](crate::Pool::transaction_with) runs a transaction.
+///
+/// The default is what [`Pool::transaction`](crate::Pool::transaction) does.
 ///
 /// # Examples
 ///
@@ -93,7 +94,7 @@ impl RetryPolicy {
     }
 }
 
-/// No retry.
+/// One attempt, without a retry.
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy::times(1)

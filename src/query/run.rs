@@ -55,7 +55,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Pool::transaction), converted by `From`.
+    /// - Those of [`transaction`](Pool::transaction), converted by `From`.
     ///
     /// # Examples
     ///
@@ -112,7 +112,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Pool::transaction).
+    /// - Those of [`transaction`](Pool::transaction).
     #[track_caller]
     pub fn transaction_verified<R>(&self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         let options = TransactionOptions {
@@ -135,7 +135,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Pool::transaction): those of the last attempt.
+    /// - Those of [`transaction`](Pool::transaction), from the last attempt.
     ///
     /// # Examples
     ///
@@ -174,7 +174,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As [`transaction_with`](Pool::transaction_with), converted by `From`.
+    /// - Those of [`transaction_with`](Pool::transaction_with), converted by `From`.
     #[track_caller]
     pub fn try_transaction_with<R, E: From<Error>>(
         &self,
@@ -211,7 +211,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`Pool::transaction`].
+    /// - Those of [`Pool::transaction`].
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         self.try_transaction(work)
     }
@@ -224,7 +224,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`Pool::transaction`], converted by `From`.
+    /// - Those of [`Pool::transaction`], converted by `From`.
     pub fn try_transaction<R, E: From<Error>>(
         &mut self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
@@ -243,7 +243,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`Pool::transaction`]: those of the last attempt.
+    /// - Those of [`Pool::transaction`], from the last attempt.
     pub fn transaction_with<R>(
         &mut self,
         options: &TransactionOptions,
@@ -260,7 +260,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`transaction_with`](Connection::transaction_with), converted by `From`.
+    /// - Those of [`transaction_with`](Connection::transaction_with), converted by `From`.
     pub fn try_transaction_with<R, E: From<Error>>(
         &mut self,
         options: &TransactionOptions,
@@ -310,8 +310,7 @@ fn attempt_on<R, E: From<Error>>(
     conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::from_error)
 }
 
-/// Turns the result of COMMIT into the transaction's: it queries the commit status of a lost answer where `options`
-/// ask for it.
+/// Returns the result of COMMIT; where its answer is lost and `options` ask for verification, queries the status.
 fn conclude(
     shared: &Arc<Shared>,
     options: &TransactionOptions,

@@ -53,7 +53,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Transaction::transaction), converted by `From`.
+    /// - Those of [`transaction`](Transaction::transaction), converted by `From`.
     pub fn try_transaction<R, E: From<Error>>(
         &mut self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
@@ -66,8 +66,7 @@ impl Transaction<'_> {
         let mut inner =
             Transaction { session: RefCell::new(&mut *guard.session), shared: self.shared, depth };
         let value = work(&mut inner)?;
-        // The limit as it is after `work`. Where it has passed, the savepoint is rolled back and the transaction goes
-        // on.
+        // Taken again after `work`: where the deadline has passed by now, only the savepoint is rolled back.
         let limit = self.shared.statement_limit();
         guard.session.check_transaction(limit).map_err(Error::from)?;
         limit.check()?;
@@ -89,7 +88,8 @@ impl Transaction<'_> {
     ///
     /// - `Query`: the server refused the statement.
     /// - `Application`: `sql` is not a `COPY … FROM STDIN`; nothing was sent.
-    /// - `ConnectionLost`, `DeadlineExceeded`: as for any statement of the transaction.
+    /// - `ConnectionLost`: the connection broke.
+    /// - `DeadlineExceeded`: no answer arrived in time.
     /// - `Cancelled`: the thread's work was cancelled.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
         if is_stopped() {
@@ -189,7 +189,7 @@ pub(super) fn finish<R, E: From<Error>>(
 /// panicked.
 struct Rollback<'a> {
     session: &'a mut Session,
-    /// As in [`Transaction`].
+    /// The nesting level, as in [`Transaction`].
     depth: u32,
     is_armed: bool,
 }

@@ -33,11 +33,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A session on the server: the driver's client, and what the pool knows of the session's state.
 pub(crate) struct Session {
     client: Client,
     conn: Arc<ConnectionState>,
     /// Opens the connection on which a cancel request is sent.
     connector: Connector,
+    /// Created when a cancel request may first be needed.
     cancel: Option<Arc<Cancel>>,
     /// A cancel request was sent since the last reset.
     is_cancelled: bool,
@@ -60,6 +62,7 @@ pub(crate) struct Session {
     is_read_only: bool,
     /// The open transaction may have changed the catalogue. Other sessions see the change once it commits.
     has_changed_catalogue: bool,
+    /// The server's `statement_timeout` in this session.
     statement_timeout: Option<Duration>,
     /// A statement of the open transaction failed with a serialization failure or a deadlock.
     pub(crate) has_conflict: bool,
@@ -222,7 +225,7 @@ impl Session {
             Some(b'I') => Error::TransactionEnded,
             _ => Error::TransactionAborted,
         };
-        Err(Failure::of_caller(error))
+        Err(Failure::without_retry(error))
     }
 
     pub(crate) fn conn(&self) -> &ConnectionState {

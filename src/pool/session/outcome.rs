@@ -33,7 +33,7 @@ pub(crate) enum Retry {
 
 impl Failure {
     /// A failure that another connection would not avoid.
-    pub(crate) fn of_caller(error: Error) -> Failure {
+    pub(crate) fn without_retry(error: Error) -> Failure {
         Failure { error, retry: Retry::Never }
     }
 }
@@ -47,6 +47,7 @@ impl From<Failure> for Error {
 /// The state of the connection when an operation began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Checkpoint {
+    /// When the operation began.
     pub(super) at: Instant,
     /// The number of bytes written so far.
     pub(super) written: u64,
@@ -88,10 +89,11 @@ const UNASSIGNED: [&str; 2] = ["query_wait_timeout", "server login has been fail
 const INTERRUPTED: [&str; 4] = ["57P01", "57P05", "25P03", "25P04"];
 
 impl End {
-    /// `None` for an error after which the session stays open.
-    fn of(is_fatal: Option<Fatality>, code: &str, message: &str) -> Option<End> {
+    /// How the session ended by an error of this severity, code and message; `None` for an error after which the
+    /// session stays open.
+    fn of(fatality: Option<Fatality>, code: &str, message: &str) -> Option<End> {
         // PgBouncer reports all its errors in class 08, connection exceptions (PostgreSQL, "Error Codes").
-        Some(match is_fatal? {
+        Some(match fatality? {
             Fatality::Session if INTERRUPTED.contains(&code) => End::Interrupted,
             Fatality::Session
                 if code.starts_with("08") && UNASSIGNED.iter().any(|text| message.starts_with(text)) =>
@@ -102,15 +104,15 @@ impl End {
         })
     }
 
-    fn of_refusal(refusal: &DbError) -> Option<End> {
-        let fatality = match refusal.parsed_severity() {
+    fn of_db_error(db_error: &DbError) -> Option<End> {
+        let fatality = match db_error.parsed_severity() {
             Some(Severity::Fatal) => Some(Fatality::Session),
             Some(Severity::Panic) => Some(Fatality::Server),
             Some(_) => None,
             // PgBouncer sends the field `S` only, which the driver does not parse.
-            None => Fatality::of(refusal.severity()),
+            None => Fatality::of(db_error.severity()),
         };
-        End::of(fatality, refusal.code().code(), refusal.message())
+        End::of(fatality, db_error.code().code(), db_error.message())
     }
 }
 
@@ -133,13 +135,13 @@ impl Fatality {
 }
 
 /// Whether the server ends the session with this error.
-pub(super) fn ends_session(refusal: &DbError) -> bool {
-    End::of_refusal(refusal).is_some()
+pub(super) fn ends_session(db_error: &DbError) -> bool {
+    End::of_db_error(db_error).is_some()
 }
 
 impl Session {
     /// Whether the refusal of a write as read-only proves that the server is no longer the primary.
-    fn is_demoted_by_refusal(&self, checkpoint: Checkpoint) -> bool {
+    fn proves_demotion(&self, checkpoint: Checkpoint) -> bool {
         self.must_be_writable && checkpoint.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
@@ -151,8 +153,8 @@ impl Session {
         effect: Effect,
     ) -> Failure {
         let after = checkpoint.at.elapsed();
-        let (end, words) = match error.as_db_error() {
-            Some(refusal) => (End::of_refusal(refusal), Some(refusal.message().to_owned())),
+        let (end, message) = match error.as_db_error() {
+            Some(db_error) => (End::of_db_error(db_error), Some(db_error.message().to_owned())),
             // The driver may have passed the server's last message to a request whose result is ignored.
             None => match self.conn.last_words().clone() {
                 Some(LastWords { severity, code, message }) => {
@@ -163,20 +165,20 @@ impl Session {
                 None => (None, None),
             },
         };
-        match (end, words) {
-            (None, Some(words)) => self.judge_refusal(error, words, checkpoint, effect),
+        match (end, message) {
+            (None, Some(message)) => self.judge_statement_error(error, message, checkpoint, effect),
             (None, None) if !self.is_connection_failure() => {
                 // The driver did not expect the kind of reply, for example the one to a COPY.
                 let may_be_done = effect != Effect::None && !self.sent_nothing_since(checkpoint);
-                Failure::of_caller(match may_be_done {
+                Failure::without_retry(match may_be_done {
                     true => Error::OutcomeUnknown(Interruption::new(after, describe(&error))),
                     false => error.into(),
                 })
             }
-            (end, words) => {
+            (end, message) => {
                 self.condemn(CloseReason::Broken);
-                let text = match words {
-                    Some(words) => format!("the server ended the session: {words}"),
+                let text = match message {
+                    Some(message) => format!("the server ended the session: {message}"),
                     None => describe(&error),
                 };
                 let interruption = Interruption::new(after, text);
@@ -210,10 +212,10 @@ impl Session {
     }
 
     /// Interprets an error message after which the session stays open, unless the connection has ended since.
-    fn judge_refusal(
+    fn judge_statement_error(
         &mut self,
         error: postgres::Error,
-        words: String,
+        message: String,
         checkpoint: Checkpoint,
         effect: Effect,
     ) -> Failure {
@@ -223,21 +225,21 @@ impl Session {
         let after = checkpoint.at.elapsed();
         let code = error.code().map_or("", |code| code.code());
         self.has_conflict |= matches!(code, "40001" | "40P01");
-        if code == READ_ONLY && self.is_demoted_by_refusal(checkpoint) {
+        if code == READ_ONLY && self.proves_demotion(checkpoint) {
             self.condemn(CloseReason::Broken);
             self.is_demoted = true;
             let is_safe = !self.in_transaction && effect != Effect::InSteps;
             let retry = if is_safe { Retry::Safe } else { Retry::Never };
             return Failure { error: error.into(), retry };
         }
-        Failure::of_caller(match self.statement_timeout {
+        Failure::without_retry(match self.statement_timeout {
             // It may have committed a part before it was cancelled.
             _ if code == "57014" && effect == Effect::InSteps => {
-                Error::OutcomeUnknown(Interruption::new(after, words))
+                Error::OutcomeUnknown(Interruption::new(after, message))
             }
             // A cancel request has the same SQLSTATE; the elapsed time distinguishes the two.
             Some(limit) if code == "57014" && after >= limit => {
-                Error::DeadlineExceeded(Interruption::new(after, words))
+                Error::DeadlineExceeded(Interruption::new(after, message))
             }
             _ => error.into(),
         })
@@ -266,7 +268,7 @@ impl Session {
     /// it may be another one.
     pub(super) fn is_type_lookup_error(&self, error: &postgres::Error) -> bool {
         match error.as_db_error() {
-            Some(refusal) => matches!(refusal.code().code(), "26000" | "42P05"),
+            Some(db_error) => matches!(db_error.code().code(), "26000" | "42P05"),
             None => !self.is_connection_failure(),
         }
     }
@@ -291,10 +293,10 @@ pub(super) fn judge_copy(conn: &ConnectionState, error: postgres::Error, checkpo
     }
 }
 
-/// The text of the driver's error. The driver keeps the cause apart; this includes it.
+/// The most specific text of the driver's error: the server's message with its SQLSTATE, or else the error's cause.
 pub(crate) fn describe(error: &postgres::Error) -> String {
     match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(refusal), _) => format!("{} ({})", refusal.message(), refusal.code().code()),
+        (Some(db_error), _) => format!("{} ({})", db_error.message(), db_error.code().code()),
         (None, Some(cause)) => cause.to_string(),
         (None, None) => error.to_string(),
     }

@@ -32,7 +32,7 @@ impl Session {
         self.run(sql, params, limit, Prepared::query, Prepared::may_look_up_types)
     }
 
-    /// Runs a statement and returns the number of rows affected.
+    /// Runs a statement and returns the number of affected rows.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
         self.run(sql, params, limit, Prepared::execute, |_| false)
     }
@@ -49,10 +49,10 @@ impl Session {
         operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
         looks_up_types: fn(&Prepared) -> bool,
     ) -> Result<R, Failure> {
-        limit.check().map_err(Failure::of_caller)?;
+        limit.check().map_err(Failure::without_retry)?;
         if self.in_transaction && self.conn.status() == Some(b'I') {
             // The transaction has ended on the server: the statement would commit by itself.
-            return Err(Failure::of_caller(Error::TransactionEnded));
+            return Err(Failure::without_retry(Error::TransactionEnded));
         }
         let mut retries = 0;
         loop {
@@ -86,7 +86,7 @@ impl Session {
             if may_be_done && self.is_type_lookup_error(&error) {
                 let text = format!("the result's types could not be looked up: {}", describe(&error));
                 let error = Error::OutcomeUnknown(Interruption::new(checkpoint.at.elapsed(), text));
-                return Err(Failure::of_caller(error));
+                return Err(Failure::without_retry(error));
             }
             return Err(self.judge(error, checkpoint, effect));
         }
@@ -105,7 +105,7 @@ impl Session {
         };
         let traits = prepared.traits;
         if self.in_transaction && traits.controls_transaction {
-            return Err(Failure::of_caller(Error::TransactionEnded));
+            return Err(Failure::without_retry(Error::TransactionEnded));
         }
         // Behind PgBouncer a reset comes too late: by then the server connection may be another one.
         self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
@@ -141,7 +141,7 @@ impl Session {
         rows.map_err(|failure| match failure.error.sqlstate() {
             Some(READ_ONLY) => {
                 let text = "the answer was lost, and the query attempted to write when it was run again";
-                Failure::of_caller(Error::OutcomeUnknown(Interruption::new(Duration::ZERO, text)))
+                Failure::without_retry(Error::OutcomeUnknown(Interruption::new(Duration::ZERO, text)))
             }
             // The next connection prepares the statement again.
             Some("0A000" | "26000") => Failure { retry: Retry::ReadOnly, ..failure },
@@ -173,9 +173,9 @@ impl Session {
     /// changed (class 42, XX000), or the driver checked the parameters against outdated types, and sent nothing.
     fn may_be_stale(&self, error: &postgres::Error, is_cached: bool, checkpoint: Checkpoint) -> bool {
         match error.as_db_error() {
-            Some(refusal) if ends_session(refusal) => false,
-            Some(refusal) => {
-                let code = refusal.code().code();
+            Some(db_error) if ends_session(db_error) => false,
+            Some(db_error) => {
+                let code = db_error.code().code();
                 matches!(code, "0A000" | "26000") || is_cached && (code == "XX000" || code.starts_with("42"))
             }
             None => is_cached && !self.is_connection_failure() && self.sent_nothing_since(checkpoint),
