@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use std::panic::Location;
 use std::time::Instant;
 
-/// Runs statements on a [`Pool`], a [`Connection`](crate::Connection), a [`Transaction`], or
+/// Runs statements on a [`Pool`], a [`Connection`], a [`Transaction`], or
 /// [`DatabasePool`](crate::DatabasePool).
 ///
 /// A repository function that takes `db: &impl Execute` works with each of them.

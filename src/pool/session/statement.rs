@@ -39,8 +39,8 @@ impl Session {
 
     /// Prepares the statement, runs `operation`, and prepares it again where it turns out to be stale.
     ///
-    /// `looks_up_types`: whether the driver may still fail after the statement has run, when it looks result types
-    /// up.
+    /// `looks_up_types`: whether the driver may query the result's types after the statement has run, and so fail
+    /// late.
     fn run<R>(
         &mut self,
         sql: &str,
@@ -83,12 +83,10 @@ impl Session {
                     continue;
                 }
             }
-            if may_be_done && self.is_type_lookup_error(&error) {
-                let text = format!("the result's types could not be looked up: {}", describe(&error));
-                let error = Error::OutcomeUnknown(Interruption::new(checkpoint.at.elapsed(), text));
-                return Err(Failure::without_retry(error));
-            }
-            return Err(self.judge(error, checkpoint, effect));
+            return Err(match may_be_done && self.is_type_lookup_error(&error) {
+                true => judge_type_lookup(&error, checkpoint),
+                false => self.judge(error, checkpoint, effect),
+            });
         }
     }
 
@@ -181,4 +179,10 @@ impl Session {
             None => is_cached && !self.is_connection_failure() && self.sent_nothing_since(checkpoint),
         }
     }
+}
+
+/// Interprets the failure of a type lookup after the statement: a write may have happened.
+fn judge_type_lookup(error: &postgres::Error, checkpoint: Checkpoint) -> Failure {
+    let text = format!("the result's types could not be looked up: {}", describe(error));
+    Failure::without_retry(Error::OutcomeUnknown(Interruption::new(checkpoint.at.elapsed(), text)))
 }
