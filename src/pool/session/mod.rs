@@ -58,10 +58,11 @@ pub(crate) struct Session {
     must_be_writable: bool,
     /// The server has stopped accepting writes, as after a failover.
     is_demoted: bool,
-    /// The transaction, while there is one, was begun so, or may have been made so.
+    /// The open transaction was begun as `READ ONLY`, or a statement in it may have made it so.
     is_read_only: bool,
-    /// And the catalogue's epoch was this one then.
+    /// The catalogue's epoch when the open transaction began.
     began: u64,
+    /// The server's `statement_timeout` in this session.
     statement_timeout: Option<Duration>,
     /// A statement of the open transaction failed with a serialization failure or a deadlock.
     pub(crate) has_conflict: bool,
@@ -73,10 +74,10 @@ pub(crate) struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if self.is_dirty && self.conn.has_ended() {
-            // What was sent and not answered may have changed the catalogue.
+            // A statement without an answer may have changed the catalogue.
             self.statements.note_catalogue_change();
         }
-        // The driver says goodbye to the server and waits for what is outstanding: not for long.
+        // The driver sends Terminate and waits for outstanding replies: bound that.
         let now = Instant::now();
         self.conn.set_deadline(now, Some(now + CLOSE_LIMIT));
     }
@@ -121,7 +122,7 @@ impl Session {
             is_demoted: false,
             is_read_only: false,
             began: 0,
-            has_lost_against_another: false,
+            has_conflict: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
@@ -130,8 +131,8 @@ impl Session {
 
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
-        let mark = self.begin(limit);
-        self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
+        let checkpoint = self.start_operation(limit);
+        self.client.batch_execute(sql).map_err(|error| self.judge(error, checkpoint, effect))
     }
 
     /// Runs `begin` and then `query` in one round trip, and returns the last row of `query`; no row where it is

@@ -145,12 +145,17 @@ impl Session {
         self.must_be_writable && checkpoint.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
-    /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
-    pub(super) fn judge(&mut self, error: postgres::Error, mark: Checkpoint, effect: Effect) -> Failure {
-        let after = mark.at.elapsed();
-        let (end, words) = match error.as_db_error() {
-            Some(refusal) => (End::of_refusal(refusal), Some(refusal.message().to_owned())),
-            // The driver may have given it to a request that nobody listens to.
+    /// Turns the driver's error into the pool's, and condemns the session where it cannot be used any more.
+    pub(super) fn judge(
+        &mut self,
+        error: postgres::Error,
+        checkpoint: Checkpoint,
+        effect: Effect,
+    ) -> Failure {
+        let after = checkpoint.at.elapsed();
+        let (end, message) = match error.as_db_error() {
+            Some(db_error) => (End::of_db_error(db_error), Some(db_error.message().to_owned())),
+            // The driver may have given the error to a request that no caller waits for.
             None => match self.conn.final_error().clone() {
                 Some(FinalError { severity, code, message }) => {
                     let end = End::of(Fatality::of(&severity), &code, &message);

@@ -9,7 +9,7 @@ use crate::pool::session::outcome::{Checkpoint, ends_session};
 use crate::pool::session::statement_cache::Prepared;
 use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, describe};
 use postgres::{Client, Row};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often one statement is prepared again because the objects it refers to have changed. More failures than that
 /// have another cause.
@@ -56,30 +56,8 @@ impl Session {
         }
         let mut retries = 0;
         loop {
-            let mark = self.begin(limit);
-            let in_transaction = self.in_transaction || self.is_in_own_transaction();
-            let was_dirty = self.is_dirty;
-            let is_readable = self.conn.reads_as_written(sql);
-            let reads_as_at_login = self.conn.reads_as_at_login();
-            let began = self.in_transaction.then_some(self.began);
-            let state =
-                SessionState { in_transaction, began, is_dirty: was_dirty, is_readable, reads_as_at_login };
-            let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
-                Ok(prepared) => prepared,
-                Err(unprepared) => return Err(self.judge_unprepared(unprepared, mark)),
-            };
-            let traits = prepared.traits;
-            if self.in_transaction && traits.controls_transaction {
-                return Err(Failure::of_caller(Error::TransactionEnded));
-            }
-            self.is_read_only |= traits.sets;
-            // Behind PgBouncer a trace is out of reach by the time it could be removed.
-            self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
-            let mark = Checkpoint {
-                written: self.conn.written(),
-                is_trusted: traits.is_clean && !was_dirty,
-                ..mark
-            };
+            let Ready { prepared, checkpoint, effect, in_transaction } =
+                self.make_ready(sql, params, limit)?;
             let outcome = operation(&prepared, &mut self.client, sql, params);
             let error = match outcome {
                 Ok(result) => {
@@ -116,8 +94,13 @@ impl Session {
         let checkpoint = self.start_operation(limit);
         let in_transaction = self.in_transaction || self.is_in_own_transaction();
         let was_dirty = self.is_dirty;
-        let is_readable = self.conn.reads_as_written(sql);
-        let state = SessionState { in_transaction, is_dirty: was_dirty, is_readable };
+        let state = SessionState {
+            in_transaction,
+            began: self.in_transaction.then_some(self.began),
+            is_dirty: was_dirty,
+            is_readable: self.conn.reads_as_written(sql),
+            reads_as_at_login: self.conn.reads_as_at_login(),
+        };
         let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
             Ok(prepared) => prepared,
             Err(unprepared) => return Err(self.judge_unprepared(unprepared, checkpoint)),
@@ -126,6 +109,7 @@ impl Session {
         if self.in_transaction && traits.controls_transaction {
             return Err(Failure::without_retry(Error::TransactionEnded));
         }
+        self.is_read_only |= traits.sets;
         // Behind PgBouncer a reset comes too late: by then the server connection may be another one.
         self.is_dirty |= !traits.is_clean && !self.statements.are_behind_pgbouncer();
         let effect = match traits {
@@ -148,6 +132,8 @@ impl Session {
         params: Params<'_>,
         limit: Limit,
     ) -> Result<Vec<Row>, Failure> {
+        // One limit for the three steps.
+        let limit = limit.since(Instant::now());
         self.begin_transaction("BEGIN READ ONLY", true, "", limit)?;
         self.in_transaction = true;
         let rows = self.query(sql, params, limit);
@@ -171,7 +157,7 @@ impl Session {
         })
     }
 
-    /// Whether the borrower has begun a transaction by itself, which must not be ended for them.
+    /// Whether the borrower has begun a transaction of its own, which the pool must not end.
     fn is_in_own_transaction(&self) -> bool {
         self.is_dirty && self.conn.status() != Some(b'I')
     }

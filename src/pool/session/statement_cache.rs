@@ -30,16 +30,17 @@ pub(crate) struct Statements {
 pub(crate) struct Prepared {
     method: Method,
     pub(crate) traits: Traits,
-    /// When the catalogue was asked for the traits; `None` where what the session saw may have been its own alone.
+    /// The catalogue's epoch when the traits were looked up; `None` where the session may have seen objects that other
+    /// sessions do not see.
     epoch: Option<u64>,
-    /// It was prepared earlier, so that what it was prepared for may have changed since.
-    pub(crate) is_kept: bool,
+    /// It was prepared for an earlier call, so the objects it refers to may have changed since.
+    pub(crate) is_cached: bool,
 }
 
 /// How a prepared statement is run.
 #[derive(Clone)]
-enum Way {
-    /// Prepared on the server, one round trip more where it is not kept.
+enum Method {
+    /// Prepared on the server: one round trip, and one more where it is not cached.
     Named(Statement),
     /// Sent as text with its parameters' types: also one round trip, but the server parses it each time.
     Typed(Arc<[Type]>),
@@ -91,11 +92,12 @@ impl Statements {
     ) -> Result<Prepared, Unprepared> {
         let now = self.catalogue.epoch();
         let epoch = Some(now).filter(|_| !session.is_dirty && !session.is_behind(now));
-        // One that is parsed by other rules goes on meaning what it meant then; one without a name is parsed each time.
-        let is_lasting = session.is_readable && (session.reads_as_at_login || self.learning.is_some());
-        let kept = self.kept.as_mut().filter(|_| is_lasting).and_then(|kept| kept.get_mut(sql));
-        if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
-            // In a session that is dirty the answer makes no difference.
+        // The server parses a named statement once, by the session's current rules, and its literals keep the meaning they
+        // have now. Where those differ from the rules at login, the cache is not used. An unnamed one is parsed each time.
+        let is_lasting = session.is_readable && (session.reads_as_at_login || self.param_types.is_some());
+        let cached = self.cache.as_mut().filter(|_| is_lasting).and_then(|cache| cache.get_mut(sql));
+        if let Some(prepared) = cached.filter(|prepared| prepared.method.accepts(params.len())) {
+            // In a dirty session the traits make no difference.
             if prepared.epoch != Some(now) && !(session.is_dirty && prepared.epoch.is_none()) {
                 prepared.traits =
                     self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
@@ -103,24 +105,24 @@ impl Statements {
             }
             return Ok(prepared.clone());
         }
-        let way = match &mut self.learning {
-            Some(learning) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
-            None => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
+        let method = match &mut self.param_types {
+            Some(types) => Method::Typed(types.look_up(client, sql, params, session.in_transaction)?),
+            None => Method::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
         };
-        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
-        let prepared = Prepared { way, traits, epoch, is_kept: false };
-        if let Some(kept) = self.kept.as_mut().filter(|_| is_lasting) {
-            kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
+        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
+        let prepared = Prepared { method, traits, epoch, is_cached: false };
+        if let Some(cache) = self.cache.as_mut().filter(|_| is_lasting) {
+            cache.put(sql.into(), Prepared { is_cached: true, ..prepared.clone() });
         }
         Ok(prepared)
     }
 
-    /// What was said of statements in an earlier epoch need not hold any more.
+    /// The catalogue's epoch: traits looked up in an earlier one may not hold any more.
     pub(crate) fn catalogue_epoch(&self) -> u64 {
         self.catalogue.epoch()
     }
 
-    /// A statement has run that may have changed what the catalogue says of others.
+    /// Makes all sessions look up traits again: a statement may have changed the catalogue.
     pub(crate) fn note_catalogue_change(&self) {
         self.catalogue.note_change();
     }
@@ -148,9 +150,9 @@ impl Prepared {
         sql: &str,
         params: Params<'_>,
     ) -> Result<Vec<Row>, postgres::Error> {
-        match &self.way {
-            Way::Named(statement) => client.query(statement, params),
-            Way::Typed(types) => client.query_typed(sql, &with_types(params, types)),
+        match &self.method {
+            Method::Named(statement) => client.query(statement, params),
+            Method::Typed(types) => client.query_typed(sql, &with_types(params, types)),
         }
     }
 
@@ -160,9 +162,9 @@ impl Prepared {
         sql: &str,
         params: Params<'_>,
     ) -> Result<u64, postgres::Error> {
-        match &self.way {
-            Way::Named(statement) => client.execute(statement, params),
-            Way::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
+        match &self.method {
+            Method::Named(statement) => client.execute(statement, params),
+            Method::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
         }
     }
 

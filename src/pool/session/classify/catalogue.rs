@@ -145,7 +145,7 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// an array, and then compiles the question (`jit_above_cost`), which takes a hundred times as long as answering it.
 /// Expressions are stored as trees in which `:funcid` and the like are followed by a function's id. The functions
 /// `…_to_xml` are declared stable and run whatever query they are given.
-const ASK: &str = r"
+const LOOKUP: &str = r"
 WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
     SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
     WHERE $4 AND contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
@@ -240,7 +240,7 @@ SELECT NOT EXISTS (SELECT FROM suspect) AS only_reads,
 impl Catalogue {
     pub(crate) fn new() -> Catalogue {
         Catalogue {
-            answers: Mutex::new(LruCache::new(REMEMBERED)),
+            answers: Mutex::new(LruCache::new(CACHE_SIZE)),
             epoch: Arc::default(),
             is_unreadable: AtomicBool::new(false),
         }
@@ -281,11 +281,11 @@ impl Catalogue {
             Form::Definition | Form::Other => Safety::UNPROVEN,
         };
         Ok(Traits {
-            only_reads: verdict.only_reads && matches!(kind.form, Form::Query | Form::Show),
-            is_clean: verdict.is_clean,
-            is_atomic: kind.form != Form::Other,
-            controls_transaction: kind.controls_transaction,
-            sets: kind.sets,
+            only_reads: safety.only_reads && matches!(syntax.form, Form::Query | Form::Show),
+            is_clean: safety.is_clean,
+            is_atomic: syntax.form != Form::Other,
+            controls_transaction: syntax.controls_transaction,
+            sets: syntax.sets,
         })
     }
 
@@ -308,10 +308,10 @@ impl Catalogue {
             return Ok(answer.safety);
         }
         if session.is_behind(epoch) {
-            return Ok(Verdict::UNKNOWN);
+            return Ok(Safety::UNPROVEN);
         }
-        let verdict = match ask(client, kind) {
-            Ok(verdict) => verdict,
+        let safety = match look_up(client, syntax) {
+            Ok(safety) => safety,
             // A server of another kind may not know these tables, or refuse to show them.
             Err(error) if error.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "0A")) => {
                 // A borrower's role or search path says nothing about the others.

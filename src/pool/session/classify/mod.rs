@@ -111,7 +111,7 @@ impl Syntax {
         names.sort_unstable();
         names.dedup();
         let sets = first == "set" || list.iter().any(is_set_config);
-        Kind { form, controls_transaction, names, sets_locally: are_local_settings(&list), sets }
+        Syntax { form, controls_transaction, names, sets_locally: are_local_settings(&list), sets }
     }
 }
 
