@@ -1,4 +1,7 @@
-//! The one pool of the process, and the helpers over it.
+//! The process's pool, and the helpers as free functions on it.
+//!
+//! Everything here passes on to [`Pool`]. Lock rule: `POOL` is locked only to read or replace the reference;
+//! `CHANGING` is held for all of `initialize` and `close`, and is taken before `POOL`.
 
 use crate::error::{Error, Result};
 use crate::pool::Pool;
@@ -10,9 +13,9 @@ use serde::de::DeserializeOwned;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-/// The one pool of the process: open it once at start, use the free functions anywhere, close it at the end.
+/// The process's pool: open it once at start, use the free functions anywhere, close it at the end.
 ///
-/// As a value it stands for that pool wherever `&impl Execute` is asked for.
+/// The value `DatabasePool` implements [`Execute`] on that pool, for functions that take `&impl Execute`.
 ///
 /// # Examples
 ///
@@ -30,19 +33,19 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub struct DatabasePool;
 
-// Leaked, one small handle per `initialize`, so that every query gets at it without counting references.
+/// The open pool. Each `initialize` leaks one small handle, so that a query needs no reference count.
 static POOL: RwLock<Option<&'static Pool>> = RwLock::new(None);
 
-/// Held while the pool is opened or closed.
+/// Serialises `initialize` and `close`.
 static CHANGING: Mutex<()> = Mutex::new(());
 
-/// Puts another pool in the slot, and returns the one that was there.
+/// Replaces the pool, and returns the earlier one.
 fn set(pool: Option<&'static Pool>) -> Option<&'static Pool> {
     std::mem::replace(&mut *POOL.write().unwrap_or_else(PoisonError::into_inner), pool)
 }
 
 impl DatabasePool {
-    /// Opens the pool of the process.
+    /// Opens the process's pool.
     ///
     /// # Blocking
     ///
@@ -50,10 +53,11 @@ impl DatabasePool {
     ///
     /// # Errors
     ///
-    /// Those of [`Pool::open`], and `AlreadyInitialized` where one is open.
+    /// - Those of [`Pool::open`].
+    /// - `AlreadyInitialized`: a pool is open.
     pub fn initialize(settings: &PoolSettings) -> Result<()> {
         settings.validate()?;
-        // Queries must not wait for the opening, so the slot's own lock is taken for the moment of change only.
+        // `POOL` is not locked while the pool opens: queries must not wait for that.
         let _one_at_a_time = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         if DatabasePool::is_initialized() {
             return Err(Error::AlreadyInitialized);
@@ -71,7 +75,7 @@ impl DatabasePool {
         DatabasePool::get().is_ok()
     }
 
-    /// The pool.
+    /// Returns the pool.
     ///
     /// # Errors
     ///
@@ -80,13 +84,13 @@ impl DatabasePool {
         POOL.read().unwrap_or_else(PoisonError::into_inner).ok_or(Error::NotInitialized)
     }
 
-    /// Closes the pool. Harmless where none is open.
+    /// Closes the pool, and returns whether every connection was returned in time.
     ///
-    /// Returns whether every connection was back in time.
+    /// Returns true where no pool is open.
     ///
     /// # Blocking
     ///
-    /// Until every connection is back, at most `deadline`.
+    /// Until every connection is returned, at most `deadline`.
     pub fn close(deadline: Duration) -> bool {
         let _one_at_a_time = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pool) = set(None) else { return true };
@@ -125,7 +129,8 @@ impl Execute for DatabasePool {
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Execute::execute_query`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn execute_query<T: DeserializeOwned>(sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<T>> {
     DatabasePool.execute_query(sql, params)
@@ -135,7 +140,8 @@ pub fn execute_query<T: DeserializeOwned>(sql: &str, params: &[&(dyn ToSql + Syn
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Execute::execute_query_one`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn execute_query_one<T: DeserializeOwned>(
     sql: &str,
@@ -148,7 +154,8 @@ pub fn execute_query_one<T: DeserializeOwned>(
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Execute::execute_write`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn execute_write(sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
     DatabasePool.execute_write(sql, params)
@@ -158,17 +165,20 @@ pub fn execute_write(sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Pool::transaction`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn transaction<R>(work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
     DatabasePool::get()?.transaction(work)
 }
 
-/// Runs `work`, which has errors of its own, in a transaction on the process's pool; see [`Pool::try_transaction`].
+/// Runs `work` in a transaction on the process's pool, where `work` returns its own error type; see
+/// [`Pool::try_transaction`].
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Pool::try_transaction`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn try_transaction<R, E: From<Error>>(
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
@@ -176,22 +186,24 @@ pub fn try_transaction<R, E: From<Error>>(
     DatabasePool::get()?.try_transaction(work)
 }
 
-/// Runs `work` in a transaction on the process's pool and looks into a lost answer to its commit; see
-/// [`Pool::transaction_verified`].
+/// Runs `work` in a transaction on the process's pool, and queries the commit status where the answer to COMMIT is
+/// lost; see [`Pool::transaction_verified`].
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Pool::transaction_verified`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn transaction_verified<R>(work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
     DatabasePool::get()?.transaction_verified(work)
 }
 
-/// Runs `work` in a transaction on the process's pool, as `options` say; see [`Pool::transaction_with`].
+/// Runs `work` in a transaction with `options` on the process's pool; see [`Pool::transaction_with`].
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Pool::transaction_with`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn transaction_with<R>(
     options: &TransactionOptions,
@@ -200,12 +212,13 @@ pub fn transaction_with<R>(
     DatabasePool::get()?.transaction_with(options, work)
 }
 
-/// Runs `work`, which has errors of its own, in a transaction on the process's pool, as `options` say; see
+/// Runs `work` in a transaction with `options` on the process's pool, where `work` returns its own error type; see
 /// [`Pool::try_transaction_with`].
 ///
 /// # Errors
 ///
-/// As there, and `NotInitialized`.
+/// - Those of [`Pool::try_transaction_with`].
+/// - `NotInitialized`: no pool is open.
 #[track_caller]
 pub fn try_transaction_with<R, E: From<Error>>(
     options: &TransactionOptions,

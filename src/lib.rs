@@ -77,7 +77,7 @@ pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, P
 pub use postgres;
 pub use postgres::types::ToSql;
 pub use query::{Execute, Isolation, RetryPolicy, Transaction, TransactionOptions};
-pub use settings::{PoolSettings, Settings};
+pub use settings::{DatabaseSettings, PoolSettings, Secret, Settings};
 
 /// The examples in README.md compile.
 #[cfg(doctest)]

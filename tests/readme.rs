@@ -10,6 +10,8 @@
     reason = "a helper of tests fails the test by panicking, as the test itself would"
 )]
 
+mod walks;
+
 use crate::http::{Answer, send};
 use crate::support::{App, Postgres, SOON, eventually};
 use poolhouse::settings::VARIABLES;

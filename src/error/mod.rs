@@ -1,6 +1,6 @@
-//! The one error of this crate: what went wrong, with the numbers, and whether trying again makes sense.
+//! The error of this crate: the cause, the pool's numbers at that moment, and whether a retry may succeed.
 //!
-//! It knows nothing of HTTP; `web` maps it to status codes in one place.
+//! It knows nothing of HTTP; `web` maps it to status codes in one place. Nothing here has a lock.
 
 mod numbers;
 
@@ -9,69 +9,72 @@ pub use crate::error::numbers::{ConnectFailure, PoolNumbers};
 use std::fmt;
 use std::time::Duration;
 
-/// What every function of this crate returns.
+/// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed. Each variant is something a caller can act on differently.
+/// Why a call failed.
+///
+/// There is one variant for each way in which a caller can react.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// [`DatabasePool::initialize`](crate::DatabasePool::initialize) has not been called, or the pool it
-    /// opened has been closed and given up.
+    /// [`DatabasePool::initialize`](crate::DatabasePool::initialize) has not been called, or its pool has been
+    /// closed.
     NotInitialized,
     /// [`DatabasePool::initialize`](crate::DatabasePool::initialize) was called while a pool is open.
     AlreadyInitialized,
-    /// Settings that cannot be used: all problems at once.
+    /// The settings are invalid; it lists all problems.
     Settings(SettingsError),
-    /// No connection came free until the caller's time ran out.
+    /// No connection became free within the caller's time limit.
     Exhausted(Box<PoolNumbers>),
-    /// Lending was suspended until the caller's time ran out.
+    /// The pool was suspended for all of the caller's time limit.
     Suspended(Box<PoolNumbers>),
-    /// The queue is full (or its delay too long): refused at once, without waiting.
+    /// The queue is full, or its delay stays above the target. The call fails immediately.
     Saturated(Box<PoolNumbers>),
-    /// The server cannot be reached, or does not answer.
+    /// The server is unreachable, or does not answer.
     Down(Box<PoolNumbers>),
-    /// The server was reached and refuses this user, password or database; waiting does not help.
+    /// The server refuses this user, password or database. Waiting does not help.
     Authentication(Box<PoolNumbers>),
     /// The pool is closed, or is being closed.
     Closed,
-    /// This thread already holds a connection and the pool has no other: waiting would be for itself.
+    /// This thread already holds a connection, and the pool has no other one: it would wait for itself.
     SelfDeadlock(Box<PoolNumbers>),
-    /// The operation was sent and its answer did not arrive in time. It has been cancelled on the server as
-    /// far as the server can be reached.
+    /// The answer to an operation did not arrive in time. The operation is cancelled on the server if the server is
+    /// reachable.
     DeadlineExceeded(Box<Interruption>),
-    /// Nobody waits for the work any more, as when a request's client has gone; nothing was changed.
+    /// The work was cancelled because no caller waits for its result, for example after the client of a request has
+    /// disconnected. Nothing was changed.
     Cancelled,
-    /// The connection broke while the operation ran, and it had no lasting effect.
+    /// The connection broke, and the operation had no lasting effect.
     ConnectionLost(Box<Interruption>),
-    /// The connection broke after a write or a commit was sent and before its answer came: it may or may not
-    /// have happened.
+    /// The answer to a write or a COMMIT was lost: it may or may not have happened.
     OutcomeUnknown(Box<Interruption>),
-    /// The server, or the driver, rejected the statement.
+    /// The server or the driver refused the statement.
     Query(Box<QueryError>),
-    /// A transaction's closure returned `Ok` although one of its statements had failed: there was nothing to
-    /// commit, and all of it was rolled back.
+    /// A transaction's closure returned `Ok` although one of its statements had failed. The transaction was rolled
+    /// back.
     TransactionAborted,
-    /// A transaction's closure tried to end the transaction itself, by COMMIT or ROLLBACK as a statement: that is
-    /// left to what it returns, and all of it was rolled back.
+    /// A transaction's closure tried to run COMMIT or ROLLBACK itself. The closure's result decides between them; the
+    /// transaction was rolled back.
     TransactionEnded,
-    /// A row did not fit the type it was asked for.
+    /// A row does not fit the requested type.
     Decode(Box<DecodeError>),
-    /// `execute_query_one` met more than one row.
+    /// The query of `execute_query_one` returned more than one row.
     TooManyRows,
-    /// The caller's own error, carried out of a [`transaction`](crate::Pool::transaction) that was rolled back.
+    /// The caller's own error, returned from the closure of a [`transaction`](crate::Pool::transaction) that was
+    /// rolled back.
     Application(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
-    /// Wraps a caller's own error, to end a transaction with it.
+    /// Wraps a caller's own error, so that a transaction's closure can return it.
     pub fn application(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::Application(error.into())
     }
 
-    /// Whether the same call may well succeed a moment later, with nothing changed by the caller.
+    /// Whether the same call may succeed a moment later.
     ///
-    /// `OutcomeUnknown` is *not* transient: the work may have been done.
+    /// `OutcomeUnknown` is *not* transient: a retry could do the work twice.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Exhausted(_)
@@ -80,8 +83,8 @@ impl Error {
             | Error::Down(_)
             | Error::DeadlineExceeded(_)
             | Error::ConnectionLost(_) => true,
-            // Serialization failure, deadlock, lock not available, and the classes for "the server is not
-            // able to right now": 53 (resources), 57P0x (shutdown, recovery).
+            // Serialization failure, deadlock, lock not available, shutdown and startup (57P0x), and lack of
+            // resources (class 53).
             Error::Query(error) => match error.sqlstate() {
                 Some("40001" | "40P01" | "55P03" | "57P01" | "57P02" | "57P03") => true,
                 Some(code) => code.starts_with("53"),
@@ -91,7 +94,7 @@ impl Error {
         }
     }
 
-    /// The server's SQLSTATE, where the server judged the statement.
+    /// The SQLSTATE, where the server refused the statement.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             Error::Query(error) => error.sqlstate(),
@@ -99,7 +102,7 @@ impl Error {
         }
     }
 
-    /// The name of the constraint a write violated, for telling domain errors apart.
+    /// The name of the constraint that a write violated. It distinguishes domain errors.
     pub fn constraint(&self) -> Option<&str> {
         match self {
             Error::Query(error) => error.constraint(),
@@ -116,18 +119,18 @@ impl fmt::Display for Error {
                  start, before the first query",
             ),
             Error::AlreadyInitialized => f.write_str(
-                "the database pool is initialized already: call DatabasePool::close before initializing again",
+                "the database pool is already initialized: call DatabasePool::close before initializing again",
             ),
             Error::Settings(error) => error.fmt(f),
             Error::Exhausted(numbers) => write!(f, "pool exhausted: {}; {numbers}", numbers.lack()),
             Error::Suspended(numbers) => {
-                write!(f, "pool suspended: nothing is lent until Pool::resume is called; {numbers}")
+                write!(f, "pool suspended: it lends no connection until Pool::resume is called; {numbers}")
             }
             Error::Saturated(numbers) => match numbers.shed_above {
                 Some(target) => write!(
                     f,
-                    "pool saturated: callers have waited for longer than DB_POOL_QUEUE_TARGET_MS ({} ms) for all of \
-                     DB_POOL_QUEUE_INTERVAL_MS, and this one is shed; {numbers}",
+                    "pool saturated: every caller of the last DB_POOL_QUEUE_INTERVAL_MS waited longer than \
+                     DB_POOL_QUEUE_TARGET_MS ({} ms), so the pool refuses this one; {numbers}",
                     target.as_millis()
                 ),
                 None => write!(
@@ -139,16 +142,16 @@ impl fmt::Display for Error {
             Error::Down(numbers) if numbers.last_failure.is_none() => {
                 write!(f, "database down: the server does not answer; {numbers}")
             }
-            Error::Down(numbers) => write!(f, "database down: no connection can be made; {numbers}"),
+            Error::Down(numbers) => write!(f, "database down: the server is unreachable; {numbers}"),
             Error::Authentication(numbers) => write!(f, "the database refuses this login; {numbers}"),
             Error::Closed => f.write_str("the pool is closed"),
             Error::SelfDeadlock(numbers) => write!(
                 f,
-                "this thread already holds a connection of this pool and asks for another while none is left: \
-                 it would wait for itself; pass the connection on, or raise the maximum; {numbers}"
+                "this thread already holds a connection of this pool and no other one is left, so it would wait for \
+                 itself: pass the connection on, or raise the maximum; {numbers}"
             ),
             Error::DeadlineExceeded(interruption) => write!(f, "deadline exceeded: {interruption}"),
-            Error::Cancelled => f.write_str("cancelled, nothing was changed: nobody waits for it any more"),
+            Error::Cancelled => f.write_str("cancelled, nothing was changed: no caller waits for the result any more"),
             Error::ConnectionLost(interruption) => {
                 write!(f, "connection lost, nothing was changed: {interruption}")
             }
@@ -157,10 +160,10 @@ impl fmt::Display for Error {
             }
             Error::Query(error) => error.fmt(f),
             Error::TransactionAborted => f.write_str(
-                "a statement of the transaction had failed, so it was rolled back although the closure returned Ok",
+                "the transaction was rolled back: one of its statements had failed, although the closure returned Ok",
             ),
             Error::TransactionEnded => f.write_str(
-                "the transaction's closure runs COMMIT or ROLLBACK itself: leave both to what it returns",
+                "the transaction's closure must not run COMMIT or ROLLBACK: return Ok to commit, Err to roll back",
             ),
             Error::Decode(error) => error.fmt(f),
             Error::TooManyRows => f.write_str("expected at most one row, the query returned more"),
@@ -179,18 +182,18 @@ impl std::error::Error for Error {
     }
 }
 
-/// An operation that lost its answer.
+/// An operation whose answer did not arrive.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Interruption {
     /// How long the operation had run.
     pub after: Duration,
-    /// What the driver or the operating system said.
+    /// The error text of the driver or the operating system.
     pub text: String,
 }
 
 impl Interruption {
-    /// An interruption after `after`, in the words of `text`.
+    /// An interruption after `after` with the error text `text`.
     pub(crate) fn new(after: Duration, text: impl Into<String>) -> Box<Interruption> {
         Box::new(Interruption { after, text: text.into() })
     }
@@ -202,7 +205,7 @@ impl fmt::Display for Interruption {
     }
 }
 
-/// A statement that the server or the driver rejected.
+/// A statement that the server or the driver refused.
 #[derive(Debug)]
 pub struct QueryError {
     source: postgres::Error,
@@ -214,12 +217,12 @@ impl QueryError {
         self.source.code().map(|code| code.code())
     }
 
-    /// The constraint that was violated.
+    /// The name of the violated constraint, where the server sent one.
     pub fn constraint(&self) -> Option<&str> {
         self.source.as_db_error()?.constraint()
     }
 
-    /// The driver's error, with all that the server said.
+    /// The driver's error, with all fields that the server sent.
     pub fn driver(&self) -> &postgres::Error {
         &self.source
     }
@@ -255,14 +258,14 @@ impl From<postgres::Error> for Error {
     }
 }
 
-/// A row that did not fit the type it was asked for.
+/// A row that does not fit the requested type.
 #[derive(Debug, Clone)]
 pub struct DecodeError {
-    /// The column, by name; empty where the row as a whole did not fit.
+    /// The column's name; empty where the row as a whole does not fit.
     pub column: String,
-    /// The column's PostgreSQL type, as in `timestamptz` or `_int4`; empty as above.
+    /// The column's PostgreSQL type, for example `timestamptz` or `_int4`; empty where `column` is.
     pub postgres_type: String,
-    /// What was expected and what was there.
+    /// The expected and the actual value.
     pub message: String,
 }
 
@@ -282,21 +285,21 @@ impl From<DecodeError> for Error {
     }
 }
 
-/// Settings that cannot be used.
+/// Invalid settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError {
-    /// Every problem found, in the order of the variables' table.
+    /// All problems, in the order of the table of variables.
     pub problems: Vec<Problem>,
 }
 
-/// One thing wrong with the settings.
+/// One problem of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The variable at fault, or the file that cannot be read.
+    /// The name of the variable, or of the file that cannot be read.
     pub variable: String,
-    /// Its value (`***` for a secret), or what is wrong where no value is given.
+    /// Its value (`***` for a secret), or the problem where it has no value.
     pub value: String,
-    /// What would be right.
+    /// The allowed values.
     pub allowed: String,
 }
 

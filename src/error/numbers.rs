@@ -1,9 +1,11 @@
-//! The pool's numbers, as a refusal gives them.
+//! The pool's numbers in an error.
+//!
+//! These are values; `pool` fills them in.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The state of the pool at the moment it refused a caller.
+/// The state of the pool when a call failed.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolNumbers {
@@ -11,33 +13,33 @@ pub struct PoolNumbers {
     pub pool: String,
     /// How long the caller had waited.
     pub waited: Duration,
-    /// Connections lent out.
+    /// Lent connections.
     pub in_use: u32,
-    /// Connections ready to lend.
+    /// Idle connections, ready to lend.
     pub idle: u32,
-    /// Connections being made.
+    /// Connections that are connecting.
     pub connecting: u32,
-    /// Callers in the queue, this one not counted.
+    /// Callers in the queue, without this one.
     pub waiting: u32,
-    /// The most callers that may wait.
+    /// The maximum of waiting callers.
     pub max_waiting: u32,
-    /// The most connections the pool may have.
+    /// The maximum of connections.
     pub max: u32,
-    /// The delay above which callers are shed, where this one was.
+    /// The target of the queue's delay, where the call was refused for exceeding it.
     pub shed_above: Option<Duration>,
-    /// For how long attempts to connect have been without an answer, while any is under way.
+    /// How long the running connect attempts have been unanswered; `None` while there are none.
     pub unanswered_for: Option<Duration>,
-    /// The last failure to connect, while it stands: a success clears it.
+    /// The last failure to connect; `None` after a success.
     pub last_failure: Option<ConnectFailure>,
 }
 
 impl PoolNumbers {
-    /// What a caller lacked that found the server well.
+    /// Why no connection was available although the server is reachable.
     pub(super) fn lack(&self) -> &'static str {
         match self.in_use {
             in_use if in_use >= self.max => "every connection is in use",
             0 if self.idle == 0 => "no connection is open yet",
-            _ => "no connection came free in time",
+            _ => "no connection became free in time",
         }
     }
 }
@@ -55,7 +57,7 @@ impl fmt::Display for PoolNumbers {
             self.max
         )?;
         if let Some(silence) = self.unanswered_for {
-            write!(f, "; attempt to connect unanswered for {} ms", silence.as_millis())?;
+            write!(f, "; connect attempt unanswered for {} ms", silence.as_millis())?;
         }
         if !self.pool.is_empty() {
             write!(f, ", pool \"{}\"", self.pool)?;
@@ -68,19 +70,19 @@ impl fmt::Display for PoolNumbers {
 }
 
 /// A failure to connect, as the pool remembers it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectFailure {
     /// How long ago the last attempt failed.
     pub age: Duration,
-    /// How long connecting has failed without a success in between.
+    /// How long every attempt has failed.
     pub failing_for: Duration,
-    /// The server's or the operating system's words.
+    /// The error text of the server or the operating system.
     pub text: String,
 }
 
 impl ConnectFailure {
-    /// A failure as it stands now.
+    /// A failure with these values.
     pub(crate) fn new(age: Duration, failing_for: Duration, text: String) -> ConnectFailure {
         ConnectFailure { age, failing_for, text }
     }

@@ -1,8 +1,9 @@
-//! The verdict over numbers no test could easily drive a real pool into.
+//! The verdict on numbers into which a test could not easily drive a real pool.
 
 use super::*;
 use crate::error::ConnectFailure;
 use crate::pool::{Histogram, LongHeld};
+use serde_json::json;
 
 /// A pool of 2-10 with room for 100 in the queue.
 fn pool(in_use: u32, available: u32) -> PoolStatus {
@@ -111,7 +112,7 @@ fn the_verdict_follows_the_documented_table() {
             report.warnings
         );
         let stats = &report.pool_stats;
-        assert!(stats.usage_percent.is_finite() && stats.usage_percent >= 0.0, "{name}: {stats:?}");
+        assert!(stats.usage_percent().is_finite() && stats.usage_percent() >= 0.0, "{name}: {stats:?}");
     }
 }
 
@@ -134,6 +135,26 @@ fn the_report_has_exactly_the_keys_users_know() {
         assert_eq!(report["pool_stats"][key], value, "{key}");
     }
     assert_eq!(report["pool_stats"]["usage_percent"], 70.0);
+    for (key, value) in [("name", json!("")), ("state", json!("open")), ("long_held", json!(0))] {
+        assert_eq!(report["pool_stats"][key], value, "{key}");
+    }
+    for key in [
+        "requests",
+        "queued",
+        "timed_out",
+        "rejected",
+        "turned_away_in_outage",
+        "refused_down",
+        "connects",
+        "connect_failures",
+        "resets",
+        "leaks",
+    ] {
+        assert_eq!(report["pool_stats"][key], 0, "{key}");
+    }
+    for reason in ["broken", "invalid", "expired", "idle", "overflow", "dirty", "retired"] {
+        assert_eq!(report["pool_stats"]["closed"][reason], 0, "{reason}");
+    }
     assert_eq!(report["recommendations"]["optimal_range"], "60-80% usage");
     assert_eq!(report["recommendations"]["current_config"], "min=2, max=10");
     assert_eq!(report["recommendations"]["current_usage"], "7 of 10 connections in use (70%)");
@@ -164,11 +185,11 @@ fn advice_is_given_for_what_callers_have_met_and_for_nothing_else() {
     let advice = HealthReport::new(&unmeasured).recommendations.advice;
     assert!(advice[0].ends_with("0 of 1 calls turned away since the start."), "{advice:?}");
 
-    // Whom an outage turned away is no reason.
+    // Callers turned away by an outage are no reason.
     let recovered = PoolStatus { waiting: 0, turned_away_in_outage: 3, ..busy.clone() };
     assert_eq!(HealthReport::new(&recovered).recommendations.advice, Vec::<String>::new());
 
-    // While the server is away, a larger maximum would not help anybody.
+    // While the server is away, a larger maximum would help no caller.
     assert_eq!(HealthReport::new(&failing(busy)).recommendations.advice, Vec::<String>::new());
 }
 

@@ -1,4 +1,9 @@
-//! Acquiring: through the gate, out of the store, and checked where there is reason to.
+//! Acquiring: gets a permit from the gate, takes an idle session from the store, and checks it if that is needed.
+//!
+//! It knows nothing of how connections are made or returned.
+//!
+//! **Lock rule**: the read lock of `Shared::store` is held for a take that does not wait, and never across a wait, because
+//! `close` needs the write lock.
 
 use crate::error::{Error, Result};
 use crate::pool::generation::GenerationStatus;
@@ -10,13 +15,14 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a check before lending may take.
+/// The longest time for a check of one session.
 pub(super) const CHECK_LIMIT: Duration = Duration::from_millis(500);
-/// What a check may take where the caller has no time left: a healthy server needs far less, and it is within
-/// the 20 ms by which an acquire may overshoot.
-const LEAST_CHECK: Duration = Duration::from_millis(10);
+/// The time for a check if the caller has none left. A healthy server needs far less, and it is within the 20 ms by which an
+/// acquire may exceed its timeout.
+const MIN_CHECK_LIMIT: Duration = Duration::from_millis(10);
+
 impl Shared {
-    /// Lends a connection that is worth lending.
+    /// Lends a connection that is fit for use, or fails at `deadline`. `started` is when the caller began to wait.
     pub(crate) fn lend(
         self: Arc<Shared>,
         started: Instant,
@@ -29,22 +35,22 @@ impl Shared {
         let deadline = deadline.checked_sub(deadline::take_waited()).unwrap_or(deadline);
         let deadline = deadline::deadline().map_or(deadline, |at| at.min(deadline));
         let mut permit = self.gate.acquire(started, deadline, at).map_err(|refusal| self.refused(refusal))?;
-        // One budget for all checks of one acquire, so that many silent connections cost what one does.
-        let checks_end = deadline.max(started + LEAST_CHECK);
+        // One deadline for all checks of one acquire, so that many unresponsive connections cost as much time as one.
+        let checks_end = deadline.max(started + MIN_CHECK_LIMIT);
         loop {
             match self.take(checks_end) {
                 Taken::Closed => {
                     self.gate.discard(permit);
                     return Err(Error::Closed);
                 }
-                // It will be there for somebody who has the time.
+                // The connection will be in the store for the next caller.
                 Taken::NotYet => {
                     let (refusal, numbers) = self.gate.put_back(permit, started);
                     return Err(self.refused((refusal, numbers)));
                 }
-                Taken::Session(mut pooled) => match self.objection(&mut pooled, started, checks_end) {
+                Taken::Session(mut pooled) => match self.reason_to_close(&mut pooled, started, checks_end) {
                     None => {
-                        let session = self.guards.part(permit.number(), pooled);
+                        let session = self.guards.detach(permit.number(), pooled);
                         return Ok(Lease::new(self, session, permit, at));
                     }
                     Some(reason) => pooled.close(reason),
@@ -57,14 +63,14 @@ impl Shared {
         }
     }
 
-    /// Lends a connection to the pool itself.
+    /// Lends a connection for a query of the pool itself.
     #[track_caller]
     pub(crate) fn connection_until(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
         let lease = self.clone().lend(Instant::now(), deadline, Location::caller())?;
         Ok(Connection::new(lease))
     }
 
-    /// Lends another connection to a call whose first one was of no use: it is one request all the same.
+    /// Lends another connection for a retry of the same call. Both count as one request.
     pub(crate) fn lend_again(
         self: Arc<Shared>,
         now: Instant,
@@ -75,21 +81,22 @@ impl Shared {
         self.lend(now, deadline, at)
     }
 
-    /// Takes from the store what the gate has given leave to take: it is there, or will be within microseconds,
-    /// because a connector announces a connection just before r2d2 stores it. A machine that is short of processors may
-    /// hold the connector up in between; until `deadline` that is waited for.
+    /// Takes an idle connection from the store. The caller has the gate's permit for one.
+    ///
+    /// The connection is in the store or will be there within microseconds, because a connector reports it to the gate just
+    /// before r2d2 stores it. On an overloaded machine that can take longer, so this waits until `deadline`.
     pub(super) fn take(&self, deadline: Instant) -> Taken {
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(open) = store.as_ref() else { return Taken::Closed };
         if let Some(guard) = open.try_get() {
             return Taken::Session(Pooled::new(guard));
         }
-        // `close` waits for the lock.
+        // Release the lock before waiting, because `close` needs it.
         let open = open.clone();
         drop(store);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Ok(guard) = open.get_timeout(left.clamp(LEAST_CHECK, CHECK_LIMIT)) {
+            if let Ok(guard) = open.get_timeout(left.clamp(MIN_CHECK_LIMIT, CHECK_LIMIT)) {
                 return Taken::Session(Pooled::new(guard));
             }
             if self.gate.is_closed() {
@@ -101,48 +108,43 @@ impl Shared {
         }
     }
 
-    /// Why an idle session must not be lent; checks with the server where there is reason to.
+    /// Why the session must be closed instead of lent; `None` if it can be lent. Asks the server if `pre_ping` requires it.
     ///
-    /// `now` is when the caller came: one who waited gets a connection that has just been used.
-    pub(super) fn objection(
-        &self,
-        pooled: &mut Pooled,
-        now: Instant,
-        deadline: Instant,
-    ) -> Option<CloseReason> {
+    /// `now` is when the caller began to wait: a session that was used since needs no check.
+    fn reason_to_close(&self, pooled: &mut Pooled, now: Instant, deadline: Instant) -> Option<CloseReason> {
         if pooled.retire_at.is_some_and(|at| at <= now) {
             return Some(CloseReason::Expired);
         }
-        let standing = self.generations.standing(pooled.generation);
-        if standing == GenerationStatus::Outdated {
+        let status = self.generations.status(pooled.generation);
+        if status == GenerationStatus::Outdated {
             return Some(CloseReason::Retired);
         }
-        let is_to_check = match self.settings.pre_ping {
+        let needs_check = match self.settings.pre_ping {
             PrePing::Off => false,
             PrePing::On => true,
             PrePing::Auto => {
-                standing == GenerationStatus::Suspect
+                status == GenerationStatus::Suspect
                     || now.saturating_duration_since(pooled.conn().answered_at())
                         >= self.settings.validate_after
             }
         };
-        if !is_to_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
+        if !needs_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
     }
 
-    /// Checks a session with the server, within [`CHECK_LIMIT`], and until `deadline` where there is one.
+    /// Checks a session with one round trip, within [`CHECK_LIMIT`] and until `deadline` if there is one.
     pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Option<Instant>) -> bool {
         let now = Instant::now();
-        let whole = now + CHECK_LIMIT;
-        let limit = deadline.map_or(whole, |at| at.clamp(now + LEAST_CHECK, whole));
+        let full_limit = now + CHECK_LIMIT;
+        let limit = deadline.map_or(full_limit, |at| at.clamp(now + MIN_CHECK_LIMIT, full_limit));
         let generation = pooled.generation;
-        // Read before the check: doubt cast while it runs is not laid to rest by it.
+        // Read before the check, which proves nothing about a break that happens while it runs.
         let current = self.generations.current();
-        if unpanicked(|| pooled.is_alive(limit)) {
+        if catch_panic(|| pooled.is_alive(limit)) {
             pooled.generation = current;
             return true;
         }
-        // Silence for the whole limit is more than one connection's trouble: the others are not worth a wait.
-        if pooled.has_timed_out() && limit == whole {
+        // A server that is silent for the full limit affects every connection, so the others are not checked one by one.
+        if pooled.has_timed_out() && limit == full_limit {
             self.generations.outdate(generation);
         } else {
             self.generations.suspect(generation);
@@ -151,15 +153,15 @@ impl Shared {
     }
 }
 
-/// Runs what asks the driver; a panic in there counts as a failure and costs no connection's place.
-pub(super) fn unpanicked(f: impl FnOnce() -> bool) -> bool {
+/// Runs a call of the driver. A panic counts as failure, so that it does not lose the connection's slot.
+pub(super) fn catch_panic(f: impl FnOnce() -> bool) -> bool {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or(false)
 }
 
-/// What the store gave.
+/// The result of [`Shared::take`].
 pub(super) enum Taken {
     Session(Pooled),
-    /// A connector has announced it and not stored it yet.
+    /// A connector has reported the connection and r2d2 has not stored it yet.
     NotYet,
     Closed,
 }

@@ -1,37 +1,43 @@
-//! Cancelling what one thread does with pools, from another thread or from async code.
+//! Cancelling the pool operations of one thread, from another thread or from async code.
+//!
+//! It knows nothing of the server; a statement registers a function that cancels it there.
+//!
+//! **Lock rule**: one mutex per [`Cancellation`], held while the abort function runs. That function must not block.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 
 thread_local! {
+    /// Set by [`Cancellation::run`].
     static CURRENT: RefCell<Option<Arc<Cancellation>>> = const { RefCell::new(None) };
 }
 
-/// Whether the current thread's work has been called off.
+/// Whether the current thread's work was cancelled.
 pub(crate) fn is_stopped() -> bool {
     CURRENT.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.state().is_stopped))
 }
 
-/// Who may call off what the current thread does.
+/// The cancellation of the current thread's work, if it has one.
 pub(super) fn current() -> Option<Arc<Cancellation>> {
     CURRENT.with_borrow(Option::clone)
 }
 
-/// The means to call off one thread's work from another, async code included.
+/// Cancels the work of one thread from another thread or from async code.
 #[derive(Default)]
 pub(crate) struct Cancellation {
     state: Mutex<State>,
 }
 
+/// Cancels a statement. Must not block.
 type Abort = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
     is_stopped: bool,
-    /// Where the work runs, once it does.
+    /// The thread that runs the work, once it has started.
     thread: Option<Thread>,
-    /// Ends what the thread waits for on the server.
+    /// Cancels the statement in flight.
     abort: Option<Abort>,
 }
 
@@ -42,19 +48,19 @@ impl Cancellation {
 
     /// Runs `work` on the current thread so that [`stop`](Cancellation::stop) reaches it.
     pub(crate) fn run<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
-        struct Leave(Option<Arc<Cancellation>>);
-        impl Drop for Leave {
+        struct Restore(Option<Arc<Cancellation>>);
+        impl Drop for Restore {
             fn drop(&mut self) {
                 CURRENT.set(self.0.take());
             }
         }
         self.state().thread = Some(thread::current());
-        let _leave = Leave(CURRENT.replace(Some(self.clone())));
+        let _restore = Restore(CURRENT.replace(Some(self.clone())));
         work()
     }
 
-    /// Calls the work off: it does not start if it has not; it waits for no connection any more; the statement in
-    /// flight is cancelled on the server; the next one is not sent. Never blocks.
+    /// Cancels the work. It does not acquire another connection, the statement in flight is cancelled on the server, and the
+    /// next one is not sent. Never blocks.
     pub(crate) fn stop(&self) {
         let mut state = self.state();
         state.is_stopped = true;
@@ -66,7 +72,7 @@ impl Cancellation {
         }
     }
 
-    /// A statement is about to be sent, which `abort` ends. `None` where the work has been called off.
+    /// Registers a statement that is about to be sent, with the function that cancels it. `None` if the work was cancelled.
     pub(super) fn enter(&self, abort: Abort) -> Option<InFlight<'_>> {
         let mut state = self.state();
         if state.is_stopped {
@@ -81,9 +87,9 @@ impl Cancellation {
 pub(super) struct InFlight<'a>(&'a Cancellation);
 
 impl InFlight<'_> {
-    /// It is answered. Returns whether it was aborted meanwhile.
+    /// Ends the registration after the answer. Returns whether the work was cancelled.
     pub(super) fn end(self) -> bool {
-        // At one go: an abort in between would go out and not be known of.
+        // Both under one lock. A cancel request sent in between would be missed by the caller.
         let mut state = self.0.state();
         state.abort = None;
         state.is_stopped
@@ -101,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_ends_what_is_in_flight_once_and_lets_nothing_more_begin() {
+    fn a_stop_aborts_the_statement_in_flight_once_and_admits_no_other() {
         let stop = Arc::new(Cancellation::default());
         let (sender, aborted) = std::sync::mpsc::channel();
         let abort = |name: &'static str| -> Abort {
@@ -116,7 +122,7 @@ mod tests {
             assert!(in_flight.end() && is_stopped());
             assert!(stop.enter(abort("too late")).is_none());
         });
-        assert!(!is_stopped(), "outside of its work it says nothing");
+        assert!(!is_stopped(), "it applies to its own work alone");
         drop(sender);
         assert_eq!(aborted.try_iter().collect::<Vec<_>>(), ["in flight"]);
     }

@@ -1,4 +1,7 @@
-//! What a borrower holds.
+//! What a borrower holds: a [`Lease`] on a session, and the public [`Connection`] around it.
+//!
+//! It knows nothing of how a session is acquired or cleaned. A `RefCell`, not a lock, guards the lease: one thread at
+//! a time uses a connection.
 
 use crate::pool::Shared;
 use crate::pool::gate::Permit;
@@ -8,12 +11,12 @@ use std::cell::{RefCell, RefMut};
 use std::panic::Location;
 use std::sync::Arc;
 
-/// A lent session with the way back; dropping it gives it back.
+/// A lent session and its permit. Dropping it returns both to the pool.
 pub(crate) struct Lease {
     shared: Arc<Shared>,
-    // Taken by `drop` only.
+    /// `None` only while it is dropped.
     lent: Option<(Box<Session>, Permit)>,
-    /// Where it was acquired.
+    /// The caller that acquired it, for warnings.
     at: &'static Location<'static>,
 }
 
@@ -42,19 +45,19 @@ impl Lease {
         }
     }
 
-    /// Runs a query, within the limits of the pool and of the thread.
+    /// Runs a query within the statement timeout and the thread's deadline.
     pub(crate) fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
         let (shared, session) = self.parts();
         shared.query(session, sql, params)
     }
 
-    /// Runs a query again whose answer was lost, within the same.
+    /// Runs a query again whose answer was lost, in a read-only transaction, within the same limits.
     pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
         let (shared, session) = self.parts();
         shared.query_again(session, sql, params)
     }
 
-    /// Runs a statement that writes, within the same.
+    /// Runs a statement that writes, within the same limits.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
         let (shared, session) = self.parts();
         shared.write(session, sql, params)
@@ -69,9 +72,9 @@ impl Drop for Lease {
     }
 }
 
-/// A lent connection: dropping it returns it to the pool, clean for the next borrower.
+/// A connection lent by the pool. Dropping it returns it.
 ///
-/// It is used by one thread at a time and may move between threads.
+/// One thread at a time uses it; it may move between threads.
 pub struct Connection {
     lease: RefCell<Lease>,
 }
@@ -81,15 +84,17 @@ impl Connection {
         Connection { lease: RefCell::new(lease) }
     }
 
-    /// The driver's client, for whatever the helpers do not offer: COPY, LISTEN, cursors, settings.
+    /// Returns the driver's client, for what the helpers do not offer: COPY, LISTEN, cursors, settings.
     ///
-    /// The session is reset when the connection is returned, in the background: `ROLLBACK`, and what `DISCARD ALL` does
-    /// except for the pool's prepared statements. So nothing done here reaches the next borrower. Each call to `client`
-    /// starts the statement timeout anew; what is done with the client afterwards must end within it, or the connection
-    /// fails: the cause of the driver's error then names the deadline and the pool.
+    /// The pool resets the session in the background when the connection is returned: it runs `ROLLBACK`, and what
+    /// `DISCARD ALL` does except for the pool's prepared statements. So the next borrower gets a clean session.
     ///
-    /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) it is for whole transactions
-    /// only: what outlives one stays on a server connection that others get, and only `ROLLBACK` is run on return.
+    /// Each call to `client` restarts the statement timeout. Everything done with the client must end within it, or
+    /// the connection fails; the cause of the driver's error then names the deadline and the pool.
+    ///
+    /// Behind PgBouncer ([`PgBouncerMode::Transaction`](crate::settings::PgBouncerMode)) use it for whole
+    /// transactions only. State that outlives a transaction stays on a server connection that other clients share,
+    /// and only `ROLLBACK` is run on return.
     pub fn client(&mut self) -> &mut postgres::Client {
         let lease = self.lease.get_mut();
         let limit = lease.shared().statement_limit();

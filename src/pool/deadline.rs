@@ -1,29 +1,31 @@
-//! The deadline of everything that the current thread does with pools.
+//! The deadline that a caller sets for all pool operations of the current thread. It knows nothing of connections.
 
 use crate::pool::cancellation;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 thread_local! {
+    /// Set by [`with_deadline`].
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Set by [`having_waited`] until the first acquire.
     static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// How much longer than its deadline a statement is waited for that somebody cancels at its deadline: the
-/// server's answer to that saves the connection.
+/// How long to wait beyond the deadline for the answer of a statement that another thread cancels at the deadline. If the
+/// server answers in that time, the connection is kept.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
 
-/// Runs `work` with a deadline for everything that this thread does with pools meanwhile: acquiring, connecting
-/// for it, each statement. It adds to the pool's own limits; of several, the nearest holds.
+/// Runs `work` with a deadline for every pool operation that this thread performs in it: acquiring a connection, with the
+/// connect it may need, and each statement. The pool's own limits apply as well. Of several limits the nearest holds.
 ///
-/// A statement that has not been answered by then fails with
-/// [`DeadlineExceeded`](crate::Error::DeadlineExceeded), or [`OutcomeUnknown`](crate::Error::OutcomeUnknown) where it
-/// may have written; it is cancelled on the server, and its connection is closed.
+/// A statement without an answer at the deadline fails with
+/// [`DeadlineExceeded`](crate::Error::DeadlineExceeded), or [`OutcomeUnknown`](crate::Error::OutcomeUnknown) if it
+/// may have written. It is cancelled on the server, and its connection is closed.
 ///
 /// # Blocking
 ///
-/// As `work` does; the pool lets nothing in it wait beyond `deadline`, save for the undoing of a transaction, which
-/// has half a second.
+/// As long as `work` does. No pool operation in it blocks beyond `deadline`, except the rollback of a transaction, which
+/// may take half a second.
 ///
 /// # Examples
 ///
@@ -50,7 +52,7 @@ pub fn with_deadline<R>(deadline: Instant, work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Runs `work` for a caller who has waited for this thread already: that counts as waiting for the first connection.
+/// Runs `work` for a caller that has already waited for this thread. The time counts as waiting for the first connection.
 pub(crate) fn having_waited<R>(waited: Duration, work: impl FnOnce() -> R) -> R {
     struct Forget;
     impl Drop for Forget {
@@ -63,7 +65,7 @@ pub(crate) fn having_waited<R>(waited: Duration, work: impl FnOnce() -> R) -> R 
     work()
 }
 
-/// How long the current thread's caller has waited before its first connection; later ones begin anew.
+/// How long the current thread's caller waited for the thread. The next call returns zero.
 pub(super) fn take_waited() -> Duration {
     WAITED.take()
 }
@@ -73,10 +75,10 @@ pub(crate) fn deadline() -> Option<Instant> {
     DEADLINE.get()
 }
 
-/// Until when an answer is waited for.
+/// Until when to wait for the answer of a statement.
 pub(super) fn answer_deadline() -> Option<Instant> {
-    let is_watched = cancellation::current().is_some();
-    deadline().map(|at| if is_watched { at + CANCEL_GRACE } else { at })
+    let is_cancellable = cancellation::current().is_some();
+    deadline().map(|at| if is_cancellable { at + CANCEL_GRACE } else { at })
 }
 
 #[cfg(test)]
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_deadline_holds_and_the_one_before_comes_back() {
+    fn the_nearest_deadline_holds_and_the_previous_one_is_restored() {
         let now = Instant::now();
         let (near, far) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
         with_deadline(far, || {

@@ -1,18 +1,20 @@
-//! Generations of connections: one that breaks casts doubt on every older one.
+//! Generations of connections: when one connection breaks, all older ones become suspect.
+//!
+//! It knows numbers alone, and no connection. There is no lock; the three numbers only grow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much a connection made in some generation is to be believed.
+/// What is known of the connections of one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GenerationStatus {
     Good,
-    /// Another one broke since: check before lending.
+    /// A connection broke since they were made: check before lending.
     Suspect,
-    /// Close it unchecked.
+    /// Close without a check.
     Outdated,
 }
 
-/// Numbers that only grow. A connection carries the number of the time it was made.
+/// The generation numbers of one pool. A connection keeps the number that was current when it was made.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
     current: AtomicU64,
@@ -21,11 +23,12 @@ pub(crate) struct Generations {
 }
 
 impl Generations {
+    /// The generation of connections made now.
     pub(crate) fn current(&self) -> u64 {
         self.current.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn standing(&self, generation: u64) -> GenerationStatus {
+    pub(crate) fn status(&self, generation: u64) -> GenerationStatus {
         if generation < self.outdated_below.load(Ordering::Relaxed) {
             GenerationStatus::Outdated
         } else if generation < self.suspect_below.load(Ordering::Relaxed) {
@@ -35,28 +38,29 @@ impl Generations {
         }
     }
 
-    /// A connection of `generation` broke: those made before now are suspect. Ten that break together raise
-    /// the doubt once, because the other nine were under it already. Returns whether this one was the first.
+    /// Marks every connection made so far as suspect, because one of `generation` broke. Returns false without a change if that
+    /// generation was suspect already, so that ten connections that break together count once.
     pub(crate) fn suspect(&self, generation: u64) -> bool {
         self.raise(&self.suspect_below, generation)
     }
 
-    /// A connection of `generation` did not even answer a check: those made before now are not worth one.
+    /// Marks every connection made so far as outdated, because one of `generation` did not answer a check. Returns false
+    /// without a change if that generation was outdated already.
     pub(crate) fn outdate(&self, generation: u64) -> bool {
         self.raise(&self.outdated_below, generation)
     }
 
-    /// Every connection there is is to be replaced.
+    /// Marks every connection made so far as outdated.
     pub(crate) fn outdate_all(&self) {
         self.outdate(self.current());
     }
 
-    fn raise(&self, bar: &AtomicU64, generation: u64) -> bool {
-        if generation < bar.load(Ordering::Relaxed) {
+    fn raise(&self, bound: &AtomicU64, generation: u64) -> bool {
+        if generation < bound.load(Ordering::Relaxed) {
             return false;
         }
         let next = self.current.fetch_add(1, Ordering::Relaxed) + 1;
-        bar.fetch_max(next, Ordering::Relaxed);
+        bound.fetch_max(next, Ordering::Relaxed);
         true
     }
 }
@@ -66,22 +70,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_break_casts_doubt_on_all_older_ones_and_the_rest_add_none() {
+    fn the_first_broken_connection_makes_older_ones_suspect_and_later_ones_change_nothing() {
         let generations = Generations::default();
         let old = generations.current();
-        assert_eq!(generations.standing(old), GenerationStatus::Good);
+        assert_eq!(generations.status(old), GenerationStatus::Good);
         assert!(generations.suspect(old));
         assert!(!generations.suspect(old));
-        assert_eq!(generations.standing(old), GenerationStatus::Suspect);
-        assert_eq!(generations.standing(generations.current()), GenerationStatus::Good);
+        assert_eq!(generations.status(old), GenerationStatus::Suspect);
+        assert_eq!(generations.status(generations.current()), GenerationStatus::Good);
     }
 
     #[test]
-    fn outdated_ones_are_not_checked() {
+    fn connections_made_after_a_reset_are_good() {
         let generations = Generations::default();
         let old = generations.current();
         generations.outdate_all();
-        assert_eq!(generations.standing(old), GenerationStatus::Outdated);
-        assert_eq!(generations.standing(generations.current()), GenerationStatus::Good);
+        assert_eq!(generations.status(old), GenerationStatus::Outdated);
+        assert_eq!(generations.status(generations.current()), GenerationStatus::Good);
     }
 }

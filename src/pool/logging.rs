@@ -1,8 +1,8 @@
-//! Writing to the log, which is the application's.
+//! Writing to the application's log.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Writes to the log. A logger that panics must cost the pool nothing: neither a connection's place nor a thread.
+/// Runs `write` and catches a panic of the application's logger, which must not lose a connection's slot or end a thread.
 pub(super) fn logged(write: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(write));
 }

@@ -1,7 +1,12 @@
-//! Upkeep in the background: cleans what came back dirty, closes what is too old or too many, checks what is
-//! suspect, cancels what nobody waits for any more. One thread per pool, and nobody waits for it.
+//! Maintenance: the pool's background thread. It resets dirty sessions, closes expired and surplus ones, checks suspect ones,
+//! and sends cancel requests. No caller waits for it.
+//!
+//! It knows the gate, the store and sessions, and nothing of statements.
+//!
+//! **Lock rule**: work arrives through a channel, and the backlog is an atomic. The one mutex governs the thread's handle,
+//! and is held to store or take it.
 
-use crate::pool::acquire::{Taken, unpanicked};
+use crate::pool::acquire::{Taken, catch_panic};
 use crate::pool::gate::{Gate, Permit, Surplus};
 use crate::pool::generation::GenerationStatus;
 use crate::pool::logging::logged;
@@ -18,26 +23,27 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long cleaning or cancelling may take before the server is given up on.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How much work may queue before borrowers clean for themselves: one thread does it for the whole pool, and a
-/// connection that waits to be cleaned is one that nobody has.
-const BACKLOG: usize = 4;
+/// The longest time for resetting one session, or for sending one batch of cancel requests.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+/// The most sessions that wait for a reset. Beyond it borrowers reset sessions themselves: one thread serves the whole pool,
+/// and a session that waits for its reset cannot be lent.
+const MAX_BACKLOG: usize = 4;
 
 enum Work {
     Close(Box<Session>),
     Clean(Pooled, Permit),
     Cancel(Arc<Cancel>),
-    Look,
+    Inspect,
     Stop,
 }
 
-/// The way to the maintenance thread's thread.
+/// Sends work to the maintenance thread.
 #[derive(Debug, Clone)]
 pub(crate) struct MaintenanceHandle {
     sender: Sender<Work>,
-    /// Sessions that wait to be cleaned.
+    /// Sessions that wait for a reset.
     backlog: Arc<AtomicUsize>,
+    /// The thread, until it is stopped.
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -47,13 +53,13 @@ impl std::fmt::Debug for Work {
             Work::Close(_) => "Close",
             Work::Clean(..) => "Clean",
             Work::Cancel(..) => "Cancel",
-            Work::Look => "Look",
+            Work::Inspect => "Inspect",
             Work::Stop => "Stop",
         })
     }
 }
 
-/// the maintenance thread before its pool exists.
+/// The maintenance thread before it is started. The store needs its handle before the pool exists.
 pub(crate) struct Maintenance {
     receiver: Receiver<Work>,
     handle: MaintenanceHandle,
@@ -70,15 +76,19 @@ impl Maintenance {
         self.handle.clone()
     }
 
-    /// Starts the thread. It holds the pool weakly and ends with it.
+    /// Starts the thread. It holds a weak reference to the pool and ends with it.
     pub(crate) fn start(self, shared: &Arc<Shared>) -> std::io::Result<()> {
-        let tick = tick(shared);
-        let weak = Arc::downgrade(shared);
         let Maintenance { receiver, handle } = self;
-        let backlog = handle.backlog.clone();
+        let worker = Worker {
+            receiver,
+            backlog: handle.backlog.clone(),
+            queued: VecDeque::new(),
+            schedule: Schedule::new(interval(shared)),
+        };
+        let weak = Arc::downgrade(shared);
         let thread = std::thread::Builder::new()
             .name("poolhouse-maintenance".into())
-            .spawn(move || run(&weak, &receiver, &backlog, tick))?;
+            .spawn(move || worker.run(&weak))?;
         if let Ok(mut slot) = handle.thread.lock() {
             *slot = Some(thread);
         }
@@ -87,26 +97,27 @@ impl Maintenance {
 }
 
 impl MaintenanceHandle {
-    /// Ends a session that the store has no place for any more.
+    /// Closes and counts a session that r2d2 has dropped, or that has no slot in the store any more.
     pub(crate) fn close_dropped(&self, session: Box<Session>, gate: &Gate) {
         let reason = session.close_reason().unwrap_or(CloseReason::Retired);
         gate.with_counts(|counts| counts.close(reason));
         self.close(session);
     }
 
-    /// Says goodbye to the server for a session.
     fn close(&self, session: Box<Session>) {
         if let Err(unsent) = self.send(Work::Close(session)) {
-            // the maintenance thread is gone. A thread of its own, because the caller may be async code, where the driver
-            // panics.
+            // The maintenance thread has ended. The caller may be async code, where closing the driver's client panics, so
+            // that needs a thread of its own.
             let _ = std::thread::Builder::new().spawn(move || drop(unsent));
         }
     }
 
-    /// Cleans a session and puts it back into the store. Gives it back where there is too much to do already; not one
-    /// that was cancelled, because that request is ahead of it in the queue, and must not meet the next borrower.
+    /// Resets a session and puts it back into the store. Returns it unchanged if the backlog is full.
+    ///
+    /// A cancelled session is accepted even then: its cancel request is ahead of it in the queue, and must not reach the next
+    /// borrower's statement.
     pub(crate) fn clean(&self, pooled: Pooled, permit: Permit) -> Option<(Pooled, Permit)> {
-        if self.backlog.load(Ordering::Relaxed) >= BACKLOG && !pooled.is_cancelled() {
+        if self.backlog.load(Ordering::Relaxed) >= MAX_BACKLOG && !pooled.is_cancelled() {
             return Some((pooled, permit));
         }
         self.backlog.fetch_add(1, Ordering::Relaxed);
@@ -119,25 +130,25 @@ impl MaintenanceHandle {
         }
     }
 
-    /// Asks the server to stop the statement nobody waits for any more.
+    /// Sends a cancel request.
     pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
         let _ = self.send(Work::Cancel(cancel));
     }
 
-    /// Has the maintenance thread look after the idle connections now.
-    pub(crate) fn look(&self) {
-        let _ = self.send(Work::Look);
+    /// Inspects the idle connections now.
+    pub(crate) fn inspect(&self) {
+        let _ = self.send(Work::Inspect);
     }
 
-    /// Ends the thread after what is queued, and waits for it, where it is not the caller's own, until `deadline`.
+    /// Stops the thread after the queued work. Waits for its end until `deadline`, except on the thread itself.
     pub(crate) fn stop(&self, deadline: Instant) {
         let _ = self.send(Work::Stop);
         let thread = self.thread.lock().ok().and_then(|mut slot| slot.take());
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            // The standard library has no join with a time limit, and what is queued may be goodbyes to a server that
-            // does not answer.
+            // The standard library has no join with a time limit, and the queue may contain sessions to close on a server
+            // that does not answer.
             while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -152,11 +163,11 @@ impl MaintenanceHandle {
     }
 }
 
-/// Often enough that every limit is kept to within a quarter, and never busier than twenty times a second.
-fn tick(shared: &Shared) -> Duration {
+/// The interval of inspections: a quarter of the shortest limit, between 50 ms and one second.
+fn interval(shared: &Shared) -> Duration {
     let settings = &shared.settings;
     let overflow = (settings.max_overflow > 0).then_some(OVERFLOW_IDLE);
-    // Lifetimes are spread over a tenth; a tick that is longer would bring them together again.
+    // Lifetimes are spread over a tenth. With a longer interval, connections would expire together.
     let spread = settings.max_lifetime.map(|age| age / 10);
     [settings.idle_timeout, spread, settings.keepalive, settings.leak_threshold, overflow]
         .into_iter()
@@ -167,197 +178,256 @@ fn tick(shared: &Shared) -> Duration {
         .clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
-/// What part of the idle timeout lies between two connections that are closed for being idle: load that pulses more
-/// slowly than the timeout pays for few connects at each pulse.
-const TRIM_SHARE: u32 = 8;
+/// The fraction of the idle timeout between two closes of idle connections. If load comes in pulses further apart than the
+/// timeout, few connections have to be opened at each pulse.
+const TRIM_FRACTION: u32 = 8;
 /// How long an overflow connection may stay idle.
 const OVERFLOW_IDLE: Duration = Duration::from_secs(1);
 
-fn run(weak: &Weak<Shared>, receiver: &Receiver<Work>, backlog: &AtomicUsize, tick: Duration) {
-    let mut next_look = Instant::now() + tick;
-    let mut next_trim = Instant::now();
-    let mut queued = VecDeque::new();
-    loop {
-        let work = match queued.pop_front() {
-            Some(work) => work,
-            None => match receiver.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
-                Ok(work) => work,
-                Err(RecvTimeoutError::Timeout) => Work::Look,
-                Err(RecvTimeoutError::Disconnected) => return,
-            },
-        };
-        match work {
-            Work::Close(session) => survive("closing a connection", || drop(session)),
-            Work::Stop => return,
-            work => {
-                let Some(shared) = weak.upgrade() else { return };
-                match work {
-                    Work::Clean(pooled, permit) => {
-                        backlog.fetch_sub(1, Ordering::Relaxed);
-                        survive("cleaning a connection", || shared.clean(pooled, permit, PATIENCE));
-                    }
-                    // Together with all others that are asked for: a silent server is waited for once.
-                    Work::Cancel(cancel) => {
-                        queued.extend(receiver.try_iter());
-                        let mut cancels = vec![cancel];
-                        queued.retain(|work| match work {
-                            Work::Cancel(cancel) => {
-                                cancels.push(cancel.clone());
-                                false
-                            }
-                            _ => true,
+/// When the next inspection is due, and the next close of an idle connection.
+struct Schedule {
+    interval: Duration,
+    next_inspection: Instant,
+    next_trim: Instant,
+}
+
+impl Schedule {
+    fn new(interval: Duration) -> Schedule {
+        let now = Instant::now();
+        Schedule { interval, next_inspection: now + interval, next_trim: now }
+    }
+}
+
+/// What the maintenance thread runs.
+struct Worker {
+    receiver: Receiver<Work>,
+    backlog: Arc<AtomicUsize>,
+    /// Work received ahead of its turn while cancel requests were collected.
+    queued: VecDeque<Work>,
+    schedule: Schedule,
+}
+
+impl Worker {
+    /// Works until it is stopped or the pool is gone.
+    fn run(mut self, weak: &Weak<Shared>) {
+        while let Some(work) = self.next_work() {
+            match work {
+                Work::Close(session) => survive("closing a connection", || drop(session)),
+                Work::Stop => return,
+                work => {
+                    let Some(shared) = weak.upgrade() else { return };
+                    self.perform(work, &shared);
+                    // Checked after work too, because the queue may never be empty.
+                    if Instant::now() >= self.schedule.next_inspection {
+                        survive("inspecting idle connections", || {
+                            shared.inspect(&mut self.schedule.next_trim);
                         });
-                        survive("cancelling", || shared.cancel(&cancels));
+                        self.schedule.next_inspection = Instant::now() + self.schedule.interval;
                     }
-                    _ => next_look = Instant::now(),
-                }
-                // Also while there is always something else to do.
-                if Instant::now() >= next_look {
-                    survive("looking after idle connections", || look(&shared, &mut next_trim));
-                    next_look = Instant::now() + tick;
                 }
             }
         }
     }
+
+    /// Waits for work, at most until the next inspection. `None` if all handles are gone.
+    fn next_work(&mut self) -> Option<Work> {
+        if let Some(work) = self.queued.pop_front() {
+            return Some(work);
+        }
+        let left = self.schedule.next_inspection.saturating_duration_since(Instant::now());
+        match self.receiver.recv_timeout(left) {
+            Ok(work) => Some(work),
+            Err(RecvTimeoutError::Timeout) => Some(Work::Inspect),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn perform(&mut self, work: Work, shared: &Shared) {
+        match work {
+            Work::Clean(pooled, permit) => {
+                self.backlog.fetch_sub(1, Ordering::Relaxed);
+                survive("resetting a connection", || shared.clean(pooled, permit, TIME_LIMIT));
+            }
+            Work::Cancel(cancel) => {
+                let cancels = self.collect_cancels(cancel);
+                survive("sending cancel requests", || shared.cancel(&cancels));
+            }
+            _ => self.schedule.next_inspection = Instant::now(),
+        }
+    }
+
+    /// Takes every cancel request out of the queue, so that they are sent together and an unresponsive server delays the
+    /// thread once.
+    fn collect_cancels(&mut self, first: Arc<Cancel>) -> Vec<Arc<Cancel>> {
+        self.queued.extend(self.receiver.try_iter());
+        let mut cancels = vec![first];
+        self.queued.retain(|work| match work {
+            Work::Cancel(cancel) => {
+                cancels.push(cancel.clone());
+                false
+            }
+            _ => true,
+        });
+        cancels
+    }
 }
 
-/// Does one piece of work. A panic in there, as the driver's may be, is the end of that piece and not of the maintenance thread,
-/// whom nobody would miss until it is needed.
+/// Does one piece of work and catches its panic, which the driver may cause. The thread goes on: nothing would detect its
+/// end before it is needed.
 fn survive(what: &str, work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        logged(|| error!("Upkeep of the pool panicked while {what}, and goes on"));
+        logged(|| error!("The pool's maintenance thread caught a panic while {what}, and goes on"));
     }
 }
 
 impl Shared {
-    /// Resets a session that was left dirty and gives it back, or closes it.
-    pub(crate) fn clean(&self, mut pooled: Pooled, permit: Permit, patience: Duration) {
-        if self.gate.retires() {
-            // Not worth a round trip any more.
-        } else if unpanicked(|| pooled.reset(Instant::now() + patience)) {
-            self.gate.with_counts(|counts| counts.resets += 1);
-        } else {
-            let why = if pooled.has_timed_out() {
-                self.generations.outdate(pooled.generation);
-                "the server did not answer"
-            } else if pooled.is_broken() {
-                if self.generations.suspect(pooled.generation) {
-                    self.maintenance.look();
-                }
-                "the connection broke"
+    /// Resets a dirty session and gives it back, or closes it if that fails within `limit`.
+    pub(super) fn clean(&self, mut pooled: Pooled, permit: Permit, limit: Duration) {
+        // A surplus connection is closed without a reset.
+        if !self.gate.retires() {
+            if catch_panic(|| pooled.reset(Instant::now() + limit)) {
+                self.gate.with_counts(|counts| counts.resets += 1);
             } else {
-                "the server refused, or a request to cancel is astray"
-            };
-            // Not a borrower's loss.
-            pooled.condemn_instead(CloseReason::Dirty);
-            let pool = &self.settings.name;
-            logged(|| {
-                warn!(
-                    "A connection could not be made clean after use and is closed: {why} (pool \"{pool}\")"
-                );
-            });
+                self.note_failed_reset(&mut pooled);
+            }
         }
         self.give_back_clean(pooled, permit);
+    }
+
+    fn note_failed_reset(&self, pooled: &mut Pooled) {
+        let cause = if pooled.has_timed_out() {
+            self.generations.outdate(pooled.generation);
+            "the server did not answer"
+        } else if pooled.is_broken() {
+            if self.generations.suspect(pooled.generation) {
+                self.maintenance.inspect();
+            }
+            "the connection broke"
+        } else {
+            "the server refused, or a cancel request is unaccounted for"
+        };
+        // Counted as dirty even if the connection broke, because no borrower was affected.
+        pooled.condemn_instead(CloseReason::Dirty);
+        let pool = &self.settings.name;
+        logged(|| {
+            warn!("A connection could not be made clean after use and is closed: {cause} (pool \"{pool}\")");
+        });
     }
 
     fn cancel(&self, cancels: &[Arc<Cancel>]) {
         if self.gate.is_closed() {
             return;
         }
-        let failures = send_all(cancels, PATIENCE).unwrap_or_else(|error| vec![error]);
+        let failures = send_all(cancels, TIME_LIMIT).unwrap_or_else(|error| vec![error]);
         for error in failures {
-            logged(|| debug!("Request to cancel failed: {error}"));
+            logged(|| debug!("Cancel request failed: {error}"));
         }
     }
-}
 
-/// Looks after the idle connections and the long-held ones. `next_trim` is when another one may go because it is
-/// idle.
-fn look(shared: &Shared, next_trim: &mut Instant) {
-    report_leaks(shared);
-    let now = Instant::now();
-    let Surplus { mut above_max, mut above_min, mut overflow } =
-        shared.gate.surplus(shared.settings.max_overflow);
-    let mut keep = Vec::new();
-    let mut check = Vec::new();
-    let settings = &shared.settings;
-    for _ in 0..shared.gate.begin_check(u32::MAX) {
-        let mut pooled = match shared.take(now + PATIENCE) {
-            Taken::Session(pooled) => pooled,
-            Taken::NotYet => {
-                shared.gate.end_check();
-                continue;
+    /// Reports leaks, and inspects every idle connection: closes those that are surplus, outdated, expired or idle for too
+    /// long, and checks those that are suspect. `next_trim` is when the next idle connection may be closed for being idle.
+    fn inspect(&self, next_trim: &mut Instant) {
+        self.report_leaks();
+        let now = Instant::now();
+        let mut surplus = self.gate.surplus(self.settings.max_overflow);
+        let (mut keep, mut check) = (Vec::new(), Vec::new());
+        for _ in 0..self.gate.begin_check(u32::MAX) {
+            let pooled = match self.take(now + TIME_LIMIT) {
+                Taken::Session(pooled) => pooled,
+                Taken::NotYet => {
+                    self.gate.end_check();
+                    continue;
+                }
+                Taken::Closed => {
+                    self.gate.end_check_closed();
+                    continue;
+                }
+            };
+            let status = self.generations.status(pooled.generation);
+            if let Some(reason) = self.reason_to_trim(&pooled, status, &surplus, now, next_trim) {
+                surplus.above_max = surplus.above_max.saturating_sub(1);
+                surplus.above_min = surplus.above_min.saturating_sub(1);
+                surplus.overflow = surplus.overflow.saturating_sub(1);
+                self.close_inspected(pooled, reason);
+            } else if status == GenerationStatus::Suspect || self.is_keepalive_due(&pooled, now) {
+                check.push(pooled);
+            } else {
+                keep.push(pooled);
             }
-            Taken::Closed => {
-                shared.gate.end_check_closed();
-                continue;
+        }
+        // Returned in reverse, so that the store has the same order as before and lends the one used last first.
+        while let Some(pooled) = keep.pop() {
+            self.keep_inspected(pooled);
+        }
+        for mut pooled in check {
+            let is_outdated = self.generations.status(pooled.generation) == GenerationStatus::Outdated;
+            if !is_outdated && self.is_alive(&mut pooled, None) {
+                self.keep_inspected(pooled);
+            } else {
+                self.close_inspected(pooled, CloseReason::Invalid);
             }
-        };
+        }
+        self.gate.keep_minimum();
+    }
+
+    /// Why an idle connection must be closed; `None` if it may stay.
+    fn reason_to_trim(
+        &self,
+        pooled: &Pooled,
+        status: GenerationStatus,
+        surplus: &Surplus,
+        now: Instant,
+        next_trim: &mut Instant,
+    ) -> Option<CloseReason> {
         let idle_for = now.saturating_duration_since(pooled.idle_since);
-        let unheard_for = now.saturating_duration_since(pooled.conn().answered_at());
-        let standing = shared.generations.standing(pooled.generation);
-        let reason = if above_max > 0 || standing == GenerationStatus::Outdated {
-            Some(CloseReason::Retired)
-        } else if pooled.retire_at.is_some_and(|at| at <= now) {
-            Some(CloseReason::Expired)
-        } else if overflow > 0 && idle_for >= OVERFLOW_IDLE {
-            Some(CloseReason::Overflow)
-        } else if let Some(limit) = settings.idle_timeout
-            && above_min > 0
-            && idle_for >= limit
-            && now >= *next_trim
-        {
-            // One at a time: load that comes back only a little later than that finds the others.
-            *next_trim = now + limit / TRIM_SHARE;
-            Some(CloseReason::Idle)
-        } else {
-            None
-        };
-        if let Some(reason) = reason {
-            above_max = above_max.saturating_sub(1);
-            above_min = above_min.saturating_sub(1);
-            overflow = overflow.saturating_sub(1);
-            pooled.condemn(reason);
-            drop(pooled);
-            shared.gate.end_check_closed();
-        } else if standing == GenerationStatus::Suspect
-            || settings.keepalive.is_some_and(|every| unheard_for >= every)
-        {
-            check.push(pooled);
-        } else {
-            keep.push(pooled);
+        if surplus.above_max > 0 || status == GenerationStatus::Outdated {
+            return Some(CloseReason::Retired);
         }
-    }
-    // Back in the order in which they lay, so that the one used last is lent first.
-    while let Some(pooled) = keep.pop() {
-        drop(pooled);
-        shared.gate.end_check();
-    }
-    for mut pooled in check {
-        let outdated = shared.generations.standing(pooled.generation) == GenerationStatus::Outdated;
-        if !outdated && shared.is_alive(&mut pooled, None) {
-            drop(pooled);
-            shared.gate.end_check();
-        } else {
-            pooled.condemn(CloseReason::Invalid);
-            drop(pooled);
-            shared.gate.end_check_closed();
+        if pooled.retire_at.is_some_and(|at| at <= now) {
+            return Some(CloseReason::Expired);
         }
+        if surplus.overflow > 0 && idle_for >= OVERFLOW_IDLE {
+            return Some(CloseReason::Overflow);
+        }
+        let limit = self.settings.idle_timeout?;
+        if surplus.above_min == 0 || idle_for < limit || now < *next_trim {
+            return None;
+        }
+        // One at a time, so that load that returns soon finds the others.
+        *next_trim = now + limit / TRIM_FRACTION;
+        Some(CloseReason::Idle)
     }
-    shared.gate.keep_minimum();
-}
 
-fn report_leaks(shared: &Shared) {
-    let Some(threshold) = shared.settings.leak_threshold else { return };
-    let mut found = Vec::new();
-    shared.gate.long_held(threshold, |holder, held| {
-        if !std::mem::replace(&mut holder.reported, true) {
-            found.push((holder.at, held));
+    fn is_keepalive_due(&self, pooled: &Pooled, now: Instant) -> bool {
+        let silent_for = now.saturating_duration_since(pooled.conn().answered_at());
+        self.settings.keepalive.is_some_and(|interval| silent_for >= interval)
+    }
+
+    /// Puts an inspected connection back into the store.
+    fn keep_inspected(&self, pooled: Pooled) {
+        // Store it before reporting it to the gate, which may lend it immediately.
+        drop(pooled);
+        self.gate.end_check();
+    }
+
+    fn close_inspected(&self, pooled: Pooled, reason: CloseReason) {
+        pooled.close(reason);
+        self.gate.end_check_closed();
+    }
+
+    /// Logs each connection that is held for longer than the leak threshold, once.
+    fn report_leaks(&self) {
+        let Some(threshold) = self.settings.leak_threshold else { return };
+        let mut found = Vec::new();
+        self.gate.long_held(threshold, |holder, held| {
+            if !std::mem::replace(&mut holder.reported, true) {
+                found.push((holder.at, held));
+            }
+        });
+        for (at, held) in found {
+            self.gate.with_counts(|counts| counts.leaks += 1);
+            let (held, pool) = (held.as_secs_f64(), &self.settings.name);
+            logged(|| warn!("Connection held for {held:.1} s, acquired at {at}: leaked? (pool \"{pool}\")"));
         }
-    });
-    for (at, held) in found {
-        shared.gate.with_counts(|counts| counts.leaks += 1);
-        let (held, pool) = (held.as_secs_f64(), &shared.settings.name);
-        logged(|| warn!("Connection held for {held:.1} s, acquired at {at}: leaked? (pool \"{pool}\")"));
     }
 }

@@ -1,4 +1,12 @@
-//! The pool: a gate in front, r2d2 as the store and the connector of connections, a maintenance thread behind.
+//! The pool: the public handle and its parts.
+//!
+//! - `gate` decides which caller gets a connection next and when to connect. It holds no connection.
+//! - `store` is r2d2, which connects on the gate's requests and keeps the idle sessions.
+//! - `acquire` and `release` lend a session and take it back; `statement` runs statements on it.
+//! - `maintenance` is the background thread.
+//! - `session` is one server session; `transport` is the byte stream under its driver.
+//!
+//! This file opens, resizes, suspends, resets and closes a pool. It knows nothing of statements and rows.
 
 mod acquire;
 mod cancellation;
@@ -42,32 +50,35 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-/// Threads that make connections; more would only queue up at the server's postmaster.
+/// Threads that connect. The server's postmaster accepts connections one at a time, so more would not be faster.
 const CONNECTOR_THREADS: usize = 4;
 
-/// How much longer than the connect timeout opening waits, so that the failed attempt tells its own reason.
+/// How much longer than the connect timeout `open` waits, so that the failed attempt reports its own cause.
 const REASON_GRACE: Duration = Duration::from_millis(100);
 
-/// A pool of connections to one database; cheap to clone, every clone is the same pool.
+/// A pool of connections to one database. Cloning is cheap, and every clone is the same pool.
 ///
-/// Dropping the last handle ends the pool's threads and connections; [`close`](Pool::close) does it in order.
+/// Dropping the last handle ends the pool's threads and connections. [`close`](Pool::close) also waits for borrowers.
 #[derive(Clone)]
 pub struct Pool {
     shared: Arc<Shared>,
 }
 
+/// The state that all handles, borrowers, and the maintenance thread share.
+///
+/// **Lock rule**: the two locks are independent, each governs its own field, and neither is held while waiting.
 pub(crate) struct Shared {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
     catalogue: Arc<Catalogue>,
     settings: PoolSettings,
-    /// As last resized.
+    /// The maximum, as last resized.
     max_connections: AtomicU32,
     maintenance: MaintenanceHandle,
-    /// Emptied by `close`, so that r2d2's threads end.
+    /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     guards: Guards,
-    /// Where connections were acquired that came back inside a transaction: each place is reported once.
+    /// Where connections were acquired that came back inside a transaction. Each place is logged once.
     left_in_transaction: Mutex<HashSet<&'static Location<'static>>>,
 }
 
@@ -78,51 +89,36 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// Opens a pool: connects, and keeps `min_connections` open from then on.
+    /// Opens a pool: connects `min_connections` and keeps at least as many open.
     ///
     /// # Blocking
     ///
-    /// Until the minimum is connected, at most for the connect timeout. A refused login or a refused
-    /// connection ends it at once. With [`Start::Wait`] it does not wait.
+    /// Until the minimum is connected, at most for the connect timeout. A refused login or connection ends it at once. With
+    /// [`Start::Wait`] it does not block.
     ///
     /// # Errors
     ///
-    /// - `Settings`: the sizes or times contradict each other, or the certificate file cannot be used.
-    /// - `Authentication`: the server refuses user, password or database; its words are in the message. Not with
+    /// - `Settings`: sizes or times contradict each other, or the certificate file cannot be used.
+    /// - `Authentication`: the server refuses user, password or database; the error contains its message. Not with
     ///   [`Start::Wait`].
-    /// - `Down`: the server cannot be reached, or did not answer in time. Not with [`Start::Wait`].
+    /// - `Down`: the server cannot be reached or did not answer in time. Not with [`Start::Wait`].
     pub fn open(settings: &PoolSettings) -> Result<Pool> {
         settings.validate()?;
         let catalogue = Arc::new(Catalogue::new());
-        let connector = SessionFactory::new(settings, catalogue.clone())?;
+        let factory = SessionFactory::new(settings, catalogue.clone())?;
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
             max: settings.max_connections,
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_called_off: cancellation::is_stopped,
+            is_cancelled: cancellation::is_stopped,
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();
-        let threads = ScheduledThreadPool::builder()
-            .num_threads(CONNECTOR_THREADS)
-            .thread_name_pattern("poolhouse-connect-{}")
-            .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
-            .build();
         let ceiling = ceiling(settings.max_connections);
-        let (closer, books) = (maintenance.handle(), gate.clone());
-        let store = r2d2::Pool::builder()
-            .max_size(ceiling)
-            .min_idle(Some(ceiling))
-            .test_on_check_out(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connection_timeout(Duration::from_secs(1))
-            .error_handler(Box::new(r2d2::NopErrorHandler))
-            .connection_customizer(Box::new(Dropped(move |session| closer.close_dropped(session, &books))))
-            .thread_pool(Arc::new(threads))
-            .build_unchecked(Manager::new(gate.clone(), generations.clone(), connector));
+        let manager = Manager::new(gate.clone(), generations.clone(), factory);
+        let store = store(manager, ceiling, maintenance.handle(), gate.clone());
         let shared = Arc::new(Shared {
             gate,
             generations,
@@ -146,21 +142,21 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Lends a connection; dropping it gives it back.
+    /// Lends a connection. Dropping it returns it to the pool.
     ///
     /// # Blocking
     ///
-    /// Until a connection is there, at most for the pool's acquire timeout, in every state of the server.
+    /// Until a connection is available, at most for the pool's acquire timeout, in every state of the server.
     ///
     /// # Errors
     ///
-    /// - `Exhausted`: no connection came free in time.
-    /// - `Suspended`: lending was suspended all the time.
-    /// - `Saturated`: as many callers wait already as may, or the queue's delay stays above its target; at once.
-    /// - `Down`: the server cannot be reached, or does not answer; at once when that has lasted longer than the
+    /// - `Exhausted`: no connection became available in time.
+    /// - `Suspended`: the pool was suspended for the whole time.
+    /// - `Saturated`: the queue is full, or its delay stays above the target; at once.
+    /// - `Down`: the server cannot be reached or does not answer; at once if that has lasted longer than the
     ///   outage grace.
     /// - `Authentication`: the server refuses the login.
-    /// - `SelfDeadlock`: this thread holds a connection already and no other is left; at once. The thread that
+    /// - `SelfDeadlock`: this thread already holds a connection and no other is available; at once. The thread that
     ///   acquired a connection counts as its holder until it is returned, even if another thread uses it.
     /// - `Closed`: the pool is closed.
     #[track_caller]
@@ -168,11 +164,11 @@ impl Pool {
         self.get_connection_timeout(self.shared.settings.acquire_timeout)
     }
 
-    /// Lends a connection, waiting at most `timeout`; zero takes one that is ready or fails at once.
+    /// Lends a connection and waits at most `timeout` for it. With zero it takes an idle one or fails at once.
     ///
     /// # Blocking
     ///
-    /// At most `timeout`, and at most some milliseconds more.
+    /// At most `timeout` and some milliseconds.
     ///
     /// # Errors
     ///
@@ -184,14 +180,14 @@ impl Pool {
         Ok(Connection::new(lease))
     }
 
-    /// The pool's numbers.
+    /// The pool's current sizes, counters and timings.
     ///
     /// # Blocking
     ///
-    /// Never waits for a connection or the network.
+    /// Never for a connection or the network.
     pub fn status(&self) -> PoolStatus {
-        let mut status = PoolStatus { name: self.shared.settings.name.clone(), ..PoolStatus::default() };
-        self.shared.gate.snapshot(&mut status);
+        let mut status =
+            PoolStatus { name: self.shared.settings.name.clone(), ..self.shared.gate.snapshot() };
         if let Some(threshold) = self.shared.settings.leak_threshold {
             self.shared.gate.long_held(threshold, |holder, held_for| {
                 status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
@@ -200,11 +196,12 @@ impl Pool {
         status
     }
 
-    /// Changes the sizes of a running pool. Growing happens at once; connections above a smaller maximum are
-    /// closed as they come back.
+    /// Changes the sizes of a running pool.
+    ///
+    /// The pool grows at once. Connections above a smaller maximum are closed when they are returned.
     ///
     /// The maximum has a ceiling that is fixed when the pool is opened: twice the maximum it is opened with, and at
-    /// least 64. Beyond that, open another pool.
+    /// least 64. For more, open another pool.
     ///
     /// # Errors
     ///
@@ -231,12 +228,13 @@ impl Pool {
             return Err(Error::Closed);
         }
         self.shared.max_connections.store(max, Ordering::Relaxed);
-        self.shared.maintenance.look();
+        self.shared.maintenance.inspect();
         Ok(())
     }
 
-    /// Lets callers wait, within their deadlines, instead of serving them; those served already go on.
-    /// For a short maintenance of the server.
+    /// Suspends lending, for a short maintenance of the server.
+    ///
+    /// Callers wait within their deadlines. Lent connections are not affected.
     ///
     /// # Errors
     ///
@@ -245,7 +243,7 @@ impl Pool {
         if self.shared.gate.suspend() { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Serves callers again after [`suspend`](Pool::suspend).
+    /// Resumes lending after [`suspend`](Pool::suspend).
     ///
     /// # Errors
     ///
@@ -254,22 +252,26 @@ impl Pool {
         if self.shared.gate.resume() { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Replaces every connection: idle ones now, lent ones when they come back; and forgets what is known of the server's
-    /// functions, views and triggers. For a changed password, a changed role setting, a moved server, a migration.
+    /// Replaces every connection: idle ones now, lent ones when they are returned.
+    ///
+    /// It also discards what the pool has learned about the server's functions, views and triggers. Use it after a change of the
+    /// password or of a role's settings, a move of the server, or a migration.
     pub fn reset(&self) {
         self.shared.generations.outdate_all();
         self.shared.catalogue.note_change();
-        self.shared.maintenance.look();
+        self.shared.maintenance.inspect();
     }
 
-    /// Closes the pool: who waits is told so at once, lent connections may finish and are closed on return.
-    /// A second call finds nothing left to do.
+    /// Closes the pool.
     ///
-    /// Returns whether every connection was back at `deadline`.
+    /// Waiters fail immediately with `Closed`. Lent connections can still be used and are closed when they are returned. A
+    /// second call has no effect.
+    ///
+    /// Returns whether every connection was returned within `deadline`.
     ///
     /// # Blocking
     ///
-    /// Until every connection is back, at most `deadline`.
+    /// Until every connection is returned, at most `deadline`.
     pub fn close(&self, deadline: Duration) -> bool {
         let shared = &self.shared;
         let deadline = add(Instant::now(), deadline);
@@ -306,14 +308,39 @@ impl Drop for Shared {
     }
 }
 
-/// How far a pool opened with a maximum of `max` can grow: r2d2's size is fixed, and each slot costs every acquire
-/// a third of a nanosecond.
+/// r2d2's pool, which connects only on the gate's requests and closes connections only through the maintenance thread.
+fn store(
+    manager: Manager,
+    ceiling: u32,
+    maintenance: MaintenanceHandle,
+    gate: Arc<Gate>,
+) -> r2d2::Pool<Manager> {
+    let threads = ScheduledThreadPool::builder()
+        .num_threads(CONNECTOR_THREADS)
+        .thread_name_pattern("poolhouse-connect-{}")
+        .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
+        .build();
+    r2d2::Pool::builder()
+        .max_size(ceiling)
+        .min_idle(Some(ceiling))
+        .test_on_check_out(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connection_timeout(Duration::from_secs(1))
+        .error_handler(Box::new(r2d2::NopErrorHandler))
+        .connection_customizer(Box::new(Dropped(move |session| maintenance.close_dropped(session, &gate))))
+        .thread_pool(Arc::new(threads))
+        .build_unchecked(manager)
+}
+
+/// The largest maximum to which a pool opened with a maximum of `max` can be resized. r2d2's size is fixed, and each slot adds
+/// a third of a nanosecond to every acquire.
 fn ceiling(max: u32) -> u32 {
     max.saturating_mul(2).max(64)
 }
 
 impl Shared {
-    /// What a caller is told whom the gate has refused.
+    /// The error for a refusal by the gate, with the pool's name.
     fn refused(&self, (refusal, mut numbers): (Refusal, Box<PoolNumbers>)) -> Error {
         numbers.pool.clone_from(&self.settings.name);
         match refusal {
@@ -323,7 +350,7 @@ impl Shared {
             Refusal::Down => Error::Down(numbers),
             Refusal::Login => Error::Authentication(numbers),
             Refusal::Closed => Error::Closed,
-            Refusal::CalledOff => Error::Cancelled,
+            Refusal::Cancelled => Error::Cancelled,
             Refusal::SelfDeadlock => Error::SelfDeadlock(numbers),
         }
     }
@@ -331,6 +358,6 @@ impl Shared {
 
 /// `now + timeout`, for timeouts of any length.
 pub(crate) fn add(now: Instant, timeout: Duration) -> Instant {
-    const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    now + timeout.min(AGES)
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now + timeout.min(CENTURY)
 }

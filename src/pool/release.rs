@@ -1,4 +1,5 @@
-//! Releasing: a connection is kept, reset, or closed, by what has become of its session.
+//! Releasing: keeps, resets, or closes a returned connection, depending on the state of its session. It knows nothing of
+//! waiters; the gate lends the connection on.
 
 use crate::pool::acquire::CHECK_LIMIT;
 use crate::pool::deadline;
@@ -13,9 +14,9 @@ use std::panic::Location;
 use std::time::Instant;
 
 impl Shared {
-    /// Takes a connection back: keeps it, has it cleaned, or closes it.
+    /// Takes a connection back from its borrower: keeps it, resets it in the background, or closes it.
     pub(super) fn give_back(&self, session: Box<Session>, permit: Permit, at: &'static Location<'static>) {
-        let pooled = match self.guards.join(permit.number(), session) {
+        let pooled = match self.guards.reattach(permit.number(), session) {
             Ok(pooled) => pooled,
             Err(session) => {
                 self.maintenance.close_dropped(session, &self.gate);
@@ -23,66 +24,68 @@ impl Shared {
                 return;
             }
         };
-        if pooled.verdict() == Verdict::Reset
-            && !self.gate.retires()
-            && self.generations.standing(pooled.generation) != GenerationStatus::Outdated
-        {
-            if pooled.conn().is_in_transaction()
-                && self.left_in_transaction.lock().is_ok_and(|mut places| places.insert(at))
-            {
-                let pool = &self.settings.name;
-                logged(|| {
-                    warn!(
-                        "Connection acquired at {at} came back inside a transaction, which is rolled back; from there \
-                         no more is said of it (pool \"{pool}\")"
-                    );
-                });
-            }
-            self.gate.detach(&permit);
-            if let Some((mut pooled, permit)) = self.maintenance.clean(pooled, permit) {
-                // So much is being done that the maintenance thread lags behind: the borrower pays for itself, in its own time.
-                if deadline::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
-                    pooled.condemn(CloseReason::Dirty);
-                    return self.give_back_clean(pooled, permit);
-                }
-                self.clean(pooled, permit, CHECK_LIMIT);
-            }
-            return;
+        if pooled.verdict() == Verdict::Reset && !self.is_surplus_or_outdated(&pooled) {
+            self.reset_and_give_back(pooled, permit, at);
+        } else {
+            self.give_back_clean(pooled, permit);
         }
-        self.give_back_clean(pooled, permit);
     }
 
-    /// Takes back a connection that is clean, or condemned.
+    /// Resets a connection on the maintenance thread; on the borrower's if that one has too much to do.
+    fn reset_and_give_back(&self, pooled: Pooled, permit: Permit, at: &'static Location<'static>) {
+        if pooled.conn().is_in_transaction()
+            && self.left_in_transaction.lock().is_ok_and(|mut places| places.insert(at))
+        {
+            let pool = &self.settings.name;
+            logged(|| {
+                warn!(
+                    "Connection acquired at {at} came back inside a transaction, which is rolled back; later \
+                     ones from there are not logged (pool \"{pool}\")"
+                );
+            });
+        }
+        self.gate.detach(&permit);
+        let Some((mut pooled, permit)) = self.maintenance.clean(pooled, permit) else { return };
+        if deadline::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
+            // The borrower has no time for a reset.
+            pooled.condemn(CloseReason::Dirty);
+            return self.give_back_clean(pooled, permit);
+        }
+        self.clean(pooled, permit, CHECK_LIMIT);
+    }
+
+    /// Whether the connection has to be closed whatever its session's state: the pool is closed or above its maximum, or the
+    /// connection is outdated.
+    fn is_surplus_or_outdated(&self, pooled: &Pooled) -> bool {
+        self.gate.retires() || self.generations.status(pooled.generation) == GenerationStatus::Outdated
+    }
+
+    /// Puts a connection back into the store, or closes it if its session is not clean, expired, surplus or outdated.
     pub(super) fn give_back_clean(&self, mut pooled: Pooled, permit: Permit) {
         let now = Instant::now();
         let reason = match pooled.verdict() {
             Verdict::Close(reason) => Some(reason),
             Verdict::Reset => Some(CloseReason::Retired),
             Verdict::Keep if pooled.retire_at.is_some_and(|at| at <= now) => Some(CloseReason::Expired),
-            Verdict::Keep
-                if self.gate.retires()
-                    || self.generations.standing(pooled.generation) == GenerationStatus::Outdated =>
-            {
-                Some(CloseReason::Retired)
-            }
+            Verdict::Keep if self.is_surplus_or_outdated(&pooled) => Some(CloseReason::Retired),
             Verdict::Keep => None,
         };
         let holder = match reason {
             None => {
                 pooled.idle_since = now;
-                // Into the store first: the gate may lend it on the moment it hears of it.
+                // Store it before the release, because the gate may lend it immediately.
                 drop(pooled);
                 self.gate.release(permit, now)
             }
             Some(reason) => {
-                let is_news = match reason {
-                    // The others are on the same server, and would pass a check.
+                let is_first = match reason {
+                    // The other connections are to the same demoted server, and a check would not detect that.
                     _ if pooled.is_demoted() => self.generations.outdate(pooled.generation),
                     CloseReason::Broken => self.generations.suspect(pooled.generation),
                     _ => false,
                 };
-                if is_news {
-                    self.maintenance.look();
+                if is_first {
+                    self.maintenance.inspect();
                 }
                 if pooled.has_timed_out() {
                     self.maintenance.cancel(pooled.cancel());

@@ -1,4 +1,7 @@
-//! Running statements on a lent session, within the limits of the pool and of the thread.
+//! Runs statements on a lent session within the statement timeout and the thread's deadline, and makes them
+//! cancellable.
+//!
+//! It knows nothing of what a statement means; `session` does.
 
 use crate::error::{Error, Result};
 use crate::pool::session::{Failure, Limit, Params, Session};
@@ -9,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How much longer than the server's `statement_timeout` the pool waits for an answer: the server's own words
-/// are worth it.
+/// How much longer than the server's `statement_timeout` the pool waits for an answer. In this time the server's own
+/// error arrives, and the connection stays usable.
 const ANSWER_GRACE: Duration = Duration::from_millis(200);
 
 impl Shared {
-    /// How long a statement may take to be answered.
+    /// The time limit of a statement that starts now: the earlier of the statement timeout and the thread's deadline.
     pub(crate) fn statement_limit(&self) -> Limit {
         let within = self.settings.statement_timeout.map(|limit| limit.saturating_add(ANSWER_GRACE));
         match (deadline::answer_deadline(), within) {
@@ -31,7 +34,7 @@ impl Shared {
         params: Params<'_>,
     ) -> Result<Vec<Row>, Failure> {
         let limit = self.statement_limit();
-        self.unless_called_off(session, |session| session.query(sql, params, limit))
+        self.cancellable(session, |session| session.query(sql, params, limit))
     }
 
     pub(crate) fn query_again(
@@ -41,7 +44,7 @@ impl Shared {
         params: Params<'_>,
     ) -> Result<Vec<Row>, Failure> {
         let limit = self.statement_limit();
-        self.unless_called_off(session, |session| session.query_again(sql, params, limit))
+        self.cancellable(session, |session| session.query_again(sql, params, limit))
     }
 
     pub(crate) fn write(
@@ -51,19 +54,20 @@ impl Shared {
         params: Params<'_>,
     ) -> Result<u64, Failure> {
         let limit = self.statement_limit();
-        self.unless_called_off(session, |session| session.write(sql, params, limit))
+        self.cancellable(session, |session| session.write(sql, params, limit))
     }
 
-    /// Runs a statement so that whoever may call this thread's work off can end it.
-    fn unless_called_off<R>(
+    /// Runs a statement that the thread's [`Cancellation`](super::cancellation::Cancellation) can cancel on the
+    /// server.
+    fn cancellable<R>(
         self: &Arc<Shared>,
         session: &mut Session,
         statement: impl FnOnce(&mut Session) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
-        let Some(stop) = cancellation::current() else { return statement(session) };
+        let Some(cancellation) = cancellation::current() else { return statement(session) };
         let (maintenance, cancel) = (self.maintenance.clone(), session.cancel());
-        let Some(in_flight) = stop.enter(Box::new(move || maintenance.cancel(cancel))) else {
-            return Err(Failure::of_caller(Error::Cancelled));
+        let Some(in_flight) = cancellation.enter(Box::new(move || maintenance.cancel(cancel))) else {
+            return Err(Failure::without_retry(Error::Cancelled));
         };
         let outcome = statement(session);
         if !in_flight.end() {
@@ -71,13 +75,13 @@ impl Shared {
         }
         session.note_cancelled();
         outcome.map_err(|failure| match failure.error.sqlstate() {
-            // Refused, so without effect.
-            Some("57014") => Failure::of_caller(Error::Cancelled),
+            // The server cancelled the statement, so it had no effect.
+            Some("57014") => Failure::without_retry(Error::Cancelled),
             _ => failure,
         })
     }
 
-    /// Waits between two attempts; false where the deadline comes first or the work has been called off.
+    /// Waits between two attempts. Returns false where the thread's deadline comes first or its work is cancelled.
     pub(crate) fn pause(&self, pause: Duration) -> bool {
         let ends = add(Instant::now(), pause);
         if deadline::deadline().is_some_and(|deadline| deadline <= ends) {
@@ -88,13 +92,13 @@ impl Shared {
             if left.is_zero() {
                 return true;
             }
-            // Woken when the work is called off.
+            // A cancellation unparks the thread.
             std::thread::park_timeout(left);
         }
         false
     }
 
-    /// How many connections there may be, how many callers may wait, and for how long.
+    /// The maximum of connections, the maximum of waiting callers, and the acquire timeout.
     pub(crate) fn bounds(&self) -> (u32, u32, Duration) {
         let settings = &self.settings;
         (self.max_connections.load(Ordering::Relaxed), settings.max_waiting, settings.acquire_timeout)
@@ -104,7 +108,7 @@ impl Shared {
         self.settings.acquire_timeout
     }
 
-    /// Whether a read that was lost in flight is run again.
+    /// Whether a query that only reads is run again when its answer is lost.
     pub(crate) fn repeats_reads(&self) -> bool {
         self.settings.retry_reads
     }

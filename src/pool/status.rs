@@ -1,65 +1,74 @@
-//! The pool's numbers: the counters, kept under the gate's lock, and the snapshot of them.
+//! The pool's numbers: one structure that the gate counts in, that [`Pool::status`](crate::Pool::status) returns and that the
+//! health report shows.
+//!
+//! It knows nothing of the gate or of databases, and has no lock: the gate keeps its counters under its own. A new counter is
+//! one field of [`PoolStatus`] and one `+= 1` where the event happens.
 
 use crate::error::ConnectFailure;
+use serde::{Serialize, Serializer};
 use std::time::Duration;
 
-/// What the pool was doing when it was asked. Read without touching the network or any connection; the
-/// gauges belong to one moment, the counters are read one after the other.
-#[derive(Debug, Clone, Default)]
+/// A snapshot of the pool: gauges of one moment, and counters since the pool was opened.
+///
+/// Reading it touches neither the network nor a connection. It serializes as `pool_stats` of the health report does, without
+/// `usage_percent`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PoolStatus {
-    /// The pool's name.
-    pub name: String,
-    /// Whether the pool lends.
-    pub state: PoolState,
-    /// Connections kept open.
+    /// Connections that the pool keeps open.
     pub min_connections: u32,
-    /// The most connections open at once.
+    /// The maximum number of open connections.
     pub max_connections: u32,
     /// Connections ready to lend.
     pub available: u32,
-    /// Connections lent out, or being cleaned after use.
+    /// Connections lent, or being cleaned after use.
     pub in_use: u32,
-    /// Connections connecting.
-    pub connecting: u32,
-    /// `available` + `in_use` + `connecting`; never above `max_connections`, save for a while after a
-    /// resize to a smaller maximum.
+    /// `available` + `in_use` + `connecting`; above `max_connections` only for a while after a resize to a smaller maximum.
     pub total: u32,
+    /// Connections requested or being opened. Serializes as `being_made`.
+    #[serde(rename = "being_made")]
+    pub connecting: u32,
     /// Callers in the queue.
     pub waiting: u32,
-    /// The most callers that may wait.
+    /// The maximum number of callers in the queue.
     pub max_waiting: u32,
-    /// The standing failure to connect; `None` while the server can be reached.
+    /// The pool's name, as errors and log lines give it.
+    pub name: String,
+    /// Whether the pool lends connections.
+    pub state: PoolState,
+    /// The last failure to connect; `None` while the server can be reached. Not serialized, because its text names hosts.
+    #[serde(skip)]
     pub last_failure: Option<ConnectFailure>,
-    /// The most connections lent at once, ever.
+    /// The highest number of connections lent at the same time.
     pub peak_in_use: u32,
-    /// Calls for a connection.
+    /// Requests for a connection.
     pub requests: u64,
-    /// Calls that had to wait.
+    /// Requests that waited in the queue.
     pub queued: u64,
-    /// Calls that ended because their time ran out.
+    /// Requests that failed because their time ran out, or because the thread would have waited for itself.
     pub timed_out: u64,
-    /// Calls refused at once because the queue was full, or shed because its delay stayed above the target.
+    /// Requests refused immediately because the queue was full, or shed because its delay stayed above the target.
     pub rejected: u64,
-    /// Those of `timed_out` and `rejected` that fell into an outage or a suspension, which a larger pool would not
-    /// have spared.
+    /// The part of `timed_out` and `rejected` that an outage or a suspension caused: a larger pool would not have prevented
+    /// them.
     pub turned_away_in_outage: u64,
-    /// Calls refused because the server was down.
+    /// Requests refused because the server was down.
     pub refused_down: u64,
-    /// Connections made.
+    /// Connections opened.
     pub connects: u64,
-    /// Attempts to connect that failed.
+    /// Failed attempts to connect.
     pub connect_failures: u64,
     /// Connections closed, by reason.
     pub closed: ClosedCounts,
-    /// Sessions reset because their borrower left something behind.
+    /// Sessions reset because their borrower left session state behind.
     pub resets: u64,
-    /// Connections reported as held too long, ever.
+    /// Connections that were reported as held too long.
     pub leaks: u64,
-    /// Connections held beyond the leak threshold right now.
+    /// Connections held beyond the leak threshold now. Serializes as their number.
+    #[serde(serialize_with = "serialize_len")]
     pub long_held: Vec<LongHeld>,
-    /// How long callers waited until they had a connection that could be used, or until they gave up or were
-    /// turned away. Those refused without waiting are left out.
+    /// How long requests waited, until they got a usable connection, gave up or were turned away. Requests refused without
+    /// waiting are not included.
     pub wait_times: Histogram,
     /// How long connections were held.
     pub use_times: Histogram,
@@ -67,164 +76,18 @@ pub struct PoolStatus {
     pub connect_times: Histogram,
 }
 
-/// Whether the pool lends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PoolState {
-    /// It does.
-    #[default]
-    Open,
-    /// Callers wait until it is resumed.
-    Suspended,
-    /// It does not and will not.
-    Closed,
-}
-
-/// Connections closed, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClosedCounts {
-    /// Broken: the server or the network ended them, or an answer did not come in time.
-    pub broken: u64,
-    /// Found dead or outdated before being lent.
-    pub invalid: u64,
-    /// Older than the maximum lifetime.
-    pub expired: u64,
-    /// Idle and above the minimum.
-    pub idle: u64,
-    /// Overflow, no longer needed.
-    pub overflow: u64,
-    /// Could not be made clean after use.
-    pub dirty: u64,
-    /// The pool was closed, reset or made smaller.
-    pub retired: u64,
-}
-
-impl ClosedCounts {
-    /// All of them together.
-    pub fn total(&self) -> u64 {
-        self.broken + self.invalid + self.expired + self.idle + self.overflow + self.dirty + self.retired
-    }
-}
-
-/// A connection held beyond the leak threshold.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct LongHeld {
-    /// How long it has been held.
-    pub held_for: Duration,
-    /// Where it was acquired, as `file:line`.
-    pub acquired_at: String,
-}
-
-/// Durations, counted in buckets that double from 1 µs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Histogram {
-    /// Bucket `i` counts durations below 2^i µs and not below 2^(i-1) µs; the last one everything above.
-    pub buckets: Vec<u64>,
-    /// The sum of all durations.
-    pub sum: Duration,
-}
-
-impl Histogram {
-    /// How many durations were counted.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+impl PoolStatus {
+    /// `in_use` as a share of `max_connections`, in percent; above 100 while a pool that was made smaller shrinks.
+    pub fn usage_percent(&self) -> f64 {
+        match (self.in_use, self.max_connections) {
+            (0, _) => 0.0,
+            // A maximum of zero has no shares, but the pool is in use.
+            (_, 0) => 100.0,
+            (in_use, max) => f64::from(in_use) * 100.0 / f64::from(max),
+        }
     }
 
-    /// An upper bound of the duration below which the share `quantile` (0 to 1) of all lies: the end of its
-    /// bucket, so at most twice the true value. `None` where nothing was counted.
-    pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let rank = (quantile.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
-        let mut seen = 0;
-        let bucket = self.buckets.iter().position(|count| {
-            seen += count;
-            seen >= rank
-        })?;
-        Some(Duration::from_micros(1 << bucket))
-    }
-}
-
-/// Enough buckets for an hour.
-const BUCKETS: usize = 33;
-
-/// A histogram being counted.
-#[derive(Debug, Clone)]
-pub(crate) struct Durations {
-    buckets: [u64; BUCKETS],
-    sum: Duration,
-}
-
-impl Default for Durations {
-    fn default() -> Durations {
-        Durations { buckets: [0; BUCKETS], sum: Duration::ZERO }
-    }
-}
-
-impl Durations {
-    pub(crate) fn add(&mut self, duration: Duration) {
-        self.buckets[bucket(duration)] += 1;
-        self.sum = self.sum.saturating_add(duration);
-    }
-
-    /// Takes back what was added.
-    pub(crate) fn remove(&mut self, duration: Duration) {
-        self.buckets[bucket(duration)] -= 1;
-        self.sum = self.sum.saturating_sub(duration);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn sum(&self) -> Duration {
-        self.sum
-    }
-
-    fn to_histogram(&self) -> Histogram {
-        Histogram { buckets: self.buckets.to_vec(), sum: self.sum }
-    }
-}
-
-fn bucket(duration: Duration) -> usize {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    ((u64::BITS - micros.leading_zeros()) as usize).min(BUCKETS - 1)
-}
-
-/// Why a connection was closed; one counter each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CloseReason {
-    Broken,
-    Invalid,
-    Expired,
-    Idle,
-    Overflow,
-    Dirty,
-    Retired,
-}
-
-/// Everything that is counted.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) peak_in_use: u32,
-    pub(crate) requests: u64,
-    pub(crate) queued: u64,
-    pub(crate) timed_out: u64,
-    pub(crate) rejected: u64,
-    pub(crate) turned_away_in_outage: u64,
-    pub(crate) refused_down: u64,
-    pub(crate) connects: u64,
-    pub(crate) connect_failures: u64,
-    pub(crate) closed: ClosedCounts,
-    pub(crate) resets: u64,
-    pub(crate) leaks: u64,
-    pub(crate) wait_times: Durations,
-    pub(crate) use_times: Durations,
-    pub(crate) connect_times: Durations,
-}
-
-impl Counts {
+    /// Counts a closed connection.
     pub(crate) fn close(&mut self, reason: CloseReason) {
         let counter = match reason {
             CloseReason::Broken => &mut self.closed.broken,
@@ -237,24 +100,147 @@ impl Counts {
         };
         *counter += 1;
     }
+}
 
-    pub(crate) fn fill(&self, status: &mut PoolStatus) {
-        status.peak_in_use = self.peak_in_use;
-        status.requests = self.requests;
-        status.queued = self.queued;
-        status.timed_out = self.timed_out;
-        status.rejected = self.rejected;
-        status.turned_away_in_outage = self.turned_away_in_outage;
-        status.refused_down = self.refused_down;
-        status.connects = self.connects;
-        status.connect_failures = self.connect_failures;
-        status.closed = self.closed;
-        status.resets = self.resets;
-        status.leaks = self.leaks;
-        status.wait_times = self.wait_times.to_histogram();
-        status.use_times = self.use_times.to_histogram();
-        status.connect_times = self.connect_times.to_histogram();
+fn serialize_len<T, S: Serializer>(items: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    items.len().serialize(serializer)
+}
+
+/// Whether the pool lends connections. Serializes in lower case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolState {
+    /// The pool lends connections.
+    #[default]
+    Open,
+    /// Callers wait until the pool is resumed.
+    Suspended,
+    /// The pool lends no connection any more.
+    Closed,
+}
+
+/// Connections closed, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ClosedCounts {
+    /// Broken: the server or the network ended the session, or an answer did not arrive in time.
+    pub broken: u64,
+    /// Found dead or outdated before being lent.
+    pub invalid: u64,
+    /// Older than the maximum lifetime.
+    pub expired: u64,
+    /// Idle, and above the minimum.
+    pub idle: u64,
+    /// Overflow that was no longer needed.
+    pub overflow: u64,
+    /// Could not be cleaned after use.
+    pub dirty: u64,
+    /// The pool was closed, reset or made smaller.
+    pub retired: u64,
+}
+
+impl ClosedCounts {
+    /// The sum over all reasons.
+    pub fn total(&self) -> u64 {
+        self.broken + self.invalid + self.expired + self.idle + self.overflow + self.dirty + self.retired
     }
+}
+
+/// Why a connection was closed; one counter each in [`ClosedCounts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    Broken,
+    Invalid,
+    Expired,
+    Idle,
+    Overflow,
+    Dirty,
+    Retired,
+}
+
+/// A connection held beyond the leak threshold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LongHeld {
+    /// How long it has been held.
+    pub held_for: Duration,
+    /// Where it was acquired, as `file:line:column`.
+    pub acquired_at: String,
+}
+
+/// Enough buckets for an hour.
+const BUCKETS: usize = 33;
+
+/// Durations, counted in buckets whose bounds double from 1 µs.
+///
+/// Serializes as a summary: `count`, `sum_ms`, `p50_ms` and `p99_ms`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Histogram {
+    /// Bucket `i` counts durations from 2^(i-1) µs to below 2^i µs; the last bucket also counts everything above.
+    pub buckets: Vec<u64>,
+    /// The sum of all durations.
+    pub sum: Duration,
+}
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram { buckets: vec![0; BUCKETS], sum: Duration::ZERO }
+    }
+}
+
+impl Histogram {
+    /// The number of durations counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// An upper bound of the given quantile (0 to 1): the end of its bucket, at most twice the true value. `None` where nothing
+    /// was counted.
+    pub fn quantile(&self, quantile: f64) -> Option<Duration> {
+        let rank = (quantile.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = self.buckets.iter().position(|count| {
+            seen += count;
+            seen >= rank
+        })?;
+        Some(Duration::from_micros(1 << bucket))
+    }
+
+    pub(crate) fn add(&mut self, duration: Duration) {
+        self.buckets[bucket(duration)] += 1;
+        self.sum = self.sum.saturating_add(duration);
+    }
+
+    /// Reverts an [`add`](Histogram::add) of the same duration.
+    pub(crate) fn remove(&mut self, duration: Duration) {
+        self.buckets[bucket(duration)] -= 1;
+        self.sum = self.sum.saturating_sub(duration);
+    }
+}
+
+impl Serialize for Histogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Summary {
+            count: u64,
+            sum_ms: f64,
+            p50_ms: Option<f64>,
+            p99_ms: Option<f64>,
+        }
+        let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        let summary = Summary {
+            count: self.count(),
+            sum_ms: ms(self.sum),
+            p50_ms: self.quantile(0.5).map(ms),
+            p99_ms: self.quantile(0.99).map(ms),
+        };
+        summary.serialize(serializer)
+    }
+}
+
+fn bucket(duration: Duration) -> usize {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    ((u64::BITS - micros.leading_zeros()) as usize).min(BUCKETS - 1)
 }
 
 #[cfg(test)]
@@ -263,15 +249,24 @@ mod tests {
 
     #[test]
     fn durations_fall_into_doubling_buckets() {
-        let mut durations = Durations::default();
+        let mut histogram = Histogram::default();
         for micros in [0, 1, 2, 3, 4, 1_000_000] {
-            durations.add(Duration::from_micros(micros));
+            histogram.add(Duration::from_micros(micros));
         }
-        durations.add(Duration::MAX);
-        let histogram = durations.to_histogram();
+        histogram.add(Duration::MAX);
         assert_eq!(histogram.buckets[..4], [1, 1, 2, 1]);
         assert_eq!(histogram.count(), 7);
         assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(4)));
         assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_histogram_serializes_as_its_summary() {
+        let mut histogram = Histogram::default();
+        let empty = serde_json::json!({"count": 0, "sum_ms": 0.0, "p50_ms": null, "p99_ms": null});
+        assert_eq!(serde_json::to_value(&histogram).unwrap(), empty);
+        histogram.add(Duration::from_micros(1500));
+        let one = serde_json::json!({"count": 1, "sum_ms": 1.5, "p50_ms": 2.048, "p99_ms": 2.048});
+        assert_eq!(serde_json::to_value(&histogram).unwrap(), one);
     }
 }

@@ -1,4 +1,7 @@
-//! The helpers, over everything that can run a statement: pool, connection, transaction.
+//! The helpers: [`Execute`] for a pool, a connection and a transaction, and `transaction` with its options.
+//!
+//! `run.rs` runs transactions, `transaction.rs` is one attempt, `commit_probe.rs` finds out whether it committed when
+//! the answer is lost. Nothing here knows how a connection is acquired, nor what a statement's text means. No locks.
 
 mod commit_probe;
 mod options;
@@ -17,32 +20,33 @@ use serde::de::DeserializeOwned;
 use std::panic::Location;
 use std::time::Instant;
 
-/// Something statements can be run on: a [`Pool`], a [`Connection`](crate::Connection), a [`Transaction`], or
-/// [`DatabasePool`](crate::DatabasePool). A repository function that takes `db: &impl Execute` runs in any of
-/// them.
+/// Runs statements on a [`Pool`], a [`Connection`], a [`Transaction`], or
+/// [`DatabasePool`](crate::DatabasePool).
 ///
-/// Each call is one round trip: a statement's text is prepared once per connection and kept. Parameters are
-/// `$1`, `$2`, …; the SQL is one statement.
+/// A repository function that takes `db: &impl Execute` works with each of them.
+///
+/// The SQL is one statement with the parameters `$1`, `$2`, …. Each call is one round trip, because a statement is
+/// prepared once per connection.
 pub trait Execute {
     /// Runs a query and decodes every row.
     ///
     /// # Blocking
     ///
-    /// On a pool, until a connection is there (the acquire timeout) and the answer is (the statement timeout);
-    /// on a connection or transaction the latter only.
+    /// The statement takes at most the statement timeout. On a pool, the call first waits for a connection for at
+    /// most the acquire timeout.
     ///
     /// # Errors
     ///
-    /// - Those of [`Pool::get_connection`], on a pool.
+    /// - On a pool, those of [`Pool::get_connection`].
     /// - `Query`: the server or the driver refused the statement.
     /// - `Decode`: a row does not fit `T`.
-    /// - `DeadlineExceeded`: no answer in time; the statement is cancelled on the server.
-    /// - `ConnectionLost`: the connection broke on the way.
-    /// - `OutcomeUnknown`: as the last two, for a statement that may write.
+    /// - `DeadlineExceeded`: no answer arrived in time; the statement is cancelled on the server.
+    /// - `ConnectionLost`: the connection broke before the answer arrived.
+    /// - `OutcomeUnknown`: instead of the last two, for a statement that may write.
     fn execute_query<T: DeserializeOwned>(&self, sql: &str, params: &[&(dyn ToSql + Sync)])
     -> Result<Vec<T>>;
 
-    /// Runs a query that returns at most one row, and decodes it; `None` where there is none.
+    /// Runs a query that returns at most one row, and decodes it; returns `None` where it returns no row.
     ///
     /// # Blocking
     ///
@@ -50,15 +54,17 @@ pub trait Execute {
     ///
     /// # Errors
     ///
-    /// As [`execute_query`](Execute::execute_query), and `TooManyRows` where there are more.
+    /// - Those of [`execute_query`](Execute::execute_query).
+    /// - `TooManyRows`: the query returned more than one row.
     fn execute_query_one<T: DeserializeOwned>(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>>;
 
-    /// Runs a statement that writes, and returns the number of rows affected. On a pool or connection it is
-    /// committed when this returns `Ok`.
+    /// Runs a statement that writes, and returns the number of affected rows.
+    ///
+    /// On a pool or a connection the write is committed when this returns `Ok`.
     ///
     /// # Blocking
     ///
@@ -66,9 +72,11 @@ pub trait Execute {
     ///
     /// # Errors
     ///
-    /// - Those of [`Pool::get_connection`], on a pool; `Query`; `ConnectionLost`: nothing was done.
-    /// - `OutcomeUnknown`: the answer did not come; the write may or may not have happened. It is never
-    ///   repeated on its own.
+    /// - On a pool, those of [`Pool::get_connection`]: nothing was changed.
+    /// - `Query`: the server or the driver refused the statement; nothing was changed.
+    /// - `ConnectionLost`: the connection broke, and nothing was changed.
+    /// - `OutcomeUnknown`: no answer arrived. The write may or may not have happened; it is never retried
+    ///   automatically.
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64>;
 }
 
@@ -77,7 +85,7 @@ pub(crate) fn all<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>> {
     Ok(decode_rows(rows)?)
 }
 
-/// Decodes the one row there may be.
+/// Decodes at most one row.
 pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &[Row]) -> Result<Option<T>> {
     match rows {
         [] => Ok(None),
@@ -86,15 +94,17 @@ pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &[Row]) -> Result<Option<T>
     }
 }
 
-/// How many connections one statement is tried on. Each try uses up a connection that had died unnoticed, and the
-/// first such death has the others checked before they are lent, so more tries mean that something else is wrong.
-const MOST_ATTEMPTS: u32 = 4;
+/// The number of connections on which one statement is attempted. Each failed attempt closes a dead connection, and
+/// after the first one the pool checks the others before it lends them. So more failures have another cause.
+const MAX_ATTEMPTS: u32 = 4;
 
 impl Pool {
-    /// Runs `operation` on a connection; again on another where it certainly had no effect, or can only have read. In the
-    /// latter case it is told so, and must see to it that nothing can be written.
-    /// The connection is returned with the result, for what is to follow on it once and no more.
-    fn on_a_connection<R>(
+    /// Runs `operation` on a connection. Runs it again on another one where the first attempt certainly had no
+    /// effect, or can only have read.
+    ///
+    /// The argument of `operation` is true once an earlier attempt may have run: `operation` must then prevent
+    /// writes. The connection is returned with the result, for operations that follow without a retry.
+    fn with_retry<R>(
         &self,
         at: &'static Location<'static>,
         mut operation: impl FnMut(&mut Lease, bool) -> Result<R, Failure>,
@@ -103,38 +113,38 @@ impl Pool {
         let deadline = add(started, self.shared().acquire_timeout());
         let mut now = started;
         let mut attempts = 0;
-        let mut may_be_done = false;
+        let mut may_have_run = false;
         loop {
             let shared = self.shared().clone();
             let mut lease = match attempts {
                 0 => shared.lend(now, deadline, at)?,
                 _ => shared.lend_again(now, deadline, at)?,
             };
-            let failure = match operation(&mut lease, may_be_done) {
+            let failure = match operation(&mut lease, may_have_run) {
                 Ok(result) => return Ok((lease, result)),
                 Err(failure) => failure,
             };
             match failure.retry {
                 Retry::Safe => {}
-                Retry::ReadOnly if self.shared().repeats_reads() => may_be_done = true,
+                Retry::ReadOnly if self.shared().repeats_reads() => may_have_run = true,
                 _ => return Err(failure.error),
             }
             now = Instant::now();
             attempts += 1;
-            if now >= deadline || attempts == MOST_ATTEMPTS {
+            if now >= deadline || attempts == MAX_ATTEMPTS {
                 return Err(failure.error);
             }
         }
     }
 
-    /// The rows of a query. Others may have the connection while they are decoded.
+    /// Runs a query and returns its rows. The connection is returned to the pool before the rows are decoded.
     fn rows(
         &self,
         at: &'static Location<'static>,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        let rows = self.on_a_connection(at, |lease, may_be_done| match may_be_done {
+        let rows = self.with_retry(at, |lease, may_have_run| match may_have_run {
             false => lease.query(sql, params),
             true => lease.query_again(sql, params),
         });
@@ -163,9 +173,9 @@ impl Execute for Pool {
 
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let count = self.on_a_connection(Location::caller(), |lease, _| {
+        let count = self.with_retry(Location::caller(), |lease, _| {
             lease.write(sql, params).map_err(|failure| match failure.retry {
-                Retry::ReadOnly => Failure::of_caller(failure.error),
+                Retry::ReadOnly => Failure::without_retry(failure.error),
                 _ => failure,
             })
         });

@@ -1,10 +1,13 @@
-//! How a transaction is run.
+//! The options of a transaction: isolation, access, retries, verification, timeout.
+//!
+//! These are values. `run.rs` carries them out.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// How [`Pool::transaction_with`](crate::Pool::transaction_with) runs a transaction. The default is what
-/// [`Pool::transaction`](crate::Pool::transaction) does.
+/// How [`Pool::transaction_with`](crate::Pool::transaction_with) runs a transaction.
+///
+/// The default is what [`Pool::transaction`](crate::Pool::transaction) does.
 ///
 /// # Examples
 ///
@@ -22,26 +25,28 @@ use std::time::Duration;
 pub struct TransactionOptions {
     /// The isolation level; `None` is the server's default, usually read committed.
     pub isolation: Option<Isolation>,
-    /// Whether the server is to refuse writes.
+    /// Whether the transaction is `READ ONLY`: the server refuses writes.
     pub is_read_only: bool,
-    /// What to do when the transaction loses against another.
+    /// How often the transaction is attempted when it conflicts with another one.
     pub retry: RetryPolicy,
-    /// Whether a lost answer to the commit is looked into, and how long the server's return is waited for then;
-    /// see [`Pool::transaction_verified`](crate::Pool::transaction_verified).
+    /// How long the commit status is queried for when the answer to COMMIT is lost; `None` returns `OutcomeUnknown`
+    /// without a query. See [`Pool::transaction_verified`](crate::Pool::transaction_verified).
     pub verify_within: Option<Duration>,
-    /// How long all of it may take, every attempt and every wait together; `None` leaves it to the limits of the
-    /// parts.
+    /// The limit for all attempts and pauses together; `None` leaves only the limits of connecting and of each
+    /// statement.
     pub timeout: Option<Duration>,
 }
 
-/// Isolation levels (PostgreSQL, "Transaction Isolation"), without the one it does not have.
+/// An isolation level (PostgreSQL, "Transaction Isolation").
+///
+/// `READ UNCOMMITTED` is absent: PostgreSQL treats it as `READ COMMITTED`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Each statement sees what was committed before it.
+    /// Each statement sees what was committed before that statement began.
     ReadCommitted,
-    /// Every statement sees what was committed before the first.
+    /// Every statement sees what was committed before the first statement began.
     RepeatableRead,
-    /// As if transactions ran one after the other.
+    /// The result is as if the transactions had run one after the other.
     Serializable,
 }
 
@@ -55,21 +60,22 @@ impl Isolation {
     }
 }
 
-/// What to do when a transaction fails with a serialization failure (40001) or a deadlock (40P01): nothing of it
-/// was done, and the next attempt, from the start, may well succeed.
+/// How often a transaction is attempted when it fails with a serialization failure (40001) or a deadlock (40P01).
+///
+/// The server has rolled such a transaction back. The next attempt starts from the beginning, and often succeeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts in all; 1 is no retry, and so is 0.
+    /// The total number of attempts; 0 and 1 mean no retry.
     pub attempts: u32,
-    /// The pause after the first attempt. Each next one is twice as long, and each is shortened by up to half at
-    /// random, so that those who collided do not meet again.
+    /// The pause after the first attempt. Each further pause is twice as long. Each is shortened at random by up to
+    /// half, so that conflicting transactions do not collide again.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
 }
 
 impl RetryPolicy {
-    /// So many attempts, with pauses from 5 ms to 200 ms.
+    /// At most `attempts` attempts, with pauses from 5 ms to 200 ms.
     pub fn times(attempts: u32) -> RetryPolicy {
         RetryPolicy {
             attempts,
@@ -78,7 +84,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause after `failed` attempts; `None` where that were all.
+    /// The pause after `failed` attempts; `None` where no attempt is left.
     pub(super) fn pause(&self, failed: u32) -> Option<Duration> {
         if failed >= self.attempts {
             return None;
@@ -88,7 +94,7 @@ impl RetryPolicy {
     }
 }
 
-/// No retry.
+/// One attempt, without a retry.
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy::times(1)
@@ -96,7 +102,8 @@ impl Default for RetryPolicy {
 }
 
 impl TransactionOptions {
-    pub(super) fn begin(&self) -> Cow<'static, str> {
+    /// The BEGIN statement with these options.
+    pub(super) fn begin_sql(&self) -> Cow<'static, str> {
         match (self.isolation, self.is_read_only) {
             (None, false) => "BEGIN".into(),
             (isolation, is_read_only) => {
@@ -112,14 +119,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn begin_says_what_the_options_say() {
-        assert_eq!(TransactionOptions::default().begin(), "BEGIN");
+    fn begin_has_the_isolation_level_and_the_access_mode() {
+        assert_eq!(TransactionOptions::default().begin_sql(), "BEGIN");
         let options = TransactionOptions {
             isolation: Some(Isolation::Serializable),
             is_read_only: true,
             ..TransactionOptions::default()
         };
-        assert_eq!(options.begin(), "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY");
+        assert_eq!(options.begin_sql(), "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY");
     }
 
     #[test]

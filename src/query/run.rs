@@ -1,5 +1,7 @@
-//! Running a transaction on a pool or a connection: attempted, attempted again, and looked into where the answer to the
-//! commit is lost.
+//! Runs a transaction on a pool or a connection: it attempts it, attempts it again after a conflict, and queries the
+//! commit status where the answer to COMMIT is lost.
+//!
+//! One attempt is `begin` and `finish` in `transaction.rs`. This file knows nothing of the SQL in between.
 
 use crate::error::{Error, Interruption, Result};
 use crate::pool::{Connection, Lease, Pool, Shared, add, with_deadline};
@@ -16,17 +18,17 @@ impl Pool {
     ///
     /// # Blocking
     ///
-    /// Until a connection is there (the acquire timeout), then each statement, and each of BEGIN and COMMIT, for
+    /// Waits for a connection for at most the acquire timeout. Then each statement, BEGIN and COMMIT included, takes
     /// at most the statement timeout.
     ///
     /// # Errors
     ///
     /// - Those of [`get_connection`](Pool::get_connection).
-    /// - What `work` returned: rolled back.
-    /// - `TransactionAborted`: `work` returned `Ok` although a statement had failed; rolled back.
+    /// - The error that `work` returned: the transaction is rolled back.
+    /// - `TransactionAborted`: `work` returned `Ok` although a statement had failed; the transaction is rolled back.
     /// - `TransactionEnded`: `work` itself ran COMMIT or ROLLBACK.
-    /// - `ConnectionLost`: broken before the commit was sent; nothing was done.
-    /// - `OutcomeUnknown`: broken after it was sent.
+    /// - `ConnectionLost`: the connection broke before COMMIT was sent; nothing was committed.
+    /// - `OutcomeUnknown`: the connection broke after COMMIT was sent.
     ///
     /// # Examples
     ///
@@ -45,7 +47,7 @@ impl Pool {
         self.try_transaction(work)
     }
 
-    /// As [`transaction`](Pool::transaction), for a `work` with errors of its own.
+    /// Runs `work` like [`transaction`](Pool::transaction), where `work` returns its own error type.
     ///
     /// # Blocking
     ///
@@ -53,7 +55,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Pool::transaction), converted by `From`.
+    /// - Those of [`transaction`](Pool::transaction), converted by `From`.
     ///
     /// # Examples
     ///
@@ -89,26 +91,28 @@ impl Pool {
         self.attempt(&TransactionOptions::default(), Location::caller(), work).map_err(|failed| failed.error)
     }
 
-    /// As [`transaction`](Pool::transaction), and where the answer to the commit is lost, asks the server on
-    /// another connection what became of it. So the caller gets `Ok` or `ConnectionLost` (not done), and
-    /// `OutcomeUnknown` only where the server stays away for the acquire timeout, or cannot tell: after a
-    /// failover, on another server, or where it recovered from a crash and has taken a checkpoint or been restarted
-    /// since. With synchronous replication it is committed when the standby has it.
+    /// Runs `work` like [`transaction`](Pool::transaction), and queries the commit status on another connection where
+    /// the answer to COMMIT is lost.
     ///
-    /// It costs no round trip: the transaction's id comes with BEGIN. The server is told to give one out even if
-    /// nothing is written, and reads its control file, some 40 µs. That is a query: the transaction's snapshot is
-    /// taken then, and its isolation level cannot be set any more.
+    /// So a lost answer becomes `Ok` (committed) or `ConnectionLost` (not committed). It stays `OutcomeUnknown` where
+    /// the server does not come back within the acquire timeout, or does not know the status: after a failover, on
+    /// another server, or where a checkpoint or a restart has followed the recovery from a crash. With synchronous
+    /// replication `Ok` means that the standby has the commit.
     ///
-    /// What it relies on: the server's word on a transaction id, and, after a crash, that it crashed only once
-    /// before it was asked. `synchronous_commit` must be on for a commit to survive a crash at all.
+    /// It costs no extra round trip: the transaction's id is read with BEGIN. For that the server assigns an id even
+    /// if the transaction writes nothing, and reads its control file, which takes about 40 µs. This read is a query:
+    /// it takes the transaction's snapshot, so `work` can no longer set the isolation level.
+    ///
+    /// It relies on the status that the server reports for a transaction id, and on at most one crash between the
+    /// commit and the query. A commit survives a crash only where `synchronous_commit` is on.
     ///
     /// # Blocking
     ///
-    /// As [`transaction`](Pool::transaction), and after a lost commit for the acquire timeout more.
+    /// As [`transaction`](Pool::transaction); after a lost answer to COMMIT, for the acquire timeout more.
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Pool::transaction).
+    /// - Those of [`transaction`](Pool::transaction).
     #[track_caller]
     pub fn transaction_verified<R>(&self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         let options = TransactionOptions {
@@ -118,17 +122,20 @@ impl Pool {
         self.attempt(&options, Location::caller(), work).map_err(|failed: Failed<Error>| failed.error)
     }
 
-    /// Runs `work` in a transaction as `options` say: at an isolation level, read-only, verified, within a time,
-    /// and again from the start, after a pause, where it lost against another transaction.
+    /// Runs `work` in a transaction with `options`: isolation level, read-only access, verification, a time limit,
+    /// and retries.
+    ///
+    /// A retry starts from the beginning, after a pause, when the transaction conflicts with another one. So `work`
+    /// may run several times.
     ///
     /// # Blocking
     ///
-    /// `options.timeout`; without one, each attempt as [`transaction`](Pool::transaction), and the pauses between
-    /// them.
+    /// At most `options.timeout`. Without it, each attempt as [`transaction`](Pool::transaction), and the pauses
+    /// between the attempts.
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Pool::transaction): those of the last attempt.
+    /// - Those of [`transaction`](Pool::transaction), from the last attempt.
     ///
     /// # Examples
     ///
@@ -159,7 +166,7 @@ impl Pool {
         self.try_transaction_with(options, work)
     }
 
-    /// As [`transaction_with`](Pool::transaction_with), for a `work` with errors of its own.
+    /// Runs `work` like [`transaction_with`](Pool::transaction_with), where `work` returns its own error type.
     ///
     /// # Blocking
     ///
@@ -167,7 +174,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// As [`transaction_with`](Pool::transaction_with), converted by `From`.
+    /// - Those of [`transaction_with`](Pool::transaction_with), converted by `From`.
     #[track_caller]
     pub fn try_transaction_with<R, E: From<Error>>(
         &self,
@@ -178,19 +185,20 @@ impl Pool {
         repeat(self.shared(), options, || self.attempt(options, at, &mut work))
     }
 
+    /// Attempts the transaction once, on a connection of the pool.
     fn attempt<R, E: From<Error>>(
         &self,
         options: &TransactionOptions,
         at: &'static Location<'static>,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<R, Failed<E>> {
-        let begun = self.on_a_connection(at, |lease, _| begin(lease, options));
-        let (mut lease, probe) = begun.map_err(Failed::by_itself)?;
+        let begun = self.with_retry(at, |lease, _| begin(lease, options));
+        let (mut lease, probe) = begun.map_err(Failed::from_error)?;
         let Finished { value, commit } = finish(&mut lease, work)?;
         let shared = lease.shared().clone();
-        // Whoever looks into it needs a connection.
+        // Return the connection: querying the commit status needs one.
         drop(lease);
-        conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::by_itself)
+        conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::from_error)
     }
 }
 
@@ -199,16 +207,16 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// Each statement, and each of BEGIN and COMMIT, for at most the statement timeout.
+    /// Each statement, BEGIN and COMMIT included, takes at most the statement timeout.
     ///
     /// # Errors
     ///
-    /// As [`Pool::transaction`].
+    /// - Those of [`Pool::transaction`].
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         self.try_transaction(work)
     }
 
-    /// As [`transaction`](Connection::transaction), for a `work` with errors of its own.
+    /// Runs `work` like [`transaction`](Connection::transaction), where `work` returns its own error type.
     ///
     /// # Blocking
     ///
@@ -216,7 +224,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`Pool::transaction`], converted by `From`.
+    /// - Those of [`Pool::transaction`], converted by `From`.
     pub fn try_transaction<R, E: From<Error>>(
         &mut self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
@@ -224,17 +232,18 @@ impl Connection {
         attempt_on(self.lease_mut(), &TransactionOptions::default(), work).map_err(|failed| failed.error)
     }
 
-    /// Runs `work` in a transaction as `options` say; see [`Pool::transaction_with`]. To look into a lost answer to the
-    /// commit (`verify_within`) takes another connection of the pool.
+    /// Runs `work` in a transaction with `options`; see [`Pool::transaction_with`].
+    ///
+    /// Verification (`verify_within`) takes another connection of the pool.
     ///
     /// # Blocking
     ///
-    /// `options.timeout`; without one, each attempt as [`transaction`](Connection::transaction), and the pauses between
-    /// them.
+    /// At most `options.timeout`. Without it, each attempt as [`transaction`](Connection::transaction), and the
+    /// pauses between the attempts.
     ///
     /// # Errors
     ///
-    /// As [`Pool::transaction`]: those of the last attempt.
+    /// - Those of [`Pool::transaction`], from the last attempt.
     pub fn transaction_with<R>(
         &mut self,
         options: &TransactionOptions,
@@ -243,7 +252,7 @@ impl Connection {
         self.try_transaction_with(options, work)
     }
 
-    /// As [`transaction_with`](Connection::transaction_with), for a `work` with errors of its own.
+    /// Runs `work` like [`transaction_with`](Connection::transaction_with), where `work` returns its own error type.
     ///
     /// # Blocking
     ///
@@ -251,7 +260,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As [`transaction_with`](Connection::transaction_with), converted by `From`.
+    /// - Those of [`transaction_with`](Connection::transaction_with), converted by `From`.
     pub fn try_transaction_with<R, E: From<Error>>(
         &mut self,
         options: &TransactionOptions,
@@ -263,7 +272,7 @@ impl Connection {
     }
 }
 
-/// Attempts a transaction again, after a pause, where it lost against another.
+/// Calls `attempt` until it succeeds, pausing after each conflict, as often as the retry policy allows.
 fn repeat<R, E>(
     shared: &Shared,
     options: &TransactionOptions,
@@ -272,13 +281,13 @@ fn repeat<R, E>(
     let mut attempts = || {
         let mut failed = 0;
         loop {
-            let Failed { error, has_lost } = match attempt() {
+            let Failed { error, is_conflict } = match attempt() {
                 Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
             failed += 1;
             match options.retry.pause(failed) {
-                Some(pause) if has_lost && shared.pause(pause) => {}
+                Some(pause) if is_conflict && shared.pause(pause) => {}
                 _ => return Err(error),
             }
         }
@@ -289,18 +298,19 @@ fn repeat<R, E>(
     }
 }
 
+/// Attempts the transaction once, on the connection of `lease`.
 fn attempt_on<R, E: From<Error>>(
     lease: &mut Lease,
     options: &TransactionOptions,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
 ) -> Result<R, Failed<E>> {
-    let probe = begin(lease, options).map_err(Failed::by_itself)?;
+    let probe = begin(lease, options).map_err(Failed::from_error)?;
     let Finished { value, commit } = finish(lease, work)?;
     let shared = lease.shared().clone();
-    conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::by_itself)
+    conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::from_error)
 }
 
-/// What became of a transaction whose work is done, and whose COMMIT came to `commit`.
+/// Returns the result of COMMIT; where its answer is lost and `options` ask for verification, queries the status.
 fn conclude(
     shared: &Arc<Shared>,
     options: &TransactionOptions,
@@ -313,7 +323,7 @@ fn conclude(
     }
 }
 
-/// Asks the server what became of a transaction whose commit was not answered: `Ok` where it is done.
+/// Queries the commit status until it is known, for at most `within`. Returns `Ok` where the transaction committed.
 fn verify(
     shared: &Arc<Shared>,
     probe: &CommitProbe,
@@ -322,23 +332,23 @@ fn verify(
 ) -> Result<()> {
     let deadline = add(Instant::now(), within);
     loop {
-        // Whatever goes wrong here says nothing about the transaction: the server may be back in a moment.
-        let asked = shared
+        // An error here proves nothing about the transaction: the server may come back in a moment.
+        let status = shared
             .connection_until(deadline)
-            .and_then(|connection| with_deadline(deadline, || probe.ask(&connection)));
-        match asked {
+            .and_then(|connection| with_deadline(deadline, || probe.query_status(&connection)));
+        match status {
             Ok(CommitStatus::Committed) => return Ok(()),
-            Ok(CommitStatus::NotDone) => return Err(Error::ConnectionLost(lost)),
+            Ok(CommitStatus::NotCommitted) => return Err(Error::ConnectionLost(lost)),
             Ok(CommitStatus::Unknown) | Err(Error::Closed | Error::Cancelled) => break,
-            Ok(CommitStatus::Open) => {}
-            Err(error) => debug!("cannot verify a commit yet: {error}"),
+            Ok(CommitStatus::Pending) => {}
+            Err(error) => debug!("cannot query the commit status yet: {error}"),
         }
-        if Instant::now() + ASK_AGAIN >= deadline || !shared.pause(ASK_AGAIN) {
+        if Instant::now() + QUERY_PAUSE >= deadline || !shared.pause(QUERY_PAUSE) {
             break;
         }
     }
     Err(Error::OutcomeUnknown(lost))
 }
 
-/// How long the next question about a commit waits.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// The pause between two queries of a commit status.
+const QUERY_PAUSE: Duration = Duration::from_millis(50);

@@ -1,4 +1,7 @@
-//! One transaction: begun, handed to the caller's closure, and ended.
+//! One attempt at a transaction: it begins, runs the caller's closure, and commits or rolls back.
+//!
+//! It knows nothing of retries and of lost answers to COMMIT; `run.rs` handles both. A `RefCell`, not a lock, guards
+//! the session: a [`Transaction`] belongs to one thread.
 
 use crate::error::{Error, Result};
 use crate::pool::{Effect, Failure, Lease, Limit, Retry, Session, Shared, is_stopped};
@@ -11,32 +14,38 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An open transaction, as [`Pool::transaction`](crate::Pool::transaction) and [`Connection::transaction`](crate::Connection::transaction)
-/// hand it to their closure.
+/// An open transaction.
+///
+/// [`Pool::transaction`](crate::Pool::transaction) and [`Connection::transaction`](crate::Connection::transaction)
+/// pass it to their closure.
 pub struct Transaction<'a> {
     session: RefCell<&'a mut Session>,
     shared: &'a Arc<Shared>,
-    /// 0 is the transaction itself, above are savepoints.
+    /// 0 for the transaction itself; the nesting level for a savepoint.
     depth: u32,
 }
 
 impl Transaction<'_> {
-    /// Runs `work` inside a savepoint: what it did is undone when it returns `Err`, and the transaction around
-    /// it goes on.
+    /// Runs `work` inside a savepoint.
+    ///
+    /// When `work` returns `Err`, its changes are rolled back, and the outer transaction goes on.
     ///
     /// # Blocking
     ///
-    /// Each statement for at most the statement timeout.
+    /// Each statement takes at most the statement timeout.
     ///
     /// # Errors
     ///
-    /// What `work` returned, or that of the savepoint's own statements. `DeadlineExceeded` where the thread's deadline
-    /// ([`with_deadline`](crate::with_deadline)) has passed when `work` is done: the savepoint is undone.
+    /// - The error that `work` returned: the savepoint is rolled back.
+    /// - Those of the statements that create and release the savepoint.
+    /// - `TransactionAborted`: `work` returned `Ok` although a statement had failed; the savepoint is rolled back.
+    /// - `DeadlineExceeded`: the thread's deadline ([`with_deadline`](crate::with_deadline)) had passed when `work`
+    ///   returned; the savepoint is rolled back.
     pub fn transaction<R>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         self.try_transaction(work)
     }
 
-    /// As [`transaction`](Transaction::transaction), for a `work` with errors of its own.
+    /// Runs `work` like [`transaction`](Transaction::transaction), where `work` returns its own error type.
     ///
     /// # Blocking
     ///
@@ -44,7 +53,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     ///
-    /// As [`transaction`](Transaction::transaction), converted by `From`.
+    /// - Those of [`transaction`](Transaction::transaction), converted by `From`.
     pub fn try_transaction<R, E: From<Error>>(
         &mut self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
@@ -53,31 +62,35 @@ impl Transaction<'_> {
         let limit = self.shared.statement_limit();
         let session = self.session.get_mut();
         session.command(&format!("SAVEPOINT poolhouse_{depth}"), limit, Effect::None).map_err(Error::from)?;
-        let mut open = Open { session, depth, is_open: true };
-        let mut inner = Transaction { session: RefCell::new(&mut *open.session), shared: self.shared, depth };
+        let mut guard = Rollback { session, depth, is_armed: true };
+        let mut inner =
+            Transaction { session: RefCell::new(&mut *guard.session), shared: self.shared, depth };
         let value = work(&mut inner)?;
-        // Of what is left now, not before the work. Once that is nothing, the savepoint is undone and all else goes on.
+        // Taken again after `work`: where the deadline has passed by now, only the savepoint is rolled back.
         let limit = self.shared.statement_limit();
-        open.session.check_transaction(limit).map_err(Error::from)?;
+        guard.session.check_transaction(limit).map_err(Error::from)?;
         limit.check()?;
-        open.is_open = false;
-        let released = open.session.command(&format!("RELEASE poolhouse_{depth}"), limit, Effect::None);
+        guard.is_armed = false;
+        let released = guard.session.command(&format!("RELEASE poolhouse_{depth}"), limit, Effect::None);
         released.map_err(Error::from)?;
         Ok(value)
     }
 
-    /// Starts `COPY … FROM STDIN`; write the data and call `finish` on what is returned.
+    /// Starts a `COPY … FROM STDIN`.
+    ///
+    /// Write the data to the returned writer, then call `finish` on it.
     ///
     /// # Blocking
     ///
-    /// All of it for at most the statement timeout, counted from this call.
+    /// The whole COPY takes at most the statement timeout, counted from this call.
     ///
     /// # Errors
     ///
-    /// - `Query`: the server refuses the statement.
+    /// - `Query`: the server refused the statement.
     /// - `Application`: `sql` is not a `COPY … FROM STDIN`; nothing was sent.
-    /// - `ConnectionLost`, `DeadlineExceeded`: as for any statement of the transaction.
-    /// - `Cancelled`: the work has been called off.
+    /// - `ConnectionLost`: the connection broke.
+    /// - `DeadlineExceeded`: no answer arrived in time.
+    /// - `Cancelled`: the thread's work was cancelled.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
         if is_stopped() {
             return Err(Error::Cancelled);
@@ -108,88 +121,88 @@ impl Execute for Transaction<'_> {
     }
 }
 
-/// Where it is to be verified, with what it takes to ask.
+/// Begins a transaction. Returns its probe where `options` ask for verification.
 pub(super) fn begin(lease: &mut Lease, options: &TransactionOptions) -> Result<Option<CommitProbe>, Failure> {
     let limit = lease.shared().statement_limit();
     let begun = match options.verify_within {
         None => {
-            let begin = options.begin();
+            let begin = options.begin_sql();
             lease.session().begin_transaction(&begin, options.is_read_only, "", limit).map(|_| None)
         }
         Some(_) => CommitProbe::begin(lease.session(), options, limit).map(Some),
     };
-    // A transaction that has only begun ends with its connection.
+    // The server rolls back a transaction whose connection ends, so BEGIN is safe to retry.
     begun.map_err(|failure| match failure.retry {
         Retry::ReadOnly => Failure { retry: Retry::Safe, ..failure },
         _ => failure,
     })
 }
 
-/// A transaction that failed.
+/// A failed attempt at a transaction.
 pub(super) struct Failed<E> {
     pub(super) error: E,
-    /// It lost against another transaction, by a serialization failure or a deadlock: it was undone because of that one,
-    /// not for itself.
-    pub(super) has_lost: bool,
+    /// The cause is a conflict with another transaction: a serialization failure or a deadlock.
+    pub(super) is_conflict: bool,
 }
 
 impl<E: From<Error>> Failed<E> {
-    pub(super) fn by_itself(error: impl Into<Error>) -> Failed<E> {
+    pub(super) fn from_error(error: impl Into<Error>) -> Failed<E> {
         let error = error.into();
-        let has_lost = matches!(error.sqlstate(), Some("40001" | "40P01"));
-        Failed { error: error.into(), has_lost }
+        let is_conflict = matches!(error.sqlstate(), Some("40001" | "40P01"));
+        Failed { error: error.into(), is_conflict }
     }
 }
 
-/// A transaction whose work is done, and what came of its commit.
+/// A transaction whose closure returned `Ok`, with the result of COMMIT.
 pub(super) struct Finished<R> {
     pub(super) value: R,
     pub(super) commit: Result<()>,
 }
 
+/// Runs `work` in the transaction that has begun, and commits or rolls back.
 pub(super) fn finish<R, E: From<Error>>(
     lease: &mut Lease,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
 ) -> Result<Finished<R>, Failed<E>> {
     let shared = lease.shared().clone();
     let session = lease.session();
-    (session.in_transaction, session.has_lost_against_another) = (true, false);
-    let mut open = Open { session, depth: 0, is_open: true };
+    (session.in_transaction, session.has_conflict) = (true, false);
+    let mut guard = Rollback { session, depth: 0, is_armed: true };
     let mut transaction =
-        Transaction { session: RefCell::new(&mut *open.session), shared: &shared, depth: 0 };
+        Transaction { session: RefCell::new(&mut *guard.session), shared: &shared, depth: 0 };
     let value = work(&mut transaction);
-    let has_lost = open.session.has_lost_against_another;
-    let value = value.map_err(|error| Failed { error, has_lost })?;
+    let is_conflict = guard.session.has_conflict;
+    let value = value.map_err(|error| Failed { error, is_conflict })?;
     if is_stopped() {
-        return Err(Failed::by_itself(Error::Cancelled));
+        return Err(Failed::from_error(Error::Cancelled));
     }
     let limit = shared.statement_limit();
-    open.session.check_transaction(limit).map_err(Failed::by_itself)?;
-    limit.check().map_err(Failed::by_itself)?;
-    open.is_open = false;
-    open.session.in_transaction = false;
-    let commit = open.session.command("COMMIT", limit, Effect::Lasting);
+    guard.session.check_transaction(limit).map_err(Failed::from_error)?;
+    limit.check().map_err(Failed::from_error)?;
+    guard.is_armed = false;
+    guard.session.in_transaction = false;
+    let commit = guard.session.command("COMMIT", limit, Effect::Lasting);
     Ok(Finished { value, commit: commit.map_err(Error::from) })
 }
 
-/// A transaction or savepoint that is undone unless it comes to its end: when the closure returns an error, and
-/// also when it panics and somebody catches that.
-struct Open<'a> {
+/// A guard that rolls back a transaction or savepoint when it is dropped armed: the closure returned an error, or
+/// panicked.
+struct Rollback<'a> {
     session: &'a mut Session,
-    /// As in [`Transaction`].
+    /// The nesting level, as in [`Transaction`].
     depth: u32,
-    is_open: bool,
+    is_armed: bool,
 }
 
-/// How long undoing may take before the connection is given up instead, which undoes everything as well.
-const UNDO_LIMIT: Duration = Duration::from_millis(500);
+/// The time limit for rolling back. After it the connection is closed, which rolls back as well.
+const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
 
-impl Drop for Open<'_> {
+impl Drop for Rollback<'_> {
     fn drop(&mut self) {
-        if !self.is_open {
+        if !self.is_armed {
             return;
         }
-        let undo = match self.depth {
+        let sql = match self.depth {
             0 => {
                 self.session.in_transaction = false;
                 "ROLLBACK".to_owned()
@@ -199,8 +212,8 @@ impl Drop for Open<'_> {
         if self.session.is_broken() {
             return;
         }
-        if self.session.command(&undo, Limit::Within(Some(UNDO_LIMIT)), Effect::None).is_err() {
-            // The server undoes what is left open when the connection ends.
+        if self.session.command(&sql, Limit::Within(Some(ROLLBACK_LIMIT)), Effect::None).is_err() {
+            // The server rolls back when the connection ends.
             self.session.condemn_dirty();
         }
     }

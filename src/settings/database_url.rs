@@ -1,5 +1,5 @@
-//! Reads `DATABASE_URL`. The driver reads such a URL too, but it cannot tell a port that was left out from
-//! 5432, does not know `verify-full`, and takes a raw `@` anywhere in the line for the end of the password.
+//! Parses `DATABASE_URL`. The driver has a parser too, but it does not distinguish a missing port from 5432, does not know
+//! `verify-full`, and takes an unescaped `@` anywhere in the text for the end of the password.
 
 use crate::settings::secret::{MASK, Secret};
 use crate::settings::tier::Tier;
@@ -8,11 +8,11 @@ use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What a database URL says; what it leaves out is `None` or empty.
+/// The parts of a database URL; what it leaves out is `None` or empty.
 #[derive(Default)]
 pub(super) struct DatabaseUrl {
     pub(super) hosts: Vec<String>,
-    /// As many as hosts, or none where the URL gives no port at all.
+    /// As many as hosts; empty if the URL has no port at all.
     pub(super) ports: Vec<u16>,
     pub(super) name: Option<String>,
     pub(super) user: Option<String>,
@@ -24,14 +24,14 @@ pub(super) struct DatabaseUrl {
     pub(super) connect_timeout: Option<Duration>,
 }
 
-/// What is wrong with a URL. A mistyped URL may hold a piece of the password anywhere, so this never quotes
-/// it, save for the name of a parameter that cannot be one.
-type Fault = String;
+/// The problem with a URL. It never quotes the URL, any part of which may be part of a mistyped password; the one exception
+/// is the name of a parameter, where that is impossible.
+type Defect = String;
 
 const ENCODE: &str = "write special characters in user, password and database as %XX, as in %40 for @";
 
 impl DatabaseUrl {
-    pub(super) fn parse(text: &str) -> Result<DatabaseUrl, Fault> {
+    pub(super) fn parse(text: &str) -> Result<DatabaseUrl, Defect> {
         let rest = text
             .strip_prefix("postgres://")
             .or_else(|| text.strip_prefix("postgresql://"))
@@ -56,7 +56,7 @@ impl DatabaseUrl {
             url.read_hosts(hosts)?;
         }
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            // With an @ this far to the right, the ? was probably meant to be in the password.
+            // With an @ after it, the ? was probably meant as part of the password.
             url.read_parameter(parameter, !query.contains('@'))?;
         }
         for (what, name) in
@@ -69,11 +69,11 @@ impl DatabaseUrl {
         Ok(url)
     }
 
-    /// The text this was read from, with the password replaced.
+    /// Returns the text that this was parsed from, with the password masked.
     pub(super) fn redact(&self, text: &str) -> String {
         let parts = || {
             let (scheme, rest) = text.split_once("://")?;
-            // The first @ ends the login: `parse` refuses a second one, and one in the path.
+            // The first @ ends the login: `parse` refuses any other.
             let (login, rest) = rest.split_once('@')?;
             let (user, _) = login.split_once(':')?;
             Some(format!("{scheme}://{user}:{MASK}@{rest}"))
@@ -84,7 +84,7 @@ impl DatabaseUrl {
         }
     }
 
-    fn read_hosts(&mut self, hosts: &str) -> Result<(), Fault> {
+    fn read_hosts(&mut self, hosts: &str) -> Result<(), Defect> {
         let mut ports = Vec::new();
         for (index, entry) in hosts.split(',').enumerate() {
             let (host, port) = match entry.strip_prefix('[') {
@@ -113,7 +113,7 @@ impl DatabaseUrl {
         Ok(())
     }
 
-    fn read_parameter(&mut self, parameter: &str, may_quote: bool) -> Result<(), Fault> {
+    fn read_parameter(&mut self, parameter: &str, may_quote: bool) -> Result<(), Defect> {
         let (name, value) = parameter.split_once('=').ok_or("a parameter has no =")?;
         let value = decode(value)?;
         let text = value.as_deref().unwrap_or_default();
@@ -122,14 +122,14 @@ impl DatabaseUrl {
             "target_session_attrs" => {
                 set(&mut self.target_session_attrs, DB_TARGET_SESSION_ATTRS.allowed.word(text))
             }
-            "connect_timeout" => set(&mut self.connect_timeout, DB_CONNECT_TIMEOUT_S.allowed.span(text)),
+            "connect_timeout" => set(&mut self.connect_timeout, DB_CONNECT_TIMEOUT_S.allowed.duration(text)),
             "sslrootcert" => set(&mut self.sslrootcert, value),
             "application_name" => set(&mut self.application_name, value),
             _ => None,
         };
         match known {
             Some(Ok(())) => Ok(()),
-            Some(Err(fault)) => Err(format!("the parameter {name} {fault}")),
+            Some(Err(defect)) => Err(format!("the parameter {name} {defect}")),
             None if may_quote && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') => {
                 Err(format!("the parameter {name} is not supported"))
             }
@@ -138,7 +138,7 @@ impl DatabaseUrl {
     }
 }
 
-/// Sets a parameter once, to a value that could be read.
+/// Sets a parameter that is not set yet; `None` is a value that could not be parsed.
 fn set<T>(slot: &mut Option<T>, value: Option<T>) -> Option<Result<(), &'static str>> {
     Some(match (&slot, value) {
         (Some(_), _) => Err("is given twice"),
@@ -150,7 +150,7 @@ fn set<T>(slot: &mut Option<T>, value: Option<T>) -> Option<Result<(), &'static 
     })
 }
 
-/// Whether this can be a host: a name, an address, or the directory of a Unix socket.
+/// Whether this is a host: a name, an address, or the directory of a Unix socket.
 pub(super) fn is_host(text: &str) -> bool {
     if text.starts_with('/') {
         return !text.chars().any(char::is_control);
@@ -159,14 +159,14 @@ pub(super) fn is_host(text: &str) -> bool {
     !text.is_empty() && text.len() <= 253 && (is_name || text.parse::<IpAddr>().is_ok())
 }
 
-/// Whether the server can take this as the name of a database, user or application: it cuts longer ones.
+/// Whether this is a valid name of a database, user or application. The server truncates longer names.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=63).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// The port where none is given.
+/// The default port.
 pub(super) fn default_port() -> u16 {
-    let Some(port) = parse_port(DB_PORT.preset_in(Tier::Dev)) else {
+    let Some(port) = parse_port(DB_PORT.default_in(Tier::Dev)) else {
         unreachable!("bug: DB_PORT does not allow its own default")
     };
     port
@@ -177,9 +177,9 @@ pub(super) fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| is_number && *port > 0)
 }
 
-/// Decodes `%XX`; `None` for the empty text, which counts as left out.
-fn decode(text: &str) -> Result<Option<String>, Fault> {
-    // The crate leaves a malformed escape as it is; that would be a wrong password, found out much later.
+/// Decodes `%XX`; `None` for the empty text, which counts as missing.
+fn decode(text: &str) -> Result<Option<String>, Defect> {
+    // The crate keeps a malformed escape unchanged, which would be a wrong password that only the login detects.
     let is_escape =
         |rest: &str| rest.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
     if !text.split('%').skip(1).all(is_escape) {

@@ -1,27 +1,28 @@
 //! Reads a tier's `.env` file.
 //!
-//! The file goes to `dotenvy` line by line, which gives every mistake its line number and keeps an unclosed
-//! quote from swallowing the variables below it. What `dotenvy` would accept and change in silence is refused.
+//! The file is passed to `dotenvy` line by line, so that every mistake has its line number and an unclosed quote does not
+//! swallow the lines below it. Values that `dotenvy` would change silently are refused. Which values a variable accepts is
+//! not checked here.
 
 use crate::error::Problem;
-use crate::settings::reader::{Given, Source};
+use crate::settings::reader::{RawValue, Source};
 use crate::settings::tier::Tier;
 use crate::settings::variables::VARIABLES;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-/// The prefixes under which a name that we do not know is a typing error, not somebody else's variable.
+/// Prefixes of our variables: an unknown name with one of them is a typing error, not another program's variable.
 const OUR_PREFIXES: [&str; 2] = ["DB_", "DATABASE_"];
 
-/// What a file says, and what is wrong with it as a file; its values are judged later.
+/// The variables of a file, unchecked, and the problems with the file itself.
 #[derive(Default)]
 pub(super) struct EnvFile {
-    pub(super) given: BTreeMap<String, Given>,
+    pub(super) values: BTreeMap<String, RawValue>,
     pub(super) problems: Vec<Problem>,
 }
 
-/// Reads the file of `tier` in `dir`. The error is a file that cannot be read at all.
+/// Reads the file of `tier` in `dir`. The error is a file that is missing or cannot be read.
 pub(super) fn read(dir: &Path, tier: Tier) -> Result<EnvFile, Problem> {
     let name = tier.env_file();
     match std::fs::read(dir.join(name)) {
@@ -72,7 +73,7 @@ fn parse(name: &str, bytes: &[u8]) -> EnvFile {
         let text = text.trim();
         if is_known && !text.is_empty() {
             let source = Source::File(name.to_owned());
-            file.given.insert(variable, Given { text: text.to_owned(), source });
+            file.values.insert(variable, RawValue { text: text.to_owned(), source });
         }
     }
     file
@@ -83,7 +84,7 @@ fn nearest(name: &str) -> &'static str {
     VARIABLES.iter().map(|known| known.name).min_by_key(distance).unwrap_or_default()
 }
 
-/// The variable on a line, if there is one; else what is wrong with the line, and what would be right.
+/// Parses one line: a variable, or nothing. The error is the problem and the allowed form.
 fn parse_line(line: &[u8]) -> Result<Option<(String, String)>, (&'static str, &'static str)> {
     const SHAPE: &str = "NAME=value, # comment, or an empty line";
 
@@ -117,8 +118,8 @@ fn parse_line(line: &[u8]) -> Result<Option<(String, String)>, (&'static str, &'
     }
 }
 
-/// Finds what `dotenvy` would report without a reason, or change without a word: `$` is replaced, even by
-/// nothing, `#` at the start begins a comment, a backslash at the end is dropped.
+/// Refuses values that `dotenvy` would reject without a reason, or change silently: it substitutes `$`, even with nothing,
+/// takes `#` at the start for a comment, and drops a backslash at the end.
 fn check_value(value: &str) -> Result<(), (&'static str, &'static str)> {
     const QUOTED: &str = "the value in single quotes";
 

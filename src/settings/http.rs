@@ -1,4 +1,4 @@
-//! How the HTTP service listens and whom it trusts.
+//! The HTTP service's settings: where it listens, its limits, and the tokens it accepts.
 
 use crate::settings::reader::{Reader, Source};
 use crate::settings::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
@@ -11,39 +11,40 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How the HTTP service listens and whom it trusts.
+/// The HTTP service's settings: where it listens, its limits, and the tokens it accepts.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct HttpSettings {
     /// `HTTP_BIND`: address and port to listen on.
     pub bind: SocketAddr,
     /// `HTTP_WORKERS`: worker threads.
     pub workers: usize,
-    /// `HTTP_SHUTDOWN_TIMEOUT_S`: how long requests in flight may take to finish once the service is asked to end.
+    /// `HTTP_SHUTDOWN_TIMEOUT_S`: how long requests in flight may take to finish at shutdown.
     pub shutdown_timeout: Duration,
-    /// `HTTP_REQUEST_TIMEOUT_MS`: how long a request may take with the database; `None` leaves it to the pool's limits.
+    /// `HTTP_REQUEST_TIMEOUT_MS`: how long a request may take; `None` leaves it to the pool's limits.
     pub request_timeout: Option<Duration>,
-    /// `API_TOKENS`: the bearer tokens accepted, by name. Empty in the dev tier only; then no call that needs
-    /// a token is answered.
+    /// `API_TOKENS`: the accepted bearer tokens, by name. Empty in the dev tier only; every request that needs a token is
+    /// refused then.
     pub tokens: Vec<ApiToken>,
 }
 
 /// One accepted bearer token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiToken {
-    /// The name it is logged under.
+    /// The name that log lines show.
     pub name: String,
-    /// The SHA-256 of the token; the token itself is not kept.
+    /// The SHA-256 of the token, which itself is not kept.
     pub sha256: [u8; 32],
 }
 
 impl ApiToken {
-    /// Takes a token in plain text and keeps its hash.
+    /// Hashes a token in plain text.
     pub fn new(name: impl Into<String>, token: &str) -> ApiToken {
         ApiToken { name: name.into(), sha256: Sha256::digest(token).into() }
     }
 }
 
-/// The hash of a weak token is as good as the token: it is not shown either.
+/// Does not show the hash: a weak token can be guessed from it.
 impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiToken").field("name", &self.name).field("sha256", &format_args!("{MASK}")).finish()
@@ -51,64 +52,64 @@ impl fmt::Debug for ApiToken {
 }
 
 pub(super) fn read(reader: &mut Reader) -> HttpSettings {
-    let bind = reader.said(&HTTP_BIND, |text| text.parse::<SocketAddr>().ok());
-    let bind = reader.settle(&HTTP_BIND, [bind], |text| text.parse().ok(), SocketAddr::to_string);
+    let bind = reader.parse(&HTTP_BIND, |text| text.parse::<SocketAddr>().ok());
+    let bind = reader.resolve(&HTTP_BIND, [bind], |text| text.parse().ok(), SocketAddr::to_string);
 
-    let workers = reader.said(&HTTP_WORKERS, |text| HTTP_WORKERS.allowed.count(text));
-    let workers = match reader.settle_unset(&HTTP_WORKERS, [workers], u32::to_string) {
-        Some(said) => said.value as usize,
+    let workers = reader.parse(&HTTP_WORKERS, |text| HTTP_WORKERS.allowed.count(text));
+    let workers = match reader.resolve_optional(&HTTP_WORKERS, [workers], u32::to_string) {
+        Some(winner) => winner.value as usize,
         None => {
             let parallelism = std::thread::available_parallelism().map_or(1, |n| n.get().min(256));
-            reader.row(&HTTP_WORKERS, parallelism.to_string(), Source::Default);
+            reader.set_effective(&HTTP_WORKERS, parallelism.to_string(), Source::Default);
             parallelism
         }
     };
-    let shutdown_timeout = reader.span(&HTTP_SHUTDOWN_TIMEOUT_S, None);
-    let request_timeout = Some(reader.span(&HTTP_REQUEST_TIMEOUT_MS, None)).filter(|span| !span.is_zero());
+    let shutdown_timeout = reader.duration(&HTTP_SHUTDOWN_TIMEOUT_S, None);
+    let request_timeout = reader.optional_duration(&HTTP_REQUEST_TIMEOUT_MS, None);
     HttpSettings { bind, workers, shutdown_timeout, request_timeout, tokens: read_tokens(reader) }
 }
 
-/// Problems name a token by its place in the list: in a mistyped list its "name" may be a piece of a secret.
+/// Reads the tokens. A problem identifies a token by its position: in a mistyped list its "name" may be part of a secret.
 fn read_tokens(reader: &mut Reader) -> Vec<ApiToken> {
     let tier = reader.tier;
-    let Some(given) = reader.given(&API_TOKENS) else {
+    let Some(raw) = reader.raw(&API_TOKENS) else {
         if tier != Tier::Dev {
-            reader.require(&API_TOKENS);
+            reader.report_missing(&API_TOKENS);
         }
         return Vec::new();
     };
     let mut tokens: Vec<ApiToken> = Vec::new();
-    for (index, entry) in given.text.split(',').enumerate() {
+    for (index, entry) in raw.text.split(',').enumerate() {
         let number = index + 1;
-        let mut fault = |what: String, allowed: &str| {
-            reader.fault(&API_TOKENS, format!("{MASK} (token {number} {what})"), allowed);
+        let mut report = |what: String, allowed: &str| {
+            reader.report(&API_TOKENS, format!("{MASK} (token {number} {what})"), allowed);
         };
         let token = match parse_token(entry.trim(), tier) {
             Ok(token) => token,
             Err((what, allowed)) => {
-                fault(what, &allowed);
+                report(what, &allowed);
                 continue;
             }
         };
         if let Some(earlier) = tokens.iter().position(|other| other.name == token.name) {
-            fault(format!("has the name of token {}", earlier + 1), "a name of its own for each token");
+            report(format!("has the name of token {}", earlier + 1), "a name of its own for each token");
         } else if let Some(earlier) = tokens.iter().position(|other| other.sha256 == token.sha256) {
-            fault(format!("is the same as token {}", earlier + 1), "each token once");
+            report(format!("is the same as token {}", earlier + 1), "each token once");
         }
         tokens.push(token);
     }
     let shown = tokens.iter().map(|token| format!("{}={MASK}", token.name)).collect::<Vec<_>>().join(", ");
-    reader.row(&API_TOKENS, shown, given.source);
+    reader.set_effective(&API_TOKENS, shown, raw.source);
     tokens
 }
 
-/// One entry of the list; else what is wrong with it, and what would be right.
+/// Parses one entry of the list. The error is the problem and the allowed values.
 fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
     let malformed = |what: &str| (what.to_owned(), API_TOKENS.allowed());
     let (name, token) = entry.split_once('=').unwrap_or(("default", entry));
     let (name, token) = (name.trim(), token.trim());
     if token.trim_matches('=').is_empty() {
-        // `c2VjcmV0==`: base64 ends like this, and its first half would become the name.
+        // Base64 can end in `==`, as `c2VjcmV0==` does; the token would be taken for a name.
         return Err(malformed("is empty; a bare token that holds = must be written default=token"));
     }
     let is_name_char = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);

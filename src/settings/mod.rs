@@ -1,33 +1,38 @@
-//! Settings: environment variables → one validated value, every problem reported at once.
+//! Settings: environment variables become one validated value, and every problem is reported at once.
 //!
 //! Nothing is repaired: a value out of range, a mistyped name in a file, or two variables that contradict each
-//! other end the start, with a message that names the variable, its value and what would be right.
+//! other are errors, with a message that names the variable, its value and the allowed values.
 //!
-//! Three sources, each overruling the one before: the defaults, the tier's file, the process environment.
-//! [`VARIABLES`] is the table that all of it follows.
+//! There are three sources, each overriding the previous: the defaults, the tier's file, the process environment.
+//! [`VARIABLES`] is the table of variables, and the only place of defaults and ranges. This module opens no connection and
+//! knows nothing of the pool.
 
+mod choice;
 mod database;
 mod database_reader;
 mod database_url;
 mod env_file;
 mod http;
+mod modes;
 mod pool;
 mod pool_size;
 mod reader;
 mod secret;
 mod tier;
 mod variables;
+pub(crate) mod with_methods;
 
-pub use database::{DatabaseSettings, SslMode, TargetSessionAttrs};
+pub use database::DatabaseSettings;
 pub use http::{ApiToken, HttpSettings};
-pub use pool::{PgBouncerMode, PoolSettings, PrePing, Start};
+pub use modes::{PgBouncerMode, PrePing, SslMode, Start, TargetSessionAttrs};
+pub use pool::PoolSettings;
 pub use reader::{EffectiveValue, Source};
 pub use secret::Secret;
 pub use tier::Tier;
 pub use variables::{VARIABLES, Variable};
 
 use crate::error::{Problem, Result, SettingsError};
-use reader::{Given, Reader};
+use reader::{RawValue, Reader};
 use std::collections::BTreeMap;
 use std::path::Path;
 use variables::{APP_ENV, LOG_LEVEL, RUST_LOG};
@@ -40,25 +45,25 @@ pub struct Settings {
     pub tier: Tier,
     /// The pool, and the database behind it.
     pub pool: PoolSettings,
-    /// Whether any variable names a database. Where none does, which only the dev tier allows,
-    /// `pool.database` has no host; the binary starts a private one and puts it there.
+    /// Whether any variable identifies a database. Without one, which only the dev tier allows, `pool.database` has no
+    /// host; the binary then starts a private server and sets it there.
     pub is_database_configured: bool,
     /// The HTTP service.
     pub http: HttpSettings,
-    /// `RUST_LOG`, else `LOG_LEVEL`: a filter as `env_logger` reads it. It leaves the parameters of statements out,
-    /// which the driver logs at `debug`, unless it names the target `tokio_postgres`.
+    /// `RUST_LOG`, else `LOG_LEVEL`: a filter for `env_logger`. It excludes statement parameters, which the driver logs at
+    /// `debug`, unless the filter names the target `tokio_postgres`.
     pub log_filter: String,
     effective: Vec<EffectiveValue>,
 }
 
 impl Settings {
-    /// Loads the settings of the tier that `APP_ENV` names, from its file in the current directory and from
-    /// the process environment, which wins. The process environment is read and not changed.
+    /// Loads the settings of the tier in `APP_ENV`, from its file in the current directory and from the process
+    /// environment, which overrides the file. The process environment is not changed.
     ///
     /// # Errors
     ///
-    /// - [`Error::Settings`](crate::Error::Settings): everything that is wrong: an unknown tier; a file that is
-    ///   missing (the dev tier does without), unreadable or malformed; every variable out of range.
+    /// - [`Error::Settings`](crate::Error::Settings): all problems: an unknown tier; a file that is missing (the dev
+    ///   tier needs none), unreadable or malformed; every variable out of range.
     pub fn load() -> Result<Settings> {
         let mut environment = BTreeMap::new();
         let mut problems = Vec::new();
@@ -89,28 +94,27 @@ impl Settings {
     ///
     /// - [`Error::Settings`](crate::Error::Settings): as for [`Settings::load`].
     pub fn load_from(dir: &Path, environment: &BTreeMap<String, String>) -> Result<Settings> {
-        let environment = give(environment);
+        let environment = raw_values(environment);
         let tier: Tier = match environment.get(APP_ENV.name) {
-            Some(given) => given.text.parse()?,
+            Some(raw) => raw.text.parse()?,
             None => Tier::Dev,
         };
         let mut file =
             env_file::read(dir, tier).map_err(|problem| SettingsError { problems: vec![problem] })?;
-        // The file was picked before it was read: what it says about the tier can only be right or a mistake.
-        if let Some(named) = file.given.remove(APP_ENV.name).filter(|named| named.text != tier.as_str()) {
+        // The tier selected the file, so the file cannot change the tier.
+        if let Some(named) = file.values.remove(APP_ENV.name).filter(|named| named.text != tier.as_str()) {
             file.problems.push(Problem {
                 variable: APP_ENV.name.to_owned(),
                 value: format!("{} in {}", named.text, tier.env_file()),
                 allowed: format!("{tier} in this file, or no APP_ENV: it is read from the environment"),
             });
         }
-        file.given.extend(environment);
-        read(file.given, file.problems)
+        file.values.extend(environment);
+        read(file.values, file.problems)
     }
 
-    /// Validates variables as they stand, reading no `.env` file and no process environment. Of the outer
-    /// world it looks only at whether the file that `DB_SSLROOTCERT` names exists, and at the number of
-    /// processors.
+    /// Validates these variables alone, without any `.env` file and the process environment. It depends on nothing else
+    /// but whether the file in `DB_SSLROOTCERT` exists, and the number of processors.
     ///
     /// # Errors
     ///
@@ -127,31 +131,30 @@ impl Settings {
     /// # Ok::<(), poolhouse::Error>(())
     /// ```
     pub fn from_vars(variables: &BTreeMap<String, String>) -> Result<Settings> {
-        read(give(variables), Vec::new())
+        read(raw_values(variables), Vec::new())
     }
 
-    /// Every variable of [`VARIABLES`], in its order, with the value in force and where it came from. Secrets
-    /// are masked.
+    /// Returns every variable of [`VARIABLES`], in the same order, with its effective value and its source. Secrets are
+    /// masked.
     pub fn effective(&self) -> &[EffectiveValue] {
         &self.effective
     }
 }
 
-/// The variables of an environment: trimmed, the empty ones left out.
-fn give(environment: &BTreeMap<String, String>) -> BTreeMap<String, Given> {
-    let given = environment.iter().map(|(name, text)| {
-        (name.clone(), Given { text: text.trim().to_owned(), source: Source::Environment })
-    });
-    given.filter(|(_, given)| !given.text.is_empty()).collect()
+/// The variables of an environment: trimmed, without the empty ones.
+fn raw_values(environment: &BTreeMap<String, String>) -> BTreeMap<String, RawValue> {
+    let trimmed = environment.iter().map(|(name, text)| (name.clone(), text.trim().to_owned()));
+    let set = trimmed.filter(|(_, text)| !text.is_empty());
+    set.map(|(name, text)| (name, RawValue { text, source: Source::Environment })).collect()
 }
 
-/// Reads all there is, and adds what is wrong with it to the problems already known.
-fn read(given: BTreeMap<String, Given>, mut problems: Vec<Problem>) -> Result<Settings> {
-    // With an unknown tier the other variables are still judged, by the most forgiving rules.
-    let named = given.get(APP_ENV.name).map(|given| Tier::named(&given.text));
-    let tier = named.map_or(Tier::Dev, |tier| tier.unwrap_or(Tier::Dev));
-    let mut reader = Reader::new(tier, given);
-    reader.said(&APP_ENV, Tier::named);
+/// Reads all settings, and adds the problems found to `problems`.
+fn read(values: BTreeMap<String, RawValue>, mut problems: Vec<Problem>) -> Result<Settings> {
+    let named = |text: &str| text.parse::<Tier>().ok();
+    // With an unknown tier the other variables are still checked, by the rules of the least strict tier.
+    let tier = values.get(APP_ENV.name).and_then(|raw| named(&raw.text)).unwrap_or(Tier::Dev);
+    let mut reader = Reader::new(tier, values);
+    reader.parse(&APP_ENV, named);
 
     let read = database_reader::read(&mut reader);
     let pool = pool::read(&mut reader, read.database, read.connect_timeout);
@@ -165,34 +168,53 @@ fn read(given: BTreeMap<String, Given>, mut problems: Vec<Problem>) -> Result<Se
     Ok(Settings { tier, pool, is_database_configured: read.is_configured, http, log_filter, effective })
 }
 
-/// `RUST_LOG` can say more than `LOG_LEVEL`: where both stand in one place they do not disagree, the filter wins.
+/// Reads the log filter. `RUST_LOG` is more specific than `LOG_LEVEL`: if one source sets both, they do not contradict each
+/// other and `RUST_LOG` applies.
 fn read_log_filter(reader: &mut Reader) -> String {
-    let filter = reader.said(&RUST_LOG, |text| is_filter(text).then(|| text.to_owned()));
-    let level = reader.said(&LOG_LEVEL, |text| LOG_LEVEL.allowed.word(text).map(str::to_owned));
+    let filter = reader.parse(&RUST_LOG, |text| is_filter(text).then(|| text.to_owned()));
+    let level = reader.parse(&LOG_LEVEL, |text| LOG_LEVEL.allowed.word(text).map(str::to_owned));
     let level = match (&filter, level) {
         (Some(filter), Some(level)) if level.source.rank() <= filter.source.rank() => None,
         (_, level) => level,
     };
-    let filter = reader.settle(&LOG_LEVEL, [level, filter], |text| Some(text.to_owned()), String::clone);
+    let filter = reader.resolve(&LOG_LEVEL, [level, filter], |text| Some(text.to_owned()), String::clone);
     without_parameters(&filter)
 }
 
-/// The driver logs the parameters of its statements at `debug`: they are its users' data, and in a log only where its
-/// target is asked for by name.
+/// Excludes the driver's `debug` lines from a filter that does not name its target: they contain statement parameters, which
+/// are the users' data.
 fn without_parameters(filter: &str) -> String {
     let (names, pattern) = filter.split_at(filter.find('/').unwrap_or(filter.len()));
-    let is_talkative = ["debug", "trace"].iter().any(|level| names.to_lowercase().contains(level));
-    match is_talkative && !names.contains("tokio_postgres") {
+    let is_verbose = ["debug", "trace"].iter().any(|level| names.to_lowercase().contains(level));
+    match is_verbose && !names.contains("tokio_postgres") {
         true => format!("{names},tokio_postgres=info{pattern}"),
         false => filter.to_owned(),
     }
 }
 
-/// Whether `env_logger` reads this as it is meant. It takes whatever it does not know for the name of a module, and
-/// would log that module only: nothing at all.
+/// Whether this is a valid filter. `env_logger` accepts almost any text as the name of a module, and would then log nothing
+/// but that module.
 fn is_filter(text: &str) -> bool {
     let names = text.split('/').next().unwrap_or_default().split(',').map(|part| part.split('=').next());
     let is_name_char = |c: char| c.is_alphanumeric() || "_:-.".contains(c);
     let has_names = names.flatten().all(|name| name.trim().chars().all(is_name_char));
     has_names && env_filter::Builder::new().try_parse(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_of_the_table_is_read() {
+        for variable in VARIABLES {
+            // A control character that trimming leaves: no variable accepts it.
+            let variables = BTreeMap::from([(variable.name.to_owned(), "\u{7f}".to_owned())]);
+            let Err(crate::Error::Settings(error)) = Settings::from_vars(&variables) else {
+                panic!("{} is in the table, and nothing reads it", variable.name)
+            };
+            let is_named = error.problems.iter().any(|problem| problem.variable.contains(variable.name));
+            assert!(is_named, "{}: {error}", variable.name);
+        }
+    }
 }

@@ -1,25 +1,46 @@
-//! How the pool is sized and how long it waits.
+//! The pool's settings: the fields, their checks, and how they are read from the variables.
+//!
+//! A new setting is a row in `variables`, a field of [`PoolSettings`] and its use. Every list of fields below is complete by
+//! construction: until it reads, checks and sets the new field, this file does not compile. A test compares the checks with
+//! the ranges of the table.
 
 use crate::error::{Result, SettingsError};
 use crate::settings::database::DatabaseSettings;
 use crate::settings::database_url::is_name;
+use crate::settings::modes::{PgBouncerMode, PrePing, Start};
 use crate::settings::pool_size;
-use crate::settings::reader::{Reader, Said, Source, one_of};
+use crate::settings::reader::{Parsed, Reader, Source};
 use crate::settings::tier::Tier;
 use crate::settings::variables::{
     DATABASE_MAX_OVERFLOW, DATABASE_POOL_PRE_PING, DATABASE_POOL_RECYCLE, DATABASE_POOL_TIMEOUT,
-    DATABASE_STATEMENT_TIMEOUT, DB_APPLICATION_NAME, DB_CONNECT_TIMEOUT_S, DB_HOST, DB_NAME,
-    DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S,
-    DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING,
-    DB_POOL_MIN_CONNECTIONS, DB_POOL_NAME, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING,
-    DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_PORT, DB_RETRY_READS,
-    DB_SSLROOTCERT, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, DB_USER, Variable,
+    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S,
+    DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS,
+    DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_NAME,
+    DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS,
+    DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS,
+    Variable,
 };
+use crate::settings::with_methods::with_methods;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How the pool is sized and how long it waits. [`VARIABLES`](super::VARIABLES) tells the ranges and defaults;
-/// [`PoolSettings::validate`] holds values built in code to the same ranges.
+/// How the pool is sized, how long it waits, and how it treats its connections. [`VARIABLES`](super::VARIABLES) lists the
+/// ranges and defaults; [`PoolSettings::validate`] checks values built in code against the same ranges.
+///
+/// # Examples
+///
+/// ```
+/// use poolhouse::{DatabaseSettings, PoolSettings};
+/// use std::time::Duration;
+///
+/// let database: DatabaseSettings = "postgres://app@localhost/movies".parse()?;
+/// let settings = PoolSettings::new(database)
+///     .with_max_connections(30)
+///     .with_acquire_timeout(Duration::from_secs(2))
+///     .with_statement_timeout(None);
+/// settings.validate()?;
+/// # Ok::<(), poolhouse::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolSettings {
     /// The database the pool connects to.
@@ -36,205 +57,202 @@ pub struct PoolSettings {
     pub max_overflow: u32,
     /// `DB_POOL_ACQUIRE_TIMEOUT_S`: how long a caller waits for a connection.
     pub acquire_timeout: Duration,
-    /// `DB_POOL_MAX_WAITING`: how many callers may wait; the next one is refused at once.
+    /// `DB_POOL_MAX_WAITING`: how many callers may wait; further callers fail immediately.
     pub max_waiting: u32,
-    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included. One that is
-    /// silent for 20 times what connecting usually takes, and for at least 0.5 s, is cut short, because it would
-    /// hide that the server is back; the next one gets four times that, and the third all of this timeout.
+    /// `DB_CONNECT_TIMEOUT_S`: how long one attempt to connect may take, handshake and login included. An attempt
+    /// without any reply for 20 times the usual connect time, and for at least 0.5 s, is aborted, because it would
+    /// delay noticing that the server is back; the next attempt gets four times as long, and the third this whole timeout.
     pub connect_timeout: Duration,
-    /// `DB_STATEMENT_TIMEOUT_MS`: how long a statement may run; `None` is for ever.
+    /// `DB_STATEMENT_TIMEOUT_MS`: how long a statement may run; `None` is without limit.
     pub statement_timeout: Option<Duration>,
-    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is for ever. Others
-    /// follow one at a time, an eighth of it apart, so that load that comes in pulses finds most of them.
+    /// `DB_POOL_IDLE_TIMEOUT_S`: how long a connection above the minimum may stay idle; `None` is without
+    /// limit. Further idle connections are closed one at a time, an eighth of this time apart, so that the next burst of
+    /// load finds most of them open.
     pub idle_timeout: Option<Duration>,
-    /// `DB_POOL_MAX_LIFETIME_S`: how old a connection may become; each gets up to 10 % less, so that they do
-    /// not all end together. `None` is any age.
+    /// `DB_POOL_MAX_LIFETIME_S`: the greatest age of a connection; each connection's is shortened at random by up to
+    /// 10 %, so that they do not all end together. `None` is without limit.
     pub max_lifetime: Option<Duration>,
     /// `DB_POOL_KEEPALIVE_S`: how often an idle connection is checked in the background; `None` is never.
     pub keepalive: Option<Duration>,
     /// `DB_POOL_PRE_PING`: whether a connection is checked before it is lent.
     pub pre_ping: PrePing,
-    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection the server has answered on
+    /// `DB_POOL_VALIDATE_AFTER_MS`: with [`PrePing::Auto`], a connection on which the server has answered
     /// within this time is lent unchecked.
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
-    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection, or with
-    /// [`PgBouncerMode::Transaction`] the types of their parameters; 0 keeps none, and each statement takes two
-    /// round trips, with PgBouncer five.
+    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; with
+    /// [`PgBouncerMode::Transaction`], parameter types kept per connection. 0 keeps none: each statement then takes two
+    /// round trips, five with PgBouncer.
     pub statement_cache_size: usize,
-    /// `DB_PGBOUNCER_MODE`: whether a PgBouncer stands before the server, and how it pools.
+    /// `DB_PGBOUNCER_MODE`: whether there is a PgBouncer in front of the server, and how it pools.
     pub pgbouncer_mode: PgBouncerMode,
     /// `DB_RETRY_READS`: whether a query that can only read, outside a transaction, is run again on another
-    /// connection where its own breaks on the way.
+    /// connection if its own breaks.
     pub retry_reads: bool,
-    /// `DB_POOL_OUTAGE_GRACE_S`: how long an outage is waited out before callers are told *down* at once.
+    /// `DB_POOL_OUTAGE_GRACE_S`: how long callers wait during an outage before they fail immediately with *down*.
     pub outage_grace: Duration,
-    /// `DB_POOL_QUEUE_TARGET_MS`: sheds load by queue delay (controlled delay): once callers have waited longer
-    /// than this for a whole `queue_interval`, those who waited longer are refused as *saturated*, until one
-    /// is met who did not; `None` sheds none.
+    /// `DB_POOL_QUEUE_TARGET_MS`: the acceptable queue delay (controlled delay, CoDel). Once callers have waited longer
+    /// than this for a whole `queue_interval`, those that have waited longer fail with *saturated*, until the next caller
+    /// that has not. `None` disables this.
     pub queue_target: Option<Duration>,
-    /// `DB_POOL_QUEUE_INTERVAL_MS`: how long the delay may be above the target.
+    /// `DB_POOL_QUEUE_INTERVAL_MS`: how long the queue delay may exceed `queue_target`.
     pub queue_interval: Duration,
 }
 
-/// What opening a pool does about a database that cannot be used yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// Opens the pool all the same, without waiting. It connects as soon as that is possible, also where what is
-    /// to be mended first is the login; until then callers are told what is the matter.
-    Wait,
-    /// Fails.
-    Fail,
+with_methods! {
+    PoolSettings {
+        with_database(database: DatabaseSettings),
+        with_start(start: Start),
+        with_min_connections(min_connections: u32),
+        with_max_connections(max_connections: u32),
+        with_max_overflow(max_overflow: u32),
+        with_acquire_timeout(acquire_timeout: Duration),
+        with_max_waiting(max_waiting: u32),
+        with_connect_timeout(connect_timeout: Duration),
+        with_statement_timeout(statement_timeout: Option<Duration>),
+        with_idle_timeout(idle_timeout: Option<Duration>),
+        with_max_lifetime(max_lifetime: Option<Duration>),
+        with_keepalive(keepalive: Option<Duration>),
+        with_pre_ping(pre_ping: PrePing),
+        with_validate_after(validate_after: Duration),
+        with_leak_threshold(leak_threshold: Option<Duration>),
+        with_statement_cache_size(statement_cache_size: usize),
+        with_pgbouncer_mode(pgbouncer_mode: PgBouncerMode),
+        with_retry_reads(retry_reads: bool),
+        with_outage_grace(outage_grace: Duration),
+        with_queue_target(queue_target: Option<Duration>),
+        with_queue_interval(queue_interval: Duration),
+    } except { name }
 }
-
-impl Start {
-    /// Every choice.
-    pub const ALL: [Start; 2] = [Start::Wait, Start::Fail];
-
-    /// The name as `DB_START` gives it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Start::Wait => "wait",
-            Start::Fail => "fail",
-        }
-    }
-}
-
-/// Whether a connection is checked before it is lent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PrePing {
-    /// Always: one round trip per acquire.
-    On,
-    /// Never.
-    Off,
-    /// Only when the server has not answered on it for a while, or another connection has just broken.
-    Auto,
-}
-
-impl PrePing {
-    /// Every choice.
-    pub const ALL: [PrePing; 3] = [PrePing::On, PrePing::Off, PrePing::Auto];
-
-    /// The name as `DB_POOL_PRE_PING` gives it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PrePing::On => "on",
-            PrePing::Off => "off",
-            PrePing::Auto => "auto",
-        }
-    }
-}
-
-/// Whether a PgBouncer stands before the server, and how it pools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PgBouncerMode {
-    /// There is none, or it gives each connection a server connection of its own (`pool_mode = session`).
-    Off,
-    /// A server connection for each transaction (`pool_mode = transaction`): nothing lasts from one to the next.
-    /// Statements are sent whole each time instead of being prepared by name, and nothing is asked of the
-    /// session: no startup option, no `DISCARD ALL`.
-    Transaction,
-}
-
-impl PgBouncerMode {
-    /// Every choice.
-    pub const ALL: [PgBouncerMode; 2] = [PgBouncerMode::Off, PgBouncerMode::Transaction];
-
-    /// The name as `DB_PGBOUNCER_MODE` gives it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PgBouncerMode::Off => "off",
-            PgBouncerMode::Transaction => "transaction",
-        }
-    }
-}
-
-/// What [`PoolSettings::validate`] judges, and the variables by whose rules.
-const FIELDS: [(&str, &Variable); 23] = [
-    ("database.hosts", &DB_HOST),
-    ("database.hosts", &DB_PORT),
-    ("database.name", &DB_NAME),
-    ("database.user", &DB_USER),
-    ("database.sslrootcert", &DB_SSLROOTCERT),
-    ("database.application_name", &DB_APPLICATION_NAME),
-    ("name", &DB_POOL_NAME),
-    ("min_connections", &DB_POOL_MIN_CONNECTIONS),
-    ("max_connections", &DB_POOL_MAX_CONNECTIONS),
-    ("max_overflow", &DATABASE_MAX_OVERFLOW),
-    ("max_waiting", &DB_POOL_MAX_WAITING),
-    ("statement_cache_size", &DB_STATEMENT_CACHE_SIZE),
-    ("statement_timeout", &DB_STATEMENT_TIMEOUT_MS),
-    ("idle_timeout", &DB_POOL_IDLE_TIMEOUT_S),
-    ("max_lifetime", &DB_POOL_MAX_LIFETIME_S),
-    ("keepalive", &DB_POOL_KEEPALIVE_S),
-    ("leak_threshold", &DB_POOL_LEAK_THRESHOLD_S),
-    ("queue_target", &DB_POOL_QUEUE_TARGET_MS),
-    ("connect_timeout", &DB_CONNECT_TIMEOUT_S),
-    ("acquire_timeout", &DB_POOL_ACQUIRE_TIMEOUT_S),
-    ("validate_after", &DB_POOL_VALIDATE_AFTER_MS),
-    ("outage_grace", &DB_POOL_OUTAGE_GRACE_S),
-    ("queue_interval", &DB_POOL_QUEUE_INTERVAL_MS),
-];
 
 impl PoolSettings {
-    /// Takes the dev tier's defaults for everything but the database.
+    /// Returns settings for this database with the dev tier's defaults for everything else.
     pub fn new(database: DatabaseSettings) -> PoolSettings {
         read(&mut Reader::new(Tier::Dev, BTreeMap::new()), database, None)
     }
 
-    /// Checks the ranges that the variables are held to, for settings built in code.
+    /// Sets [`name`](PoolSettings::name).
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> PoolSettings {
+        self.name = name.into();
+        self
+    }
+
+    /// Checks every field against the range of its variable.
     ///
     /// # Errors
     ///
     /// - [`Error::Settings`](crate::Error::Settings): every field out of range, as `field (VARIABLE)`.
     pub fn validate(&self) -> Result<()> {
-        let mut reader = Reader::new(Tier::Dev, BTreeMap::new());
-        self.database.check(&mut reader);
-        if !is_name(&self.name) {
-            let value = if self.name.is_empty() { "not set" } else { &self.name };
-            reader.fault(&DB_POOL_NAME, value, DB_POOL_NAME.allowed());
+        // Without `..`, so that a new field does not compile before it is checked, or listed as one without a range.
+        let PoolSettings {
+            database,
+            name,
+            start: _,
+            min_connections,
+            max_connections,
+            max_overflow,
+            acquire_timeout,
+            max_waiting,
+            connect_timeout,
+            statement_timeout,
+            idle_timeout,
+            max_lifetime,
+            keepalive,
+            pre_ping: _,
+            validate_after,
+            leak_threshold,
+            statement_cache_size,
+            pgbouncer_mode: _,
+            retry_reads: _,
+            outage_grace,
+            queue_target,
+            queue_interval,
+        } = self;
+        let mut check = Check::new();
+        check.database(database);
+        check.name("name", &DB_POOL_NAME, name);
+        check.count("min_connections", &DB_POOL_MIN_CONNECTIONS, *min_connections);
+        check.count("max_connections", &DB_POOL_MAX_CONNECTIONS, *max_connections);
+        check.count("max_overflow", &DATABASE_MAX_OVERFLOW, *max_overflow);
+        check.duration("acquire_timeout", &DB_POOL_ACQUIRE_TIMEOUT_S, *acquire_timeout);
+        check.count("max_waiting", &DB_POOL_MAX_WAITING, *max_waiting);
+        check.duration("connect_timeout", &DB_CONNECT_TIMEOUT_S, *connect_timeout);
+        check.optional_duration("statement_timeout", &DB_STATEMENT_TIMEOUT_MS, *statement_timeout);
+        check.optional_duration("idle_timeout", &DB_POOL_IDLE_TIMEOUT_S, *idle_timeout);
+        check.optional_duration("max_lifetime", &DB_POOL_MAX_LIFETIME_S, *max_lifetime);
+        check.optional_duration("keepalive", &DB_POOL_KEEPALIVE_S, *keepalive);
+        check.duration("validate_after", &DB_POOL_VALIDATE_AFTER_MS, *validate_after);
+        check.optional_duration("leak_threshold", &DB_POOL_LEAK_THRESHOLD_S, *leak_threshold);
+        let cache_size = u32::try_from(*statement_cache_size).unwrap_or(u32::MAX);
+        check.count("statement_cache_size", &DB_STATEMENT_CACHE_SIZE, cache_size);
+        check.duration("outage_grace", &DB_POOL_OUTAGE_GRACE_S, *outage_grace);
+        check.optional_duration("queue_target", &DB_POOL_QUEUE_TARGET_MS, *queue_target);
+        check.duration("queue_interval", &DB_POOL_QUEUE_INTERVAL_MS, *queue_interval);
+        pool_size::check(&mut check.reader, *min_connections, *max_connections, *max_overflow);
+        check.finish()
+    }
+}
+
+/// Checks fields against the ranges of their variables, and names the field in each problem.
+struct Check {
+    reader: Reader,
+    /// The field of each variable.
+    fields: BTreeMap<&'static str, &'static str>,
+}
+
+impl Check {
+    fn new() -> Check {
+        Check { reader: Reader::new(Tier::Dev, BTreeMap::new()), fields: BTreeMap::new() }
+    }
+
+    fn database(&mut self, database: &DatabaseSettings) {
+        self.fields.extend(DatabaseSettings::FIELDS);
+        database.check(&mut self.reader);
+    }
+
+    fn name(&mut self, field: &'static str, variable: &'static Variable, name: &str) {
+        self.fields.insert(variable.name, field);
+        if !is_name(name) {
+            let value = if name.is_empty() { "not set" } else { name };
+            self.reader.report(variable, value, variable.allowed());
         }
-        for (variable, count) in [
-            (&DB_POOL_MIN_CONNECTIONS, self.min_connections),
-            (&DB_POOL_MAX_CONNECTIONS, self.max_connections),
-            (&DB_POOL_MAX_WAITING, self.max_waiting),
-            (&DB_STATEMENT_CACHE_SIZE, u32::try_from(self.statement_cache_size).unwrap_or(u32::MAX)),
-            (&DATABASE_MAX_OVERFLOW, self.max_overflow),
-        ] {
-            if !variable.allowed.has_count(count) {
-                reader.fault(variable, count.to_string(), variable.allowed());
-            }
+    }
+
+    fn count(&mut self, field: &'static str, variable: &'static Variable, count: u32) {
+        self.fields.insert(variable.name, field);
+        if !variable.allowed.has_count(count) {
+            self.reader.report(variable, count.to_string(), variable.allowed());
         }
-        for (variable, span) in [
-            (&DB_STATEMENT_TIMEOUT_MS, self.statement_timeout),
-            (&DB_POOL_IDLE_TIMEOUT_S, self.idle_timeout),
-            (&DB_POOL_MAX_LIFETIME_S, self.max_lifetime),
-            (&DB_POOL_KEEPALIVE_S, self.keepalive),
-            (&DB_POOL_LEAK_THRESHOLD_S, self.leak_threshold),
-            (&DB_POOL_QUEUE_TARGET_MS, self.queue_target),
-        ] {
-            // The variable says never with 0; in code `Some(ZERO)` would read "at once".
-            if span.is_some_and(|span| span.is_zero() || !variable.allowed.has_span(span)) {
-                let value = span.map(|span| variable.allowed.show_span(span)).unwrap_or_default();
-                reader.fault(variable, value, format!("{}, which in code is None", variable.allowed()));
-            }
+    }
+
+    fn duration(&mut self, field: &'static str, variable: &'static Variable, duration: Duration) {
+        self.fields.insert(variable.name, field);
+        if !variable.allowed.has_duration(duration) {
+            self.reader.report(variable, variable.allowed.show_duration(duration), variable.allowed());
         }
-        for (variable, span) in [
-            (&DB_CONNECT_TIMEOUT_S, self.connect_timeout),
-            (&DB_POOL_ACQUIRE_TIMEOUT_S, self.acquire_timeout),
-            (&DB_POOL_VALIDATE_AFTER_MS, self.validate_after),
-            (&DB_POOL_OUTAGE_GRACE_S, self.outage_grace),
-            (&DB_POOL_QUEUE_INTERVAL_MS, self.queue_interval),
-        ] {
-            if !variable.allowed.has_span(span) {
-                reader.fault(variable, variable.allowed.show_span(span), variable.allowed());
-            }
+    }
+
+    /// The variable writes *never* as 0. In code that is `None`; `Some(Duration::ZERO)` would read as *immediately*.
+    fn optional_duration(
+        &mut self,
+        field: &'static str,
+        variable: &'static Variable,
+        duration: Option<Duration>,
+    ) {
+        self.fields.insert(variable.name, field);
+        let Some(duration) = duration else { return };
+        if duration.is_zero() || !variable.allowed.has_duration(duration) {
+            let allowed = format!("{}, which in code is None", variable.allowed());
+            self.reader.report(variable, variable.allowed.show_duration(duration), allowed);
         }
-        pool_size::check(&mut reader, self.min_connections, self.max_connections, self.max_overflow);
-        let mut problems = reader.finish().1;
+    }
+
+    fn finish(self) -> Result<()> {
+        let mut problems = self.reader.finish().1;
         for problem in &mut problems {
-            if let Some((field, _)) = FIELDS.iter().find(|(_, variable)| variable.name == problem.variable) {
+            if let Some(field) = self.fields.get(problem.variable.as_str()) {
                 problem.variable = format!("{field} ({})", problem.variable);
             }
         }
@@ -242,84 +260,105 @@ impl PoolSettings {
     }
 }
 
-/// Reads the pool's variables. `url_timeout` is what `DATABASE_URL` says about the time to connect.
+/// Reads the pool's variables. `url_timeout` is the connect timeout in `DATABASE_URL`.
 pub(super) fn read(
     reader: &mut Reader,
     database: DatabaseSettings,
-    url_timeout: Option<Said<Duration>>,
+    url_timeout: Option<Parsed<Duration>>,
 ) -> PoolSettings {
-    let connect_timeout = reader.span_or(&DB_CONNECT_TIMEOUT_S, url_timeout);
-    let start = read_start(reader);
     let name = read_name(reader, &database.application_name);
     let (min_connections, max_connections, max_overflow) = pool_size::read(reader);
-    let mut never = |variable: &'static Variable, second| {
-        Some(reader.span(variable, second)).filter(|span| !span.is_zero())
-    };
     PoolSettings {
         database,
         name,
-        start,
+        start: reader.word(&DB_START),
         min_connections,
         max_connections,
         max_overflow,
-        connect_timeout,
-        statement_timeout: never(&DB_STATEMENT_TIMEOUT_MS, Some(&DATABASE_STATEMENT_TIMEOUT)),
-        idle_timeout: never(&DB_POOL_IDLE_TIMEOUT_S, None),
-        max_lifetime: never(&DB_POOL_MAX_LIFETIME_S, Some(&DATABASE_POOL_RECYCLE)),
-        keepalive: never(&DB_POOL_KEEPALIVE_S, None),
-        leak_threshold: never(&DB_POOL_LEAK_THRESHOLD_S, None),
-        queue_target: never(&DB_POOL_QUEUE_TARGET_MS, None),
-        acquire_timeout: reader.span(&DB_POOL_ACQUIRE_TIMEOUT_S, Some(&DATABASE_POOL_TIMEOUT)),
+        acquire_timeout: reader.duration(&DB_POOL_ACQUIRE_TIMEOUT_S, Some(&DATABASE_POOL_TIMEOUT)),
         max_waiting: reader.count(&DB_POOL_MAX_WAITING),
+        connect_timeout: reader.duration_or(&DB_CONNECT_TIMEOUT_S, url_timeout),
+        statement_timeout: reader
+            .optional_duration(&DB_STATEMENT_TIMEOUT_MS, Some(&DATABASE_STATEMENT_TIMEOUT)),
+        idle_timeout: reader.optional_duration(&DB_POOL_IDLE_TIMEOUT_S, None),
+        max_lifetime: reader.optional_duration(&DB_POOL_MAX_LIFETIME_S, Some(&DATABASE_POOL_RECYCLE)),
+        keepalive: reader.optional_duration(&DB_POOL_KEEPALIVE_S, None),
         pre_ping: read_pre_ping(reader),
-        validate_after: reader.span(&DB_POOL_VALIDATE_AFTER_MS, None),
+        validate_after: reader.duration(&DB_POOL_VALIDATE_AFTER_MS, None),
+        leak_threshold: reader.optional_duration(&DB_POOL_LEAK_THRESHOLD_S, None),
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
-        pgbouncer_mode: read_pgbouncer_mode(reader),
-        retry_reads: read_retry_reads(reader),
-        outage_grace: reader.span(&DB_POOL_OUTAGE_GRACE_S, None),
-        queue_interval: reader.span(&DB_POOL_QUEUE_INTERVAL_MS, None),
+        pgbouncer_mode: reader.word(&DB_PGBOUNCER_MODE),
+        retry_reads: reader.switch(&DB_RETRY_READS),
+        outage_grace: reader.duration(&DB_POOL_OUTAGE_GRACE_S, None),
+        queue_target: reader.optional_duration(&DB_POOL_QUEUE_TARGET_MS, None),
+        queue_interval: reader.duration(&DB_POOL_QUEUE_INTERVAL_MS, None),
     }
 }
 
 fn read_name(reader: &mut Reader, default: &str) -> String {
-    let said = reader.said(&DB_POOL_NAME, |text| is_name(text).then(|| text.to_owned()));
-    match reader.settle_unset(&DB_POOL_NAME, [said], String::clone) {
-        Some(said) => said.value,
+    let own = reader.parse(&DB_POOL_NAME, |text| is_name(text).then(|| text.to_owned()));
+    match reader.resolve_optional(&DB_POOL_NAME, [own], String::clone) {
+        Some(winner) => winner.value,
         None => {
-            reader.row(&DB_POOL_NAME, default, Source::Default);
+            reader.set_effective(&DB_POOL_NAME, default, Source::Default);
             default.to_owned()
         }
     }
 }
 
-fn read_start(reader: &mut Reader) -> Start {
-    let parse = |text: &str| one_of(&DB_START.allowed, text, &Start::ALL, Start::as_str);
-    let said = reader.said(&DB_START, parse);
-    reader.settle(&DB_START, [said], parse, |start| start.as_str().to_owned())
-}
-
-fn read_retry_reads(reader: &mut Reader) -> bool {
-    let parse = |text: &str| DB_RETRY_READS.allowed.word(text).map(|word| word == "on");
-    let show = |is_on: &bool| if *is_on { "on".to_owned() } else { "off".to_owned() };
-    let said = reader.said(&DB_RETRY_READS, parse);
-    reader.settle(&DB_RETRY_READS, [said], parse, show)
-}
-
 fn read_pre_ping(reader: &mut Reader) -> PrePing {
-    let parse = |text: &str| one_of(&DB_POOL_PRE_PING.allowed, text, &PrePing::ALL, PrePing::as_str);
-    let said = reader.said(&DB_POOL_PRE_PING, parse);
-    let second =
-        reader.said(&DATABASE_POOL_PRE_PING, |text| match DATABASE_POOL_PRE_PING.allowed.word(text) {
-            Some("true") => Some(PrePing::On),
-            Some(_) => Some(PrePing::Off),
-            None => None,
-        });
-    reader.settle(&DB_POOL_PRE_PING, [said, second], parse, |ping| ping.as_str().to_owned())
+    let second = &DATABASE_POOL_PRE_PING;
+    let second = reader.parse(second, |text| match second.allowed.word(text)? {
+        "true" => Some(PrePing::On),
+        _ => Some(PrePing::Off),
+    });
+    reader.word_or(&DB_POOL_PRE_PING, second)
 }
 
-fn read_pgbouncer_mode(reader: &mut Reader) -> PgBouncerMode {
-    let variable = &DB_PGBOUNCER_MODE;
-    let parse = |text: &str| one_of(&variable.allowed, text, &PgBouncerMode::ALL, PgBouncerMode::as_str);
-    let said = reader.said(variable, parse);
-    reader.settle(variable, [said], parse, |mode| mode.as_str().to_owned())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::settings::variables::{Allowed, VARIABLES};
+
+    #[test]
+    fn every_range_of_the_table_is_checked_for_settings_built_in_code() {
+        let long = Duration::MAX;
+        let database = DatabaseSettings::parse("postgres://app@localhost/movies").unwrap();
+        // Every field with a range is out of it.
+        let settings = PoolSettings {
+            name: String::new(),
+            min_connections: u32::MAX,
+            max_connections: u32::MAX,
+            max_overflow: u32::MAX,
+            acquire_timeout: long,
+            max_waiting: u32::MAX,
+            connect_timeout: long,
+            statement_timeout: Some(long),
+            idle_timeout: Some(long),
+            max_lifetime: Some(long),
+            keepalive: Some(long),
+            validate_after: long,
+            leak_threshold: Some(long),
+            statement_cache_size: usize::MAX,
+            outage_grace: long,
+            queue_target: Some(long),
+            queue_interval: long,
+            ..PoolSettings::new(database)
+        };
+        let Err(Error::Settings(error)) = settings.validate() else { panic!("validate accepts all of it") };
+        for variable in VARIABLES {
+            let is_second_spelling =
+                variable.name.starts_with("DATABASE_") && variable.name != DATABASE_MAX_OVERFLOW.name;
+            let has_range = matches!(variable.allowed, Allowed::Count { .. } | Allowed::Duration { .. });
+            if has_range && !is_second_spelling && !variable.name.starts_with("HTTP_") {
+                let label = format!(" ({})", variable.name);
+                assert!(
+                    error.problems.iter().any(|problem| problem.variable.ends_with(&label)),
+                    "PoolSettings::validate does not check {}",
+                    variable.name
+                );
+            }
+        }
+    }
 }

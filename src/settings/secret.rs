@@ -1,9 +1,9 @@
-//! A text that must not be seen.
+//! Secrets: a text that is never shown, and the tests by which production refuses weak ones.
 
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// A secret text: `Debug` shows `***`, there is no `Display` and no `Serialize`.
+/// A secret text: `Debug` shows `***`, and there is neither `Display` nor `Serialize`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -13,7 +13,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The secret itself; the name makes each use easy to find.
+    /// Returns the secret itself. The name makes each use easy to find.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -25,16 +25,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What stands in the place of a secret wherever one would be shown.
+/// What is shown in place of a secret.
 pub(super) const MASK: &str = "***";
 
-/// What production asks for in the place of a placeholder.
+/// What production requires instead of a placeholder.
 pub(super) const OWN_SECRET: &str = "a random secret of your own, for instance from `openssl rand -hex 24`";
 
-/// Whether a secret is one that somebody meant to fill in, or that everybody tries first.
+/// Whether a secret is a placeholder of a template, or among the first guesses of an attacker.
 ///
-/// Long words count anywhere in the text. Short ones count at its start only, where chance does not put
-/// them into a random token.
+/// Long words count anywhere in the text. Short words count at its start only, because a random token may contain them.
 pub(super) fn is_placeholder(secret: &str) -> bool {
     const ANYWHERE: [&str; 7] =
         ["changeme", "change-me", "change_me", "password", "secret", "example", "placeholder"];
@@ -46,18 +45,18 @@ pub(super) fn is_placeholder(secret: &str) -> bool {
         || (secret.starts_with('<') && secret.ends_with('>'))
 }
 
-/// Fewer different characters or bytes than this are no random secret: by chance the shortest token of digits has so
-/// few once in ten million.
+/// A secret with fewer different characters or bytes is not random: among random tokens of digits of the smallest length,
+/// one in ten million has so few.
 const LEAST_VARIETY: usize = 6;
 
-/// What a hash must not be the hash of: the token in `.env.dev`, which is public, what an unset variable leaves (`printf`
-/// or `echo`), and words that everybody tries first.
+/// Texts whose hashes are refused: the public token in `.env.dev`, the output of `printf` and `echo` for an unset variable,
+/// and the first guesses of an attacker.
 const KNOWN: [&str; 9] = [PUBLIC_TOKEN, "", "\n", "admin", "changeme", "password", "secret", "test", "token"];
 
 /// The token of `.env.dev`.
 const PUBLIC_TOKEN: &str = "dev-only-token-0123456789abcdef-not-a-secret";
 
-/// Whether a secret is too uniform to be random: a repeated letter, say.
+/// Whether a secret is too uniform to be random, such as a repeated letter.
 pub(super) fn is_uniform(secret: &[u8]) -> bool {
     let mut seen: Vec<u8> = secret.to_vec();
     seen.sort_unstable();
@@ -65,7 +64,7 @@ pub(super) fn is_uniform(secret: &[u8]) -> bool {
     seen.len() < LEAST_VARIETY
 }
 
-/// Whether a SHA-256 belongs to no secret: to a text that everybody knows, or to nothing (all zeros).
+/// Whether a SHA-256 is the hash of a known text, or not a hash at all (all zeros).
 pub(super) fn is_known_hash(sha256: &[u8; 32]) -> bool {
     is_uniform(sha256) || KNOWN.iter().any(|text| <[u8; 32]>::from(Sha256::digest(text)) == *sha256)
 }

@@ -1,4 +1,4 @@
-//! The health routes, for anyone's app.
+//! The health routes, for any app. `crate::health` derives the verdict; this file serves it.
 
 use crate::database_pool::DatabasePool;
 use crate::error::{Error, Result};
@@ -14,20 +14,19 @@ use actix_web::web::{self, Data, ServiceConfig};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// The pool that health routes report on: [`DatabasePool`], whenever it is initialized, or a [`Pool`] of
-/// your own.
-#[derive(Clone)]
+/// The pool that health routes report on: [`DatabasePool`], initialized before or later, or another [`Pool`].
+#[derive(Debug, Clone)]
 pub struct WatchedPool(Watched);
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 enum Watched {
-    OfTheProcess,
+    ProcessWide,
     Own(Pool),
 }
 
 impl From<DatabasePool> for WatchedPool {
     fn from(_: DatabasePool) -> WatchedPool {
-        WatchedPool(Watched::OfTheProcess)
+        WatchedPool(Watched::ProcessWide)
     }
 }
 
@@ -40,7 +39,7 @@ impl From<Pool> for WatchedPool {
 impl WatchedPool {
     fn get(&self) -> Result<&Pool> {
         match &self.0 {
-            Watched::OfTheProcess => DatabasePool::get(),
+            Watched::ProcessWide => DatabasePool::get(),
             Watched::Own(pool) => Ok(pool),
         }
     }
@@ -48,14 +47,13 @@ impl WatchedPool {
 
 /// Mounts the health routes into an app.
 ///
-/// - `GET /api/health`, open: 200 as long as the process serves; touches no connection.
-/// - `GET /api/health/db`, with a token: the [`HealthReport`]. 200 while it says `healthy` or `warning`, 503
-///   when it says `error`. Answered by the worker itself from counters: it neither waits for a blocking
-///   thread nor takes or opens a connection, so it works with every connection lent and the server gone.
-/// - `GET /api/health/db/test`, with a token: sends `SELECT 1, now()` through the pool; a failure is answered
-///   as every [`ApiError`] is.
+/// - `GET /api/health`, open: 200 while the process serves requests; it uses no connection.
+/// - `GET /api/health/db`, with a token: the [`HealthReport`], with 200 if its status is `healthy` or `warning`, and 503 if it
+///   is `error`. The worker computes it from counters: it needs no blocking thread and no connection, so it works with all
+///   connections lent and with the server down.
+/// - `GET /api/health/db/test`, with a token: runs `SELECT 1, now()` through the pool; an error is an [`ApiError`].
 ///
-/// Each answers `HEAD` as well, and any other method with 405.
+/// Each accepts `HEAD` too, and responds to other methods with 405.
 ///
 /// # Examples
 ///
@@ -133,7 +131,7 @@ struct TestRow {
 
 async fn try_pool(pool: Data<WatchedPool>) -> Result<HttpResponse, ApiError> {
     let test_result = blocking_apart(move || {
-        // Quoted: unquoted, current_time is a keyword.
+        // Quoted, because unquoted current_time is a keyword.
         let row = pool.get()?.execute_query_one(r#"SELECT 1 AS test, now() AS "current_time""#, &[])?;
         row.ok_or_else(|| Error::application("SELECT without FROM returned no row"))
     })

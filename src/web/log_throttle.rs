@@ -1,35 +1,35 @@
-//! Log lines about what clients or an outage can cause thousands of times a second.
+//! Limits log lines about events that clients or an outage can cause thousands of times per second.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Counts what happens often, and says seldom that it does.
+/// Counts events, and reports their number at most once per interval. Lock-free: every field is constant or atomic.
 #[derive(Debug)]
 pub(super) struct LogThrottle {
-    every: Duration,
-    since: Instant,
+    interval: Duration,
+    created: Instant,
     unreported: AtomicU64,
-    /// Milliseconds after `since` from which the next report may be made.
+    /// The earliest time of the next report, in milliseconds after `created`.
     pub(super) next_report: AtomicU64,
 }
 
 impl LogThrottle {
-    pub(super) fn new(every: Duration) -> LogThrottle {
+    pub(super) fn new(interval: Duration) -> LogThrottle {
         LogThrottle {
-            every,
-            since: Instant::now(),
+            interval,
+            created: Instant::now(),
             unreported: AtomicU64::new(0),
             next_report: AtomicU64::new(0),
         }
     }
 
-    /// Counts one; returns how many to report, where it is time to.
+    /// Counts one event. Returns the number of events since the last report, if a report is due.
     pub(super) fn count(&self) -> Option<u64> {
         self.unreported.fetch_add(1, Ordering::Relaxed);
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.next_report.load(Ordering::Relaxed);
-        let next = now.saturating_add(self.every.as_millis() as u64);
-        // Of several threads that find it due, the one that moves the mark reports.
+        let next = now.saturating_add(self.interval.as_millis() as u64);
+        // Several threads may find a report due; the one whose exchange succeeds makes it.
         (now >= due
             && self.next_report.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok())
         .then(|| self.unreported.swap(0, Ordering::Relaxed))

@@ -1,5 +1,8 @@
-//! For anyone's actix-web app: the one bridge from async to blocking code, bearer tokens, the health routes,
-//! and the one mapping from errors to answers. It holds no business of its own.
+//! For any actix-web app: the bridge from async handlers to blocking code, bearer tokens, request deadlines, the health
+//! routes, and the mapping from errors to HTTP responses.
+//!
+//! It knows nothing of the reference service: no route, table or type of it. The table of errors and their statuses is at
+//! [`ApiError`].
 //!
 //! ```no_run
 //! use actix_web::{App, HttpServer, web::Json};
@@ -12,7 +15,7 @@
 //!     Ok(Json(blocking(move || poolhouse::execute_query(sql, &[])).await?))
 //! }
 //!
-//! // The pool is opened before and closed after the actix system: a plain `fn main`.
+//! // A plain `fn main`: the pool is opened before the actix system starts, and closed after it has ended.
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let settings = Settings::load()?;
 //!     DatabasePool::initialize(&settings.pool)?;

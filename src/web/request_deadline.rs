@@ -1,4 +1,7 @@
-//! A deadline for each request: a setting, which the client may shorten.
+//! A deadline for each request: a setting that the client can shorten.
+//!
+//! The middleware sets it, and `bridge` applies it to blocking work; the deadline of the polled request is a thread-local
+//! variable, because a handler has no parameter for it.
 
 use crate::pool::add;
 use crate::web::ApiError;
@@ -17,19 +20,19 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// The header by which a client says how long it will wait: `X-Request-Timeout-Ms`.
+/// The header in which a client sends its own timeout: `X-Request-Timeout-Ms`.
 static HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
-/// The longest time the header may give, an hour: more is a mistake.
+/// The longest timeout in the header, one hour: a longer one is a mistake.
 const MOST_MS: u64 = 3_600_000;
 
-/// Middleware that gives each request a deadline: for the arrival of its body, and for everything that
-/// [`blocking`](super::blocking) does for it, which is waiting for a thread and a connection, and each statement. At
-/// the deadline what is under way is cancelled on the server, and the answer is 504 `deadline_exceeded`; where the body
-/// is not there by then it is 408 `body_timeout`, as [`json_errors`](super::json_errors) has it.
+/// Middleware that sets a deadline for each request: for the arrival of its body, and for all its work in
+/// [`blocking`](super::blocking), which is the wait for a thread, the wait for a connection, and each statement. At the
+/// deadline the running statement is cancelled on the server, and the response is 504 `deadline_exceeded`; if the body has
+/// not arrived by then, it is 408 `body_timeout` (see [`json_errors`](super::json_errors)).
 ///
-/// A client that waits less long says so: `X-Request-Timeout-Ms: 250`, a whole number of milliseconds from 1 to
-/// 3600000. It can shorten the deadline, not lengthen it; anything else in the header is answered with 422.
+/// A client can shorten the deadline with `X-Request-Timeout-Ms: 250`, a whole number of milliseconds from 1 to 3600000. It
+/// cannot lengthen it. Any other value of the header gets 422.
 ///
 /// # Examples
 ///
@@ -47,7 +50,7 @@ pub struct RequestDeadline {
 }
 
 impl RequestDeadline {
-    /// Gives each request `timeout`; `None` leaves it to the client, and to the pool's own limits.
+    /// Sets `timeout` for each request; with `None`, only the header and the pool's own limits apply.
     pub fn new(timeout: Option<Duration>) -> RequestDeadline {
         RequestDeadline { timeout }
     }
@@ -78,12 +81,12 @@ thread_local! {
     static CURRENT: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The deadline of the request whose handler is being polled on this thread.
+/// The deadline of the request whose handler this thread is polling.
 pub(super) fn current() -> Option<Instant> {
     CURRENT.get()
 }
 
-/// Runs `f`, a step of a request's handler, with its deadline: the requests of a worker take turns on its thread.
+/// Runs `f`, one poll of a request's handler, with the request's deadline: a worker polls its requests in turn on one thread.
 fn within<R>(deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Instant>);
     impl Drop for Restore {
@@ -112,7 +115,8 @@ where
     }
 }
 
-/// A service behind [`RequestDeadline`].
+/// The service that [`RequestDeadline`] wraps around another.
+#[derive(Debug)]
 pub struct RequestDeadlineService<S> {
     inner: S,
     deadline: RequestDeadline,
@@ -151,8 +155,8 @@ where
     }
 }
 
-/// Has the body end with an error where it is not complete at `deadline`: a client that sends it byte by byte would
-/// keep its request open for ever.
+/// Makes the body fail if it is not complete at `deadline`: a client that sends it byte by byte would otherwise keep its
+/// request open without limit.
 fn limit_body(request: &mut ServiceRequest, deadline: Instant) {
     let payload = request.take_payload();
     if !matches!(payload, Payload::None) {
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shorter_of_setting_and_header_holds_and_nonsense_is_refused() {
+    fn the_shorter_of_setting_and_header_applies_and_an_invalid_header_is_refused() {
         let close = |found: Option<Result<Duration, u16>>, ms: u64| {
             let found = found.unwrap().unwrap().as_millis() as u64;
             assert!((ms..ms + 100).contains(&found), "{found} for {ms}");

@@ -232,6 +232,30 @@ fn a_client_put_in_anothers_place_is_not_lent_on() {
     drop(stolen);
 }
 
+/// A transaction that was made a read-only one is no sign that the server has been demoted.
+#[test]
+fn what_makes_a_transaction_read_only_costs_no_connection() {
+    let pool = pool(3, 3, |settings| {
+        settings.database.target_session_attrs = poolhouse::settings::TargetSessionAttrs::ReadWrite;
+    });
+    with_table(&pool);
+    eventually("all are made and clean", Duration::from_secs(5), || pool.status().available == 3);
+    let before = pool.status().connects;
+    for set in [
+        "SET TRANSACTION READ ONLY",
+        "SET LOCAL transaction_read_only = on",
+        "SELECT set_config('transaction_read_only', 'on', true)",
+    ] {
+        let refused = pool.transaction(|tx| {
+            tx.execute_write(set, &[])?;
+            tx.execute_write("INSERT INTO t VALUES (1)", &[])
+        });
+        assert_eq!(refused.unwrap_err().sqlstate(), Some("25006"), "{set}");
+    }
+    eventually("all are back", Duration::from_secs(5), || pool.status().available == 3);
+    assert_eq!(pool.status().connects, before);
+}
+
 /// A server that accepts no writes any more is left for the next of the list, and the write that met it is done there.
 #[test]
 fn a_demoted_primary_is_left_for_the_next_host() {

@@ -61,7 +61,7 @@ fn refusal(pairs: &[(&str, &str)]) -> Problem {
 }
 
 fn complete(tier: &str, more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
-    let tier = Tier::ALL.into_iter().find(|known| known.as_str() == tier).unwrap().as_str();
+    let tier = Tier::ALL.iter().find(|known| known.as_str() == tier).unwrap().as_str();
     let mut pairs = vec![("APP_ENV", tier)];
     pairs.extend(COMPLETE);
     pairs.retain(|(name, _)| more.iter().all(|(other, _)| other != name));

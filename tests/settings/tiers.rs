@@ -73,7 +73,7 @@ fn production_trusts_this_machine() {
 
 #[test]
 fn a_tier_is_read_by_its_exact_name_and_an_error_lists_the_names() {
-    for tier in Tier::ALL {
+    for &tier in Tier::ALL {
         assert_eq!(tier.as_str().parse::<Tier>().unwrap(), tier);
     }
     let error = "prod".parse::<Tier>().unwrap_err().to_string();

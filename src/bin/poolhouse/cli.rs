@@ -1,4 +1,4 @@
-//! What can be asked of the program, and how it says that it could not do it.
+//! The command line: the commands, the exit codes, and a command's failure as text. It runs nothing.
 
 use clap::{Parser, Subcommand};
 use poolhouse::Error;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The exit code for a command line or settings that cannot be used; clap's own.
+/// The exit code for an invalid command line or invalid settings; the same as clap's.
 pub(crate) const USAGE: u8 = 2;
 
 /// A catalogue of movies, served through poolhouse: a blocking PostgreSQL connection pool whose deadlines hold
@@ -25,7 +25,7 @@ database set, a private PostgreSQL is started, whose data stays in .poolhouse/.
 Exit codes: 0 done; 1 it could not be done, standard error says why; 2 the command line or the settings cannot
 be used; 128 and a signal's number: that signal ended it at once.";
 
-/// One thing to do.
+/// A command of the program.
 #[derive(Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Serve the movies over HTTP until SIGTERM or Ctrl-C (without a command: this)
@@ -47,8 +47,8 @@ impl Cli {
     }
 }
 
-/// A command of this program as its user can type it: with the name that the program was called by, because
-/// `make run` leaves it off the `PATH`.
+/// A command of this program as the user can type it: with the name that started the program, because `make run`
+/// does not put it on the `PATH`.
 pub(crate) fn spelled(command: &str) -> String {
     let name = std::env::args_os().next().unwrap_or_else(|| "poolhouse".into());
     spelled_with(&name.to_string_lossy(), command)
@@ -62,17 +62,17 @@ fn spelled_with(name: &str, command: &str) -> String {
     }
 }
 
-/// Why a command could not be done, for the user's eyes.
+/// Why a command failed, as text for the user.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The settings are at fault: nothing was tried.
+    /// The settings are invalid; the command did nothing.
     Settings(String),
-    /// It was tried.
+    /// The command failed while it ran.
     Failed(String),
 }
 
 impl Failure {
-    /// For `map_err`: what was tried, then why it failed.
+    /// For `map_err`: the text is what was attempted, then the error.
     pub(crate) fn during<E: fmt::Display>(doing: impl fmt::Display) -> impl FnOnce(E) -> Failure {
         move |error| Failure::Failed(format!("{doing}: {error}"))
     }

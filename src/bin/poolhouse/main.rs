@@ -1,10 +1,10 @@
 //! The reference service of poolhouse: a catalogue of movies, served through the pool.
 //!
-//! It uses nothing but the library's public API. Start with `cli`, which says what can be asked of it, then
-//! `commands`; a request travels `server` → `handlers` → `services` → `repositories`.
+//! It uses only the library's public API. Start with `cli`, which defines the commands, then `commands`, which runs
+//! them; a request travels `http` → `services` → `repositories`.
 //!
-//! `main` is a plain function: the pool is opened before the actix system starts and closed after it has ended,
-//! because a driver's client used or dropped inside async code panics.
+//! `main` is not async: the pool opens before the actix system starts and closes after it has ended, because a
+//! driver's client that is used or dropped inside async code panics.
 
 mod cli;
 mod commands;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
-        // Help and version are such "errors" too; clap knows which stream and which code each takes.
+        // Includes help and version: clap knows the stream and the exit code of each.
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(cli::USAGE));

@@ -1,6 +1,6 @@
-//! Everything wrong with what somebody sent.
+//! A list of what is wrong with an input, bounded in length. It knows nothing of the input.
 
-/// More problems than this are counted, not kept: a file or a request may be nothing but problems.
+/// How many problems are kept; the rest are only counted, because every line of a large input may have one.
 const SHOWN: usize = 20;
 
 /// The first few problems, and how many there are.
@@ -22,7 +22,7 @@ impl Problems {
         }
     }
 
-    /// The value of an outcome; its problem is kept.
+    /// Returns the value, or keeps the problem.
     pub(crate) fn take<T>(&mut self, outcome: Result<T, String>) -> Option<T> {
         outcome.map_err(|problem| self.add(problem)).ok()
     }

@@ -1,14 +1,14 @@
-//! How far an import is: a bar on a terminal, now and then a line elsewhere.
+//! Progress of an import on standard error: a bar on a terminal, a line every two seconds otherwise.
 
-use crate::services::import::Watch;
+use crate::services::import::ImportObserver;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-/// Between two lines where there is no terminal: a log is not to be flooded.
+/// The time between two lines if standard error is no terminal, so as not to fill a log.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Shows progress on standard error.
+/// Shows the progress of an import.
 pub(crate) struct Progress {
     /// The size of the input in bytes; `None` for a stream.
     size: Option<u64>,
@@ -35,7 +35,7 @@ impl Progress {
         Progress { size, bar, last_line: Instant::now() }
     }
 
-    /// Takes the bar off the screen.
+    /// Removes the bar from the screen.
     pub(crate) fn end(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
@@ -43,8 +43,8 @@ impl Progress {
     }
 }
 
-impl Watch for Progress {
-    fn has_read(&mut self, movies: u64, bytes: u64) {
+impl ImportObserver for Progress {
+    fn on_read(&mut self, movies: u64, bytes: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(bytes);
             bar.set_message(format!("{movies} movies"));
@@ -59,7 +59,7 @@ impl Watch for Progress {
         }
     }
 
-    fn is_merging(&mut self, movies: u64) {
+    fn on_merge(&mut self, movies: u64) {
         match &self.bar {
             Some(bar) => {
                 bar.set_style(ProgressStyle::default_spinner());

@@ -1,24 +1,24 @@
-//! The tables in the database: made from `config/schema.sql`, and looked for before serving.
+//! The tables: created from `config/schema.sql`, and checked before serving.
 
 use poolhouse::{Connection, Error, Execute, Pool, Result};
 
-/// `config/schema.sql` as it was when this program was built: a deployed binary needs no file beside it.
+/// `config/schema.sql`, compiled in: a deployed binary needs no file beside it.
 const SCHEMA: &str = include_str!("../../../config/schema.sql");
 
-/// Applies `config/schema.sql`, as a whole or not at all; again without harm.
+/// Applies `config/schema.sql`: all of it or nothing. Applying it again changes nothing.
 pub(crate) fn apply(connection: &mut Connection) -> Result<()> {
-    // Several statements in one message are one transaction: this is PostgreSQL's simple query protocol.
+    // PostgreSQL runs several statements of one simple-query message as one transaction.
     connection.client().batch_execute(SCHEMA).map_err(Error::from)
 }
 
-/// Whether the tables and functions are there.
+/// Whether the tables and functions exist.
 pub(crate) fn is_present(pool: &Pool) -> Result<bool> {
     let sql =
         "SELECT to_regclass('movies') IS NOT NULL AND to_regprocedure('poolhouse_query(text)') IS NOT NULL";
     Ok(pool.execute_query_one(sql, &[])?.unwrap_or(false))
 }
 
-/// What a failure of [`apply`] needs to be understood.
+/// What to do about a failure of [`apply`].
 pub(crate) fn advice(error: &Error) -> Option<&'static str> {
     match error.sqlstate() {
         // The extension's files are not on the server: 58P01 up to PostgreSQL 15, 0A000 since.

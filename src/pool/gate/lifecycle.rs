@@ -1,81 +1,69 @@
-//! The gate's life: warm at start, suspended, resized, closed; and the numbers it shows.
+//! The gate's life cycle: warming up, suspending, resizing, closing; and the numbers that it reports.
 
-use crate::error::PoolNumbers;
 use crate::pool::gate::sync::now;
 use crate::pool::gate::waiters::CLOSED;
-use crate::pool::gate::{DETACHED, Gate, Holder, Permit, Refusal};
-use crate::pool::status::{Counts, PoolState, PoolStatus};
+use crate::pool::gate::{DETACHED, Gate, Holder, Permit, Refusal, Refused, wait};
+use crate::pool::status::{PoolState, PoolStatus};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How many connections there are too many of.
+/// The longest sleep of a thread that waits for the pool to open or close: it looks again even if no change was signalled.
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+
+/// The numbers of connections that maintenance may close.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Surplus {
-    /// Above the maximum, after a resize.
+    /// Connections above the maximum, after a resize.
     pub(crate) above_max: u32,
-    /// Above the minimum: may go when idle for long.
+    /// Connections above the minimum, which may be closed when idle for long.
     pub(crate) above_min: u32,
-    /// Above the size without overflow: may go when idle for a moment.
+    /// Connections above the size without overflow, which may be closed when idle for a moment.
     pub(crate) overflow: u32,
 }
 
-/// Life cycle and numbers.
 impl Gate {
-    /// Waits until the minimum is there, a failure has been noted, or `deadline` has passed.
-    pub(crate) fn wait_until_warm(&self, deadline: Instant) -> Result<(), (Refusal, Box<PoolNumbers>)> {
+    /// Waits until the minimum is open, a connect has failed, or `deadline` has passed.
+    pub(crate) fn wait_until_warm(&self, deadline: Instant) -> Result<(), Refused> {
         let started = now();
         let mut state = self.lock();
         let wanted = state.limits.min.max(1);
         loop {
-            if state.phase == PoolState::Closed {
-                return Err((
-                    Refusal::Closed,
-                    Box::new(state.numbers(now().saturating_duration_since(started))),
-                ));
-            }
-            if state.live() >= wanted {
+            let now = now();
+            if state.live() >= wanted && state.phase != PoolState::Closed {
                 return Ok(());
             }
-            let now = now();
-            if state.outage.is_down() || now >= deadline {
-                // A server that has not said anything by now is no less down than one that refuses.
-                let refusal = match state.outage.refusal() {
+            if state.phase == PoolState::Closed || state.backoff.is_down() || now >= deadline {
+                let refusal = match state.backoff.refusal() {
+                    _ if state.phase == PoolState::Closed => Refusal::Closed,
+                    // A server that has not answered by the deadline counts as down.
                     Refusal::TimedOut => Refusal::Down,
                     refusal => refusal,
                 };
-                return Err((refusal, Box::new(state.numbers(now - started))));
+                return Err((refusal, Box::new(state.numbers(now.saturating_duration_since(started)))));
             }
-            let pause = (deadline - now).min(Duration::from_millis(20));
-            state = match self.settled.wait_timeout(state, pause) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            state = wait(&self.counts_changed, state, Some((deadline - now).min(LONGEST_SLEEP)));
         }
     }
 
-    /// Closes the gate: everybody in the queue is turned away, nobody passes any more.
+    /// Closes the gate: waiters fail immediately with `Closed`, and so does every later call.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.phase = PoolState::Closed;
         self.retiring.store(true, Ordering::Relaxed);
-        // What is idle is closed, and what no connector has in hand will not be made.
+        // Idle connections will be closed, and pending requests will not be carried out.
         state.idle = 0;
-        (state.requested, state.owed) = (state.connecting, 0);
-        let waiters = std::mem::take(&mut state.queue);
+        (state.requested, state.unqueued_requests) = (state.connecting, 0);
+        let waiters = Vec::from(std::mem::take(&mut state.queue));
         state.note_demand(now());
         for waiter in &waiters {
             waiter.settle(CLOSED);
         }
-        drop(state);
-        self.orders.notify_all();
-        self.settled.notify_all();
-        for waiter in waiters {
-            waiter.parker.unpark();
-        }
+        self.connect_requests.notify_all();
+        self.wake(state, waiters);
     }
 
-    /// Waits until no connection is lent and no connector is at work, or `deadline` has passed. Returns how many
-    /// are still lent.
+    /// Waits until no connection is lent or under maintenance and no connect is in progress, or `deadline` has passed. Returns
+    /// how many connections are still lent.
     pub(crate) fn wait_until_idle(&self, deadline: Instant) -> u32 {
         let mut state = self.lock();
         loop {
@@ -83,14 +71,11 @@ impl Gate {
             if (state.in_use == 0 && state.checking == 0 && state.connecting == 0) || now >= deadline {
                 return state.in_use;
             }
-            state = match self.settled.wait_timeout(state, (deadline - now).min(Duration::from_millis(20))) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            state = wait(&self.counts_changed, state, Some((deadline - now).min(LONGEST_SLEEP)));
         }
     }
 
-    /// Lets callers wait instead of serving them, until `resume`.
+    /// Makes callers wait until `resume`. Returns false where the gate is closed.
     pub(crate) fn suspend(&self) -> bool {
         let mut state = self.lock();
         if state.phase == PoolState::Open {
@@ -100,22 +85,19 @@ impl Gate {
         state.phase == PoolState::Suspended
     }
 
-    /// Serves callers again.
+    /// Serves callers again. Returns false where the gate is closed.
     pub(crate) fn resume(&self) -> bool {
         let mut state = self.lock();
         if state.phase == PoolState::Suspended {
             state.phase = PoolState::Open;
         }
-        let open = state.phase == PoolState::Open;
-        let now = now();
-        let mut woken = state.serve(now);
-        self.request_for_demand(&mut state, now, 0);
-        woken.extend(state.after_change(now));
-        self.wake(state, woken);
-        open
+        let is_open = state.phase == PoolState::Open;
+        self.settle(state, now());
+        is_open
     }
 
-    /// Sets new sizes; surplus connections are closed as they come back or are found idle.
+    /// Sets new sizes. Surplus connections are closed when they are returned, or by maintenance. Returns false where the gate is
+    /// closed.
     pub(crate) fn resize(&self, min: u32, max: u32) -> bool {
         let mut state = self.lock();
         if state.phase == PoolState::Closed {
@@ -123,21 +105,17 @@ impl Gate {
         }
         state.limits.min = min;
         state.limits.max = max;
-        // Orders nobody has begun are the cheapest surplus; while the server is down the last one is the prober.
+        // Pending requests cost nothing to drop. While the server is down, one has to stay: it is the probe.
         let surplus = state.total().saturating_sub(max);
-        let kept = state.connecting.max(u32::from(state.outage.is_down()));
+        let kept = state.connecting.max(u32::from(state.backoff.is_down()));
         state.requested -= surplus.min(state.requested.saturating_sub(kept));
-        state.owed = state.owed.min(state.requested - state.connecting);
+        state.unqueued_requests = state.unqueued_requests.min(state.requested - state.connecting);
         self.retiring.store(state.total() > max, Ordering::Relaxed);
-        self.request_minimum(&mut state);
-        let now = now();
-        self.request_for_demand(&mut state, now, 0);
-        let woken = state.after_change(now);
-        self.wake(state, woken);
+        self.settle(state, now());
         true
     }
 
-    /// How many connections there are too many of, by each measure.
+    /// The numbers of connections that maintenance may close.
     pub(crate) fn surplus(&self, max_overflow: u32) -> Surplus {
         let state = self.lock();
         if state.total() <= state.limits.max && state.phase != PoolState::Closed {
@@ -156,12 +134,12 @@ impl Gate {
         self.lock().phase == PoolState::Closed
     }
 
-    /// Reads or changes the counters.
-    pub(crate) fn with_counts<R>(&self, f: impl FnOnce(&mut Counts) -> R) -> R {
+    /// Reads or changes the counters, under the lock.
+    pub(crate) fn with_counts<R>(&self, f: impl FnOnce(&mut PoolStatus) -> R) -> R {
         f(&mut self.lock().counts)
     }
 
-    /// Calls `f` for every holder whose hold is longer than `threshold`.
+    /// Calls `f` under the lock for every holder whose hold is longer than `threshold`.
     pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&mut Holder, Duration)) {
         let mut state = self.lock();
         let now = now();
@@ -173,27 +151,29 @@ impl Gate {
         }
     }
 
-    /// The borrower is done with the connection, and something else is to be done to it before it is lent on:
-    /// its thread is no longer the holder.
+    /// The borrower has finished, and the connection is cleaned before it is lent again: the thread no longer counts as its
+    /// holder.
     pub(crate) fn detach(&self, permit: &Permit) {
         if let Some(Some(holder)) = self.lock().holders.get_mut(permit.0) {
             holder.thread = DETACHED;
         }
     }
 
-    /// Fills the gauges of a status and clones the counters, in one moment.
-    pub(crate) fn snapshot(&self, status: &mut PoolStatus) {
+    /// The gauges and counters of one moment. The gate does not know the pool's name.
+    pub(crate) fn snapshot(&self) -> PoolStatus {
         let state = self.lock();
-        status.state = state.phase;
-        status.min_connections = state.limits.min;
-        status.max_connections = state.limits.max;
-        status.available = state.idle + state.checking;
-        status.in_use = state.in_use;
-        status.connecting = state.requested;
-        status.total = state.total();
-        status.waiting = state.queue.len() as u32;
-        status.max_waiting = state.limits.max_waiting;
-        status.last_failure = state.outage.failure();
-        state.counts.fill(status);
+        PoolStatus {
+            min_connections: state.limits.min,
+            max_connections: state.limits.max,
+            available: state.idle + state.checking,
+            in_use: state.in_use,
+            total: state.total(),
+            connecting: state.requested,
+            waiting: state.queue.len() as u32,
+            max_waiting: state.limits.max_waiting,
+            state: state.phase,
+            last_failure: state.backoff.failure(),
+            ..state.counts.clone()
+        }
     }
 }

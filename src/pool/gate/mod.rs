@@ -1,16 +1,15 @@
-//! The gate: who gets a connection next, and when another one is worth making.
+//! The gate: decides which caller gets a connection next, and when the pool opens another one.
 //!
-//! It counts connections, queues callers in order, and keeps their deadlines; it knows nothing of databases
-//! and holds no connection. Whoever passes it finds one in the store, because the gate lets through only as
-//! many as are there.
+//! It counts connections, keeps callers in a queue, and enforces their deadlines. It knows nothing of databases and holds no
+//! connection: a permit from the gate is the right to take one connection out of the store, and the gate never issues more
+//! permits than there are connections in the store.
 //!
-//! **Fairness**: callers are served strictly in the order in which they came (first in, first out). A caller
-//! that arrives while others wait queues behind them, so nobody is overtaken; the price is a thread switch at
-//! each hand-over under overload.
+//! **Fairness**: callers are served first in, first out. A caller that arrives while others wait queues behind them; the price is
+//! a thread switch at each hand-over under overload.
 //!
-//! **Lock rule**: everything is under one mutex, held for a few dozen instructions and never while waiting,
-//! connecting, or waking a thread: decide under the lock, act after it. Helpers that need the lock take
-//! `&mut State`.
+//! **Lock rule**: one mutex guards all of [`State`]. It is held for a few dozen instructions, and never while waiting, connecting,
+//! or waking a waiter (one rare exception is marked): decide under the lock, act after it. Functions that need the lock take
+//! `&mut State` or the guard.
 
 pub(crate) use crate::pool::gate::connectors::ConnectRequest;
 pub(crate) use crate::pool::gate::lifecycle::Surplus;
@@ -29,7 +28,7 @@ use crate::pool::gate::backoff::Backoff;
 use crate::pool::gate::growth::Growth;
 use crate::pool::gate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
 use crate::pool::gate::waiters::Waiter;
-use crate::pool::status::{Counts, PoolState};
+use crate::pool::status::{PoolState, PoolStatus};
 use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
@@ -43,19 +42,19 @@ pub(crate) struct Limits {
     pub(crate) max: u32,
     pub(crate) max_waiting: u32,
     pub(crate) outage_grace: Duration,
-    /// Queue delay above which callers are shed, and how long it must persist; `None` sheds none.
+    /// The queue delay above which callers are shed, and how long it must persist; `None` sheds none.
     pub(crate) shedding: Option<(Duration, Duration)>,
-    /// Whether nobody waits any more for what the current thread waits for. It is woken when that becomes so.
-    pub(crate) is_called_off: fn() -> bool,
+    /// Whether the current thread's request was cancelled. A cancellation unparks the thread.
+    pub(crate) is_cancelled: fn() -> bool,
 }
 
-/// Leave to take one connection from the store; the number names the holder's entry.
+/// The right to take one connection from the store. The number identifies the holder's entry.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit that is not given back is a connection lost"]
 pub(crate) struct Permit(usize);
 
 impl Permit {
-    /// No two that are out at the same time have the same; fewer than there may be connections.
+    /// Unique among the permits that are out, and below the highest number of connections lent so far.
     pub(crate) fn number(&self) -> usize {
         self.0
     }
@@ -70,35 +69,45 @@ pub(crate) enum Refusal {
     Saturated,
     /// The queue's delay has been above its target for too long.
     Shed,
+    /// The server is down.
     Down,
+    /// The server refuses the login.
     Login,
     Closed,
+    /// The calling thread holds a connection itself, and no other is left.
     SelfDeadlock,
-    CalledOff,
+    /// The request that the calling thread works for was cancelled.
+    Cancelled,
 }
 
-/// Who holds a connection, since when, and where it was acquired.
+/// A refusal, with the pool's numbers at that moment.
+pub(crate) type Refused = (Refusal, Box<PoolNumbers>);
+
+/// The borrower of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holder {
     pub(crate) since: Instant,
     pub(crate) at: &'static Location<'static>,
+    /// The borrowing thread's number, or [`DETACHED`].
     thread: u64,
-    /// What was counted as its wait.
+    /// The wait that was counted for this loan.
     waited: Duration,
+    /// Whether the hold was reported as too long.
     pub(crate) reported: bool,
 }
 
-/// The thread of a holder that has none: its borrower is done with it.
+/// The thread of a holder whose borrower has finished, while the pool cleans the connection.
 const DETACHED: u64 = 0;
 
 #[derive(Debug)]
 pub(crate) struct Gate {
     state: Mutex<State>,
-    /// Makers wait here for orders.
-    orders: Condvar,
-    /// `open` and `close` wait here for counts to change.
-    settled: Condvar,
-    /// Set while a returned connection may have to be closed rather than lent on: closed, or above the maximum.
+    /// Connectors wait here for connect requests.
+    connect_requests: Condvar,
+    /// `wait_until_warm` and `wait_until_idle` wait here for counts to change.
+    counts_changed: Condvar,
+    /// Set while a returned connection may have to be closed instead of lent again: the gate is closed, or there are more
+    /// connections than the maximum. Read without the lock, and confirmed under it.
     retiring: AtomicBool,
 }
 
@@ -106,32 +115,35 @@ pub(crate) struct Gate {
 pub(crate) struct State {
     limits: Limits,
     phase: PoolState,
+    /// In the store, ready to lend.
     idle: u32,
+    /// Lent.
     in_use: u32,
-    /// Idle ones the maintenance thread is looking at; counted as available.
+    /// Taken out of the store by maintenance; reported as available.
     checking: u32,
-    /// Being made: ordered, or in a connector's hands.
+    /// Connects requested, including those in progress.
     requested: u32,
-    /// The part of `making` that a connector has in hand.
+    /// The part of `requested` in progress.
     connecting: u32,
-    /// The part of the orders nobody has in hand that is for callers who could not wait: carried out although
-    /// the queue does not show who wants them.
-    owed: u32,
+    /// Pending connects requested by callers with a zero timeout, which are not in the queue: connectors carry them out although
+    /// no waiter needs them.
+    unqueued_requests: u32,
     queue: VecDeque<Arc<Waiter>>,
     holders: Vec<Option<Holder>>,
     free_entries: Vec<usize>,
     growth: Growth,
-    outage: Backoff,
-    /// A caller waits without a time at which to look again whether one more connection is due: there was no room
-    /// for one, or the one it waits for was connecting.
-    is_unarmed: bool,
+    backoff: Backoff,
+    /// A waiter sleeps without a time at which growth is due: there was no room for another connection, or the one it waits for
+    /// was requested. `waiters_to_wake` wakes it when that changes.
+    has_untimed_waiter: bool,
     shed_after: Option<Instant>,
-    /// Since when attempts to connect have been in flight without an answer to any.
+    /// Start of the period in which attempts to connect are in progress and none has been answered.
     unanswered_since: Option<Instant>,
-    /// Callers turned away since a connection came back in order: for lack of connections, or because an outage has
-    /// begun that is not known yet.
-    unexplained: u64,
-    pub(crate) counts: Counts,
+    /// Callers turned away since the last release, for which it is not known whether connections were too few or an outage had
+    /// begun. A failed connect counts them as turned away in an outage.
+    unattributed: u64,
+    /// Only the counters are kept here; `snapshot` adds the gauges.
+    pub(crate) counts: PoolStatus,
 }
 
 impl Gate {
@@ -145,65 +157,64 @@ impl Gate {
                 checking: 0,
                 requested: 0,
                 connecting: 0,
-                owed: 0,
+                unqueued_requests: 0,
                 queue: VecDeque::new(),
                 holders: Vec::new(),
                 free_entries: Vec::new(),
                 growth: Growth::default(),
-                outage: Backoff::default(),
-                is_unarmed: false,
+                backoff: Backoff::default(),
+                has_untimed_waiter: false,
                 shed_after: None,
                 unanswered_since: None,
-                unexplained: 0,
-                counts: Counts::default(),
+                unattributed: 0,
+                counts: PoolStatus::default(),
             }),
-            orders: Condvar::new(),
-            settled: Condvar::new(),
+            connect_requests: Condvar::new(),
+            counts_changed: Condvar::new(),
             retiring: AtomicBool::new(false),
         }
     }
 
-    // A poisoned lock means a panic while counting: a bug, and one that must not take every caller down.
+    // A poisoned lock means a panic while counting. That is a bug, but it must not make every later call fail.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Gives a connection back that is in the store again, and passes it to the head of the queue.
+    /// Returns a permit whose connection is back in the store, and lends that connection to the head of the queue.
     ///
-    /// Returns the holder where its hold had been reported as too long.
+    /// Returns the holder if its hold was reported as too long.
     pub(crate) fn release(&self, permit: Permit, now: Instant) -> Option<Holder> {
         let mut state = self.lock();
         let holder = state.take_back_used(permit, now);
-        state.unexplained = 0;
+        state.unattributed = 0;
         state.add_idle();
         self.hand_over(state, now);
         holder
     }
 
-    /// Gives a permit back whose connection is not in the store yet, as was promised, but will be. The caller has no
-    /// more time to wait for it.
-    pub(crate) fn put_back(&self, permit: Permit, started: Instant) -> (Refusal, Box<PoolNumbers>) {
+    /// Returns a permit whose connection has not arrived in the store yet, but will. The caller has no time left to wait for it.
+    pub(crate) fn put_back(&self, permit: Permit, started: Instant) -> Refused {
         let mut state = self.lock();
-        if let Some(holder) = state.take_back(permit) {
-            state.counts.wait_times.remove(holder.waited);
-        }
-        let told = state.turn_away(Refusal::TimedOut, started, true);
+        state.take_back_unused(permit);
+        let refused = state.turn_away(Refusal::TimedOut, started, true);
         state.add_idle();
         self.hand_over(state, now());
-        told
+        refused
     }
 
-    /// Gives a permit back whose connection has been closed; makes another one where it is wanted.
-    /// Returns what [`release`](Gate::release) does.
+    /// Returns a permit whose connection was closed, and requests a replacement where one is needed.
+    ///
+    /// Returns the holder if its hold was reported as too long.
     pub(crate) fn discard(&self, permit: Permit) -> Option<Holder> {
         let mut state = self.lock();
-        let holder = state.take_back_used(permit, now());
-        self.after_loss(state);
+        let now = now();
+        let holder = state.take_back_used(permit, now);
+        self.settle(state, now);
         holder
     }
 
-    /// Whether the connection of this permit is to be closed instead of given back: the gate is closed, or
-    /// there are more connections than the maximum allows.
+    /// Whether a returned connection has to be closed instead of lent again: the gate is closed, or there are more connections
+    /// than the maximum.
     pub(crate) fn retires(&self) -> bool {
         self.retiring.load(Ordering::Relaxed) && {
             let state = self.lock();
@@ -211,7 +222,7 @@ impl Gate {
         }
     }
 
-    /// Takes up to `most` idle connections out for the maintenance thread, none while callers wait.
+    /// Takes up to `most` idle connections out for maintenance; none while callers wait.
     pub(crate) fn begin_check(&self, most: u32) -> u32 {
         let mut state = self.lock();
         let taken = if state.queue.is_empty() { state.idle.min(most) } else { 0 };
@@ -220,7 +231,7 @@ impl Gate {
         taken
     }
 
-    /// The maintenance thread's connection is back in the store.
+    /// Maintenance has put a connection back into the store.
     pub(crate) fn end_check(&self) {
         let mut state = self.lock();
         state.checking -= 1;
@@ -228,63 +239,91 @@ impl Gate {
         self.hand_over(state, now());
     }
 
-    /// the maintenance thread closed the connection it had.
+    /// Maintenance has closed a connection.
     pub(crate) fn end_check_closed(&self) {
         let mut state = self.lock();
         state.checking -= 1;
-        self.after_loss(state);
+        self.settle(state, now());
     }
 
+    /// Requests connects up to the minimum.
+    pub(crate) fn keep_minimum(&self) {
+        self.request_minimum(&mut self.lock(), now());
+    }
+
+    /// Ends a change that only made a connection idle: serves the queue, releases the lock, wakes.
     fn hand_over(&self, mut state: MutexGuard<'_, State>, now: Instant) {
         let woken = state.serve(now);
         self.wake(state, woken);
     }
 
-    fn after_loss(&self, mut state: MutexGuard<'_, State>) {
-        let now = now();
-        self.request_for_demand(&mut state, now, 0);
-        self.request_minimum(&mut state);
-        let woken = state.after_change(now);
+    /// Ends every other change of the number of connections or of the limits: serves the queue, requests connects, releases the
+    /// lock, wakes.
+    fn settle(&self, mut state: MutexGuard<'_, State>, now: Instant) {
+        let woken = self.follow_up(&mut state, now);
         self.wake(state, woken);
     }
 
+    /// The part of [`settle`](Gate::settle) under the lock. Returns the waiters to wake.
+    fn follow_up(&self, state: &mut State, now: Instant) -> Vec<Arc<Waiter>> {
+        // First: a waiter that is served needs no new connection.
+        let mut woken = state.serve(now);
+        self.request_for_demand(state, now, 0);
+        self.request_minimum(state, now);
+        woken.extend(state.waiters_to_wake(now));
+        woken
+    }
+
+    /// Releases the lock, then wakes these waiters, and the thread in `wait_until_idle` once the gate is closed.
     fn wake(&self, state: MutexGuard<'_, State>, woken: Vec<Arc<Waiter>>) {
-        let settled = state.is_watched();
+        let is_closed = state.phase == PoolState::Closed;
         drop(state);
         for waiter in woken {
             waiter.parker.unpark();
         }
-        if settled {
-            self.settled.notify_all();
+        if is_closed {
+            self.counts_changed.notify_all();
         }
     }
 
-    /// Orders what the minimum asks for.
-    pub(crate) fn keep_minimum(&self) {
-        self.request_minimum(&mut self.lock());
-    }
-
-    fn request_minimum(&self, state: &mut State) {
+    fn request_minimum(&self, state: &mut State, now: Instant) {
         let before = state.requested;
-        while state.phase != PoolState::Closed && state.total() < state.minimum() && !state.outage.is_down() {
+        while state.phase != PoolState::Closed && state.total() < state.minimum() && !state.backoff.is_down()
+        {
             state.requested += 1;
-            self.orders.notify_one();
+            self.connect_requests.notify_one();
         }
         if state.requested > before {
-            state.note_demand(now());
+            state.note_demand(now);
         }
     }
 
-    /// Orders as many connections as demand is worth. `unqueued` counts a caller that would wait if it could.
+    /// Requests as many connects as the growth rule allows. `unqueued` counts callers that cannot wait.
     fn request_for_demand(&self, state: &mut State, now: Instant, unqueued: u32) {
-        let wanted = state.wanted(now, unqueued);
+        let wanted = state.connects_wanted(now, unqueued);
         if wanted > 0 {
             state.requested += wanted;
-            state.owed = (state.owed + unqueued).min(state.requested - state.connecting);
+            state.unqueued_requests =
+                (state.unqueued_requests + unqueued).min(state.requested - state.connecting);
         }
         state.note_demand(now);
         for _ in 0..wanted {
-            self.orders.notify_one();
+            self.connect_requests.notify_one();
         }
+    }
+}
+
+/// Waits on a condition variable, at most for `pause` where one is given. May return early.
+fn wait<'a>(
+    condvar: &Condvar,
+    state: MutexGuard<'a, State>,
+    pause: Option<Duration>,
+) -> MutexGuard<'a, State> {
+    match pause {
+        None => condvar.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
+        Some(pause) => match condvar.wait_timeout(state, pause) {
+            Ok((state, _)) => state,
+            Err(poisoned) => poisoned.into_inner().0,
+        },
     }
 }

@@ -1,38 +1,41 @@
-//! What the gate decides, on the counts alone; the lock is the caller's.
+//! The gate's decisions: lending, refusing, shedding, and how many connections are missing.
+//!
+//! Every function here takes `&mut State` or `&State`, so its caller holds the gate's lock. None of them waits or wakes a
+//! thread; those that settle waiters return them, to be woken after the lock is released.
 
 use crate::error::PoolNumbers;
 use crate::pool::gate::sync::now;
-use crate::pool::gate::waiters::{DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
-use crate::pool::gate::{DETACHED, Holder, Permit, Refusal, State};
+use crate::pool::gate::waiters::{Caller, DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
+use crate::pool::gate::{DETACHED, Holder, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How many times longer than usual an attempt to connect is without an answer before that says anything, and how
-/// long at least.
-const UNUSUAL: u32 = 4;
-const LEAST_UNUSUAL: Duration = Duration::from_millis(50);
+/// An attempt to connect hangs when it has had no answer for this many times the usual connect time,
+const HANG_FACTOR: u32 = 4;
+/// and for at least this long.
+const MIN_HANG: Duration = Duration::from_millis(50);
 
 impl State {
+    /// Open and requested connections.
     pub(super) fn total(&self) -> u32 {
         self.live() + self.requested
     }
 
+    /// Open connections.
     pub(super) fn live(&self) -> u32 {
         self.idle + self.checking + self.in_use
     }
 
-    /// What is kept warm; before the first success at least one, to learn whether the server can be used.
+    /// The number of connections to keep open; at least one until the first connect succeeds, to learn whether the server can
+    /// be used.
     pub(super) fn minimum(&self) -> u32 {
         if self.counts.connects == 0 { self.limits.min.max(1) } else { self.limits.min }
     }
 
-    pub(super) fn is_watched(&self) -> bool {
-        self.phase == PoolState::Closed
-    }
-
+    /// Registers a holder. Returns the number of its entry.
     pub(super) fn lend(
         &mut self,
         since: Instant,
@@ -56,13 +59,14 @@ impl State {
         }
     }
 
-    pub(super) fn take_back(&mut self, permit: Permit) -> Option<Holder> {
+    fn take_back(&mut self, permit: Permit) -> Option<Holder> {
         self.in_use -= 1;
         self.free_entries.push(permit.0);
         self.holders[permit.0].take()
     }
 
-    /// Takes back what has been used, and counts how long. Returns the holder where its hold had been reported.
+    /// Takes back a permit whose connection was used, and counts for how long. Returns the holder if its hold was reported as
+    /// too long.
     pub(super) fn take_back_used(&mut self, permit: Permit, now: Instant) -> Option<Holder> {
         let holder = self.take_back(permit)?;
         let held = now.saturating_duration_since(holder.since);
@@ -71,23 +75,30 @@ impl State {
         Some(holder).filter(|holder| holder.reported)
     }
 
-    /// Counts a connection that is in the store. The store of a closed pool is emptied, and lends nothing.
+    /// Takes back a permit whose connection was not used. The caller's wait goes on, so it is counted when it ends.
+    pub(super) fn take_back_unused(&mut self, permit: Permit) {
+        if let Some(holder) = self.take_back(permit) {
+            self.counts.wait_times.remove(holder.waited);
+        }
+    }
+
+    /// Counts a connection that is in the store. A closed pool empties its store and lends nothing.
     pub(super) fn add_idle(&mut self) {
         if self.phase != PoolState::Closed {
             self.idle += 1;
         }
     }
 
-    /// Lends what is idle to the head of the queue. Returns whom to wake.
+    /// Lends idle connections to the head of the queue. Returns the waiters to wake.
     pub(super) fn serve(&mut self, now: Instant) -> Vec<Arc<Waiter>> {
         let mut woken = Vec::new();
         while self.idle > 0 && self.phase == PoolState::Open {
             let Some(waiter) = self.queue.pop_front() else {
-                // Nobody waits: whatever delay there was is over.
+                // An empty queue has no delay.
                 self.shed_after = None;
                 break;
             };
-            if self.sheds(&waiter, now) {
+            if self.should_shed(&waiter, now) {
                 waiter.settle(SHED);
             } else {
                 self.idle -= 1;
@@ -104,18 +115,12 @@ impl State {
         woken
     }
 
-    /// A caller gives up.
-    pub(super) fn leave(&mut self, waiter: &Arc<Waiter>, now: Instant) {
-        self.queue.retain(|other| !Arc::ptr_eq(other, waiter));
-        self.note_demand(now);
-    }
-
-    /// Connections were lost, or there is room for more than there was: turns everybody away where the server
-    /// has been down for too long and nothing is left to wait for, and has those look again who could not
-    /// have expected it. Returns whom to wake.
-    pub(super) fn after_change(&mut self, now: Instant) -> Vec<Arc<Waiter>> {
-        if self.live() == 0 && self.outage.has_outlasted(self.limits.outage_grace, now) {
-            let outcome = if self.outage.refusal() == Refusal::Login { LOGIN } else { DOWN };
+    /// The waiters to wake after connections were lost or room for more was gained: all of them, refused, where the server has
+    /// been down for longer than the grace and no connection is left; all of them, to look again, where one sleeps without
+    /// a time at which growth is due.
+    pub(super) fn waiters_to_wake(&mut self, now: Instant) -> Vec<Arc<Waiter>> {
+        if let Some(refusal) = self.outage_refusal(now) {
+            let outcome = if refusal == Refusal::Login { LOGIN } else { DOWN };
             let woken = Vec::from(std::mem::take(&mut self.queue));
             for waiter in &woken {
                 waiter.settle(outcome);
@@ -123,88 +128,82 @@ impl State {
             self.note_demand(now);
             return woken;
         }
-        if self.is_unarmed && self.unserved() > 0 && self.has_room() {
-            self.is_unarmed = false;
+        if self.has_untimed_waiter && self.unserved() > 0 && self.has_room() {
+            self.has_untimed_waiter = false;
             return self.queue.iter().cloned().collect();
         }
         Vec::new()
     }
 
-    /// Whether a caller that finds nothing idle is turned away before it waits.
-    pub(super) fn refuses(&self, now: Instant, deadline: Instant, is_again: bool) -> Option<Refusal> {
+    /// Why a caller that found no idle connection is turned away before it waits; `None` where it may wait.
+    pub(super) fn refusal_on_arrival(&self, caller: &Caller, now: Instant) -> Option<Refusal> {
         if self.phase == PoolState::Closed {
             return Some(Refusal::Closed);
         }
-        if self.live() == 0 && self.outage.has_outlasted(self.limits.outage_grace, now) {
-            return Some(self.outage.refusal());
+        if let Some(refusal) = self.outage_refusal(now) {
+            return Some(refusal);
         }
-        if deadline <= now {
-            return Some(self.time_is_up(now, is_again));
+        if caller.deadline <= now {
+            return Some(self.timeout_refusal(now, caller.is_again));
         }
-        if self.would_wait_for_itself() {
+        if self.is_self_deadlock() {
             return Some(Refusal::SelfDeadlock);
         }
-        if !is_again && self.queue.len() >= self.limits.max_waiting as usize {
+        if !caller.is_again && self.queue.len() >= self.limits.max_waiting as usize {
             return Some(Refusal::Saturated);
         }
         None
     }
 
-    /// What to tell a caller whose time is up: neither a suspension nor an outage is an exhaustion, and an outage may
-    /// be one before it is known: the server has never answered, leaves attempts to connect unanswered, or the
-    /// connection that this caller had did not pass its check.
-    pub(super) fn time_is_up(&self, now: Instant, is_again: bool) -> Refusal {
+    /// The refusal of an outage that has lasted longer than the grace and has left no connection.
+    pub(super) fn outage_refusal(&self, now: Instant) -> Option<Refusal> {
+        let is_over = self.live() == 0 && self.backoff.has_outlasted(self.limits.outage_grace, now);
+        is_over.then(|| self.backoff.refusal())
+    }
+
+    /// The refusal of a caller whose time is up. A suspension or an outage is no exhaustion. An outage may have begun before
+    /// an attempt to connect has failed: the server has never answered, attempts hang, or the check of this caller's connection
+    /// failed.
+    pub(super) fn timeout_refusal(&self, now: Instant, is_again: bool) -> Refusal {
         if self.phase == PoolState::Suspended {
             return Refusal::Suspended;
         }
-        // Others are served, or could be.
+        // Other callers are served, or could be.
         if self.in_use > 0 || (self.live() > 0 && !is_again) {
             return Refusal::TimedOut;
         }
-        match self.outage.refusal() {
-            Refusal::TimedOut if is_again || self.counts.connects == 0 || self.hangs(now) => Refusal::Down,
+        match self.backoff.refusal() {
+            Refusal::TimedOut if is_again || self.counts.connects == 0 || self.is_connecting_hung(now) => {
+                Refusal::Down
+            }
             refusal => refusal,
         }
     }
 
-    /// Whether attempts to connect have been without an answer for far longer than usual.
-    fn hangs(&self, now: Instant) -> bool {
+    fn is_connecting_hung(&self, now: Instant) -> bool {
         let usual = self.growth.connect_time();
-        self.unanswered_for(now).is_some_and(|silence| silence >= (UNUSUAL * usual).max(LEAST_UNUSUAL))
+        self.unanswered_for(now).is_some_and(|silence| silence >= (HANG_FACTOR * usual).max(MIN_HANG))
     }
 
     fn unanswered_for(&self, now: Instant) -> Option<Duration> {
         self.unanswered_since.map(|since| now.saturating_duration_since(since))
     }
 
-    /// Attempts to connect have begun or ended: `was_answered` where one did.
-    pub(super) fn note_attempts(&mut self, now: Instant, was_answered: bool) {
-        if self.connecting == 0 {
-            self.unanswered_since = None;
-        } else if was_answered || self.unanswered_since.is_none() {
-            self.unanswered_since = Some(now);
-        }
-    }
-
-    /// Whether the current thread holds a connection and all others are held too. One that the maintenance thread checks or
-    /// cleans is as good as back.
-    pub(super) fn would_wait_for_itself(&self) -> bool {
+    /// Whether the current thread holds a connection and every other connection is lent too. A connection that maintenance
+    /// checks or cleans will come back, so waiting for it is no deadlock.
+    pub(super) fn is_self_deadlock(&self) -> bool {
         let others = self.idle + self.checking + self.requested;
         if others > 0 || self.total() < self.limits.max {
             return false;
         }
-        let me = thread_number();
+        let current = thread_number();
         let mut holders = self.holders.iter().flatten();
-        holders.clone().any(|holder| holder.thread == me) && holders.all(|holder| holder.thread != DETACHED)
+        holders.clone().any(|holder| holder.thread == current)
+            && holders.all(|holder| holder.thread != DETACHED)
     }
 
-    /// Counts a caller that is turned away; `has_waited` is false where that was before it could wait.
-    pub(super) fn turn_away(
-        &mut self,
-        refusal: Refusal,
-        started: Instant,
-        has_waited: bool,
-    ) -> (Refusal, Box<PoolNumbers>) {
+    /// Counts a refusal and adds the pool's numbers to it. `has_waited` is false where the caller was refused on arrival.
+    pub(super) fn turn_away(&mut self, refusal: Refusal, started: Instant, has_waited: bool) -> Refused {
         let now = now();
         let waited = now.saturating_duration_since(started);
         if has_waited {
@@ -214,13 +213,13 @@ impl State {
             Refusal::TimedOut | Refusal::Suspended | Refusal::SelfDeadlock => self.counts.timed_out += 1,
             Refusal::Saturated | Refusal::Shed => self.counts.rejected += 1,
             Refusal::Down | Refusal::Login => self.counts.refused_down += 1,
-            Refusal::Closed | Refusal::CalledOff => {}
+            Refusal::Closed | Refusal::Cancelled => {}
         }
         if let Refusal::TimedOut | Refusal::Suspended | Refusal::Saturated | Refusal::Shed = refusal {
-            if self.outage.is_down() || self.phase == PoolState::Suspended || self.hangs(now) {
+            if self.backoff.is_down() || self.phase == PoolState::Suspended || self.is_connecting_hung(now) {
                 self.counts.turned_away_in_outage += 1;
             } else {
-                self.unexplained += 1;
+                self.unattributed += 1;
             }
         }
         let shed_above = self.limits.shedding.filter(|_| refusal == Refusal::Shed);
@@ -229,17 +228,12 @@ impl State {
         (refusal, Box::new(numbers))
     }
 
-    /// An outage has begun: it explains whom nothing else does.
-    pub(super) fn note_outage(&mut self) {
-        self.counts.turned_away_in_outage += std::mem::take(&mut self.unexplained);
-    }
-
     pub(super) fn numbers(&self, waited: Duration) -> PoolNumbers {
         PoolNumbers {
             unanswered_for: self.unanswered_for(now()),
             max_waiting: self.limits.max_waiting,
             shed_above: None,
-            // The gate does not know it.
+            // The gate does not know the pool's name.
             pool: String::new(),
             waited,
             in_use: self.in_use,
@@ -247,14 +241,14 @@ impl State {
             connecting: self.requested,
             waiting: self.queue.len() as u32,
             max: self.limits.max,
-            last_failure: self.outage.failure(),
+            last_failure: self.backoff.failure(),
         }
     }
 
-    /// Controlled delay, after Nichols and Jacobson (ACM Queue 10.5, 2012) as Elixir's DBConnection applies it
-    /// to pools: once the queue's delay has been above target for a whole interval, those who waited longer
-    /// than the target are turned away until one is met who did not.
-    pub(super) fn sheds(&mut self, waiter: &Waiter, now: Instant) -> bool {
+    /// Controlled delay, after Nichols and Jacobson (ACM Queue 10.5, 2012), as Elixir's DBConnection applies it to pools: once
+    /// the queue's delay has been above target for a whole interval, waiters that have waited longer than the target are turned
+    /// away, until the first that has not.
+    fn should_shed(&mut self, waiter: &Waiter, now: Instant) -> bool {
         let Some((target, interval)) = self.limits.shedding else { return false };
         if now.saturating_duration_since(waiter.since) <= target {
             self.shed_after = None;
@@ -269,23 +263,24 @@ impl State {
         }
     }
 
-    /// How many callers wait for a connection that is neither there nor connecting.
+    /// The number of waiters for which no connection is open or requested.
     pub(super) fn unserved(&self) -> usize {
-        // Lending is not suspended for want of connections.
+        // During a suspension connections are not what is missing.
         if self.phase != PoolState::Open {
             return 0;
         }
         self.queue.len().saturating_sub(self.requested as usize)
     }
 
-    /// To be called after every change of what [`unserved`](State::unserved) rests on.
+    /// Reports [`unserved`](State::unserved) to the growth rule. Required after every change of the queue, of `requested` and of
+    /// `phase`.
     pub(super) fn note_demand(&mut self, now: Instant) {
         let unserved = self.unserved();
         self.growth.note_demand(now, unserved);
     }
 
-    /// How many connections to order for those who wait, and for `unqueued` who cannot.
-    pub(super) fn wanted(&mut self, now: Instant, unqueued: u32) -> u32 {
+    /// How many connects to request for the queue and for `unqueued` callers that cannot wait.
+    pub(super) fn connects_wanted(&mut self, now: Instant, unqueued: u32) -> u32 {
         if self.phase != PoolState::Open || !self.has_room() {
             return 0;
         }
@@ -293,12 +288,12 @@ impl State {
             self.growth.note_turned_away(now);
         }
         let unserved = (self.queue.len() + unqueued as usize).saturating_sub(self.requested as usize);
-        let wanted = self.growth.orders(now, self.in_use, self.checking, unserved);
+        let wanted = self.growth.connects_wanted(now, self.in_use, self.checking, unserved);
         wanted.min(self.limits.max - self.total())
     }
 
-    /// Whether one more connection may be made.
+    /// Whether another connect may be requested.
     pub(super) fn has_room(&self) -> bool {
-        self.total() < self.limits.max && !self.outage.is_down()
+        self.total() < self.limits.max && !self.backoff.is_down()
     }
 }

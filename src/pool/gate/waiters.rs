@@ -1,31 +1,43 @@
-//! Passing the gate: a caller takes an idle connection at once, or waits in the queue.
+//! Acquiring: a caller takes an idle connection immediately or waits in the queue.
+//!
+//! A waiter sleeps without the lock. Another thread settles its outcome under the lock, takes it out of the queue, and wakes it
+//! after releasing the lock. A waiter that gives up leaves the queue itself, under the lock.
 
-use crate::error::PoolNumbers;
 use crate::pool::gate::sync::{AtomicU8, MutexGuard, Parker, now, thread_local};
-use crate::pool::gate::{Gate, Permit, Refusal, State};
+use crate::pool::gate::{Gate, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a caller without time waits for connections that the maintenance thread is only looking at.
+/// How long a caller with a zero timeout waits for connections under maintenance.
 pub(super) const CHECK_SLACK: Duration = Duration::from_millis(5);
 
+/// The values of [`Waiter::outcome`].
 pub(super) const PENDING: u8 = 0;
 pub(super) const GRANTED: u8 = 1;
-// 2.. are refusals.
 pub(super) const SHED: u8 = 2;
 pub(super) const DOWN: u8 = 3;
 pub(super) const LOGIN: u8 = 4;
 pub(super) const CLOSED: u8 = 5;
 
-/// A caller in the queue. `outcome` is written under the gate's lock only, and read without it by the caller,
-/// who need not fight for the lock to learn that it may go on.
+/// One call of [`Gate::acquire`] or [`Gate::acquire_again`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    pub(super) at: &'static Location<'static>,
+    /// The caller had a connection, which turned out to be unusable.
+    pub(super) is_again: bool,
+}
+
+/// A caller in the queue.
 #[derive(Debug)]
 pub(super) struct Waiter {
+    /// Written under the gate's lock only. The waiter reads it without the lock, so that a granted waiter does not contend for it.
     pub(super) outcome: AtomicU8,
-    /// The permit's number; written before `outcome` says that it is granted.
+    /// The permit's number; written before `outcome` becomes `GRANTED`.
     pub(super) entry: AtomicUsize,
     pub(super) since: Instant,
     pub(super) at: &'static Location<'static>,
@@ -34,146 +46,155 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// What it was granted, if it was. Pairs with the release in [`Waiter::settle`].
-    pub(super) fn granted(&self) -> Option<Permit> {
-        (self.outcome.load(Ordering::Acquire) == GRANTED).then(|| Permit(self.entry.load(Ordering::Relaxed)))
+    /// The outcome; `None` while it is pending. Pairs with the release in [`Waiter::settle`].
+    pub(super) fn settled(&self) -> Option<Result<Permit, Refusal>> {
+        match self.outcome.load(Ordering::Acquire) {
+            PENDING => None,
+            GRANTED => Some(Ok(Permit(self.entry.load(Ordering::Relaxed)))),
+            SHED => Some(Err(Refusal::Shed)),
+            DOWN => Some(Err(Refusal::Down)),
+            LOGIN => Some(Err(Refusal::Login)),
+            _ => Some(Err(Refusal::Closed)),
+        }
     }
 
-    /// Under the lock: tells it how it ended; `wake` has it notice.
+    /// Sets the outcome. The caller holds the gate's lock and wakes the waiter after releasing it.
     pub(super) fn settle(&self, outcome: u8) {
         self.outcome.store(outcome, Ordering::Release);
     }
 }
 
 impl Gate {
-    /// Takes the caller through, waiting in the queue until `deadline` where it must.
+    /// Acquires a permit, waiting in the queue until `deadline` where no connection is idle.
     ///
-    /// `started` is when the caller came; it makes the numbers of a refusal.
+    /// `started` is when the call began: the numbers of a refusal count from then.
     pub(crate) fn acquire(
         &self,
         started: Instant,
         deadline: Instant,
         at: &'static Location<'static>,
-    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
+    ) -> Result<Permit, Refused> {
         let mut state = self.lock();
         state.counts.requests += 1;
         if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
             state.idle -= 1;
             return Ok(Permit(state.lend(started, at, thread_number(), Duration::ZERO)));
         }
-        self.queue(state, started, deadline, at, false)
+        self.wait_in_queue(state, Caller { started, deadline, at, is_again: false })
     }
 
-    /// Takes the caller through again after the connection it was given turned out to be unusable and was
-    /// closed: it lost its place through no fault of its own, so it waits where it would be had it never left.
+    /// Acquires another permit for a caller whose connection was unusable and has been closed. The caller did not cause this, so
+    /// it keeps the position in the queue that `started` gives it.
     pub(crate) fn acquire_again(
         &self,
         permit: Permit,
         started: Instant,
         deadline: Instant,
         at: &'static Location<'static>,
-    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
+    ) -> Result<Permit, Refused> {
         let mut state = self.lock();
-        // Its wait is not over: it is counted when it is.
-        if let Some(holder) = state.take_back(permit) {
-            state.counts.wait_times.remove(holder.waited);
-        }
+        state.take_back_unused(permit);
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             state.idle -= 1;
             let waited = now.saturating_duration_since(started);
             return Ok(Permit(state.lend(now, at, thread_number(), waited)));
         }
-        self.request_minimum(&mut state);
-        // Rare enough to wake them under the lock: `queue` goes on under it.
-        for waiter in state.after_change(now) {
+        // Under the lock, which the caller needs until it is in the queue; this is rare.
+        for waiter in self.follow_up(&mut state, now) {
             waiter.parker.unpark();
         }
-        self.queue(state, started, deadline, at, true)
+        self.wait_in_queue(state, Caller { started, deadline, at, is_again: true })
     }
 
-    fn queue<'a>(
+    fn wait_in_queue<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-        is_again: bool,
-    ) -> Result<Permit, (Refusal, Box<PoolNumbers>)> {
-        let came = now();
-        // What the maintenance thread looks at is there, and back before anybody would call it waiting.
-        let deadline = if state.checking > 0 { deadline.max(came + CHECK_SLACK) } else { deadline };
-        if let Some(refusal) = state.refuses(came, deadline, is_again) {
-            // A caller that cannot wait still says that one more connection would have been of use.
-            self.request_for_demand(&mut state, came, 1);
-            return Err(state.turn_away(refusal, started, is_again));
+        mut caller: Caller,
+    ) -> Result<Permit, Refused> {
+        let arrived = now();
+        if state.checking > 0 {
+            // Connections under maintenance return within `CHECK_SLACK`: wait for them instead of reporting exhaustion.
+            caller.deadline = caller.deadline.max(arrived + CHECK_SLACK);
         }
-        let waiter = Arc::new(Waiter {
-            outcome: AtomicU8::new(PENDING),
-            entry: AtomicUsize::new(0),
-            since: started,
-            at,
-            thread: thread_number(),
-            parker: Parker::here(),
-        });
-        if is_again {
-            let place = state.queue.iter().position(|other| other.since > started);
-            let place = place.unwrap_or(state.queue.len());
-            state.queue.insert(place, waiter.clone());
-        } else {
-            state.queue.push_back(waiter.clone());
-            state.counts.queued += 1;
+        if let Some(refusal) = state.refusal_on_arrival(&caller, arrived) {
+            // A caller that cannot wait is demand as well.
+            self.request_for_demand(&mut state, arrived, 1);
+            return Err(state.turn_away(refusal, caller.started, caller.is_again));
         }
+        let waiter = state.enqueue(&caller);
         loop {
             let now = now();
-            if let Some(permit) = waiter.granted() {
-                return Ok(permit);
-            }
-            match waiter.outcome.load(Ordering::Relaxed) {
-                PENDING => {}
-                outcome => {
-                    let refusal = match outcome {
-                        SHED => Refusal::Shed,
-                        DOWN => Refusal::Down,
-                        LOGIN => Refusal::Login,
-                        _ => Refusal::Closed,
-                    };
-                    return Err(state.turn_away(refusal, started, true));
-                }
-            }
-            if (state.limits.is_called_off)() {
-                state.leave(&waiter, now);
-                return Err(state.turn_away(Refusal::CalledOff, started, true));
-            }
-            if now >= deadline {
-                state.leave(&waiter, now);
-                let refusal = state.time_is_up(now, is_again);
-                return Err(state.turn_away(refusal, started, true));
-            }
-            // An outage that outlasts its grace is told to those who wait already, at that moment.
-            let grace_ends = state.outage.grace_ends(state.limits.outage_grace);
-            if grace_ends.is_some_and(|ends| ends <= now) && state.live() == 0 {
-                state.leave(&waiter, now);
-                let refusal = state.outage.refusal();
-                return Err(state.turn_away(refusal, started, true));
+            match state.end_of_wait(&waiter, &caller, now) {
+                Some(Ok(permit)) => return Ok(permit),
+                Some(Err(refusal)) => return Err(state.turn_away(refusal, caller.started, true)),
+                None => {}
             }
             self.request_for_demand(&mut state, now, 0);
-            let mut wake_at = deadline;
-            if let Some(ends) = grace_ends.filter(|ends| *ends > now) {
-                wake_at = wake_at.min(ends);
-            }
-            // Whoever comes or goes meanwhile looks as well: this is for when nobody does.
-            match state.growth.due().filter(|due| *due > now && state.has_room()) {
-                Some(due) => wake_at = wake_at.min(due),
-                None => state.is_unarmed = true,
-            }
+            let wake_at = state.next_wake(caller.deadline, now);
             drop(state);
             waiter.parker.park(wake_at.saturating_duration_since(now));
-            if let Some(permit) = waiter.granted() {
+            if let Some(Ok(permit)) = waiter.settled() {
                 return Ok(permit);
             }
             state = self.lock();
         }
+    }
+}
+
+impl State {
+    /// Adds a caller to the queue: at the end, or at its former position if it was served before.
+    fn enqueue(&mut self, caller: &Caller) -> Arc<Waiter> {
+        let waiter = Arc::new(Waiter {
+            outcome: AtomicU8::new(PENDING),
+            entry: AtomicUsize::new(0),
+            since: caller.started,
+            at: caller.at,
+            thread: thread_number(),
+            parker: Parker::here(),
+        });
+        if caller.is_again {
+            let position = self.queue.iter().position(|other| other.since > caller.started);
+            self.queue.insert(position.unwrap_or(self.queue.len()), waiter.clone());
+        } else {
+            self.queue.push_back(waiter.clone());
+            self.counts.queued += 1;
+        }
+        waiter
+    }
+
+    /// How the wait ends, if it ends now. The waiter is out of the queue then.
+    fn end_of_wait(
+        &mut self,
+        waiter: &Arc<Waiter>,
+        caller: &Caller,
+        now: Instant,
+    ) -> Option<Result<Permit, Refusal>> {
+        if let Some(outcome) = waiter.settled() {
+            return Some(outcome);
+        }
+        let refusal = self.refusal_in_queue(caller, now)?;
+        self.queue.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.note_demand(now);
+        Some(Err(refusal))
+    }
+
+    fn refusal_in_queue(&self, caller: &Caller, now: Instant) -> Option<Refusal> {
+        if (self.limits.is_cancelled)() {
+            return Some(Refusal::Cancelled);
+        }
+        if now >= caller.deadline {
+            return Some(self.timeout_refusal(now, caller.is_again));
+        }
+        self.outage_refusal(now)
+    }
+
+    /// When a waiter has to look at the state again if no other thread wakes it.
+    fn next_wake(&mut self, deadline: Instant, now: Instant) -> Instant {
+        let grace_ends = self.backoff.grace_ends(self.limits.outage_grace).filter(|ends| *ends > now);
+        let growth_due = self.growth.due().filter(|due| *due > now && self.has_room());
+        self.has_untimed_waiter |= growth_due.is_none();
+        [grace_ends, growth_due].into_iter().flatten().fold(deadline, Instant::min)
     }
 }
 

@@ -1,4 +1,13 @@
-//! One server session: the driver's client, its prepared statements, its age, and whether it is clean.
+//! One server session: it runs statements, reports what a failed one may have done, and decides whether the session
+//! can be lent again.
+//!
+//! A session owns the driver's client, the prepared statements, and the marks that say whether it is clean. It knows
+//! nothing of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a
+//! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
+//!
+//! `statement.rs` runs a statement, `statement_cache.rs` prepares it (behind PgBouncer with `param_types.rs`),
+//! `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
+//! `timeout.rs` has the time limits.
 
 pub(in crate::pool) mod classify;
 mod outcome;
@@ -10,7 +19,7 @@ mod timeout;
 
 use crate::error::{Error, Result};
 use crate::pool::session::classify::is_copy_in;
-use crate::pool::session::outcome::{Checkpoint, judge_apart};
+use crate::pool::session::outcome::{Checkpoint, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
 pub(crate) use crate::pool::session::statement_cache::Params;
 use crate::pool::session::statement_cache::Statements;
@@ -24,59 +33,63 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A session on the server: the driver's client, and what the pool knows of the session's state.
 pub(crate) struct Session {
     client: Client,
     conn: Arc<ConnectionState>,
-    /// Where the server is, and how it is reached: for cancelling.
+    /// Opens the connection on which a cancel request is sent.
     connector: Connector,
+    /// Created when a cancel request may first be needed.
     cancel: Option<Arc<Cancel>>,
-    /// Since it was last reset.
+    /// A cancel request was sent since the last reset.
     is_cancelled: bool,
     statements: Statements,
-    /// When it has to be closed for its age.
+    /// When the session reaches its maximum age.
     pub(crate) retire_at: Option<Instant>,
-    /// When it was made, or last given back.
+    /// When the session was opened or last returned.
     pub(crate) idle_since: Instant,
-    /// Which generation of connections it belongs to; see `Generations`.
+    /// The generation of connections that the session belongs to; see `Generations`.
     pub(crate) generation: u64,
-    /// Why it must not be lent again.
+    /// Why the session must not be lent again; `None` while it may be.
     close_reason: Option<CloseReason>,
-    /// Something was done that the next borrower might see.
+    /// The session may hold state that the next borrower would see: it needs a reset.
     is_dirty: bool,
-    /// The settings ask for a server that accepts writes.
+    /// The settings require a server that accepts writes.
     must_be_writable: bool,
-    /// It does not any more, as after a failover.
+    /// The server has stopped accepting writes, as after a failover.
     is_demoted: bool,
-    /// The transaction, while there is one, was begun so.
+    /// The open transaction was begun as `READ ONLY`, or a statement in it may have made it so.
     is_read_only: bool,
-    /// And the catalogue's epoch was this one then.
+    /// The catalogue's epoch when the open transaction began.
     began: u64,
+    /// The server's `statement_timeout` in this session.
     statement_timeout: Option<Duration>,
-    /// In this transaction the server has refused a statement because of another transaction.
-    pub(crate) has_lost_against_another: bool,
-    /// Between BEGIN and COMMIT nothing lasts by itself, and a stale prepared statement cannot be healed.
+    /// A statement of the open transaction failed with a serialization failure or a deadlock.
+    pub(crate) has_conflict: bool,
+    /// A transaction of the pool is open: no statement commits by itself, and a stale prepared statement cannot be
+    /// retried.
     pub(crate) in_transaction: bool,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         if self.is_dirty && self.conn.has_ended() {
-            // What was sent and not answered may have changed the catalogue.
+            // A statement without an answer may have changed the catalogue.
             self.statements.note_catalogue_change();
         }
-        // The driver says goodbye to the server and waits for what is outstanding: not for long.
+        // The driver sends Terminate and waits for outstanding replies: bound that.
         let now = Instant::now();
         self.conn.set_deadline(now, Some(now + CLOSE_LIMIT));
     }
 }
 
-/// The SQLSTATE of a write that a read-only server or transaction refuses.
+/// The SQLSTATE with which a read-only server or transaction refuses a write.
 const READ_ONLY: &str = "25006";
 
 /// How long closing a connection may wait for the server.
 const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 
-/// What is to happen to a session that comes back.
+/// What the pool does with a returned session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Keep,
@@ -109,7 +122,7 @@ impl Session {
             is_demoted: false,
             is_read_only: false,
             began: 0,
-            has_lost_against_another: false,
+            has_conflict: false,
             is_dirty: false,
             statement_timeout,
             in_transaction: false,
@@ -118,11 +131,12 @@ impl Session {
 
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
-        let mark = self.begin(limit);
-        self.client.batch_execute(sql).map_err(|error| self.judge(error, mark, effect))
+        let checkpoint = self.start_operation(limit);
+        self.client.batch_execute(sql).map_err(|error| self.judge(error, checkpoint, effect))
     }
 
-    /// Begins a transaction with `begin`, and returns the row of `query` if there is one: all in one round trip.
+    /// Runs `begin` and then `query` in one round trip, and returns the last row of `query`; no row where it is
+    /// empty.
     pub(crate) fn begin_transaction(
         &mut self,
         begin: &str,
@@ -132,7 +146,7 @@ impl Session {
     ) -> Result<Vec<Option<String>>, Failure> {
         (self.is_read_only, self.began) = (is_read_only, self.statements.catalogue_epoch());
         let mut sql = Cow::Borrowed(begin);
-        // Behind PgBouncer no startup option sets the server's own limit.
+        // Behind PgBouncer no startup option can set the server's statement timeout, so it is set here.
         if let Some(limit) = self.statement_timeout
             && self.statements.are_behind_pgbouncer()
         {
@@ -147,60 +161,62 @@ impl Session {
         }))
     }
 
-    /// Runs fixed statements without parameters, of which the last one may return a row.
+    /// Runs fixed statements without parameters, and returns the last row of the last one.
     fn last_row(&mut self, sql: &str, limit: Limit) -> Result<Option<SimpleQueryRow>, Failure> {
-        let mark = self.begin(limit);
+        let checkpoint = self.start_operation(limit);
         let messages =
-            self.client.simple_query(sql).map_err(|error| self.judge(error, mark, Effect::None))?;
+            self.client.simple_query(sql).map_err(|error| self.judge(error, checkpoint, Effect::None))?;
         Ok(messages.into_iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         }))
     }
 
-    /// One round trip that tells whether the server is there.
+    /// Checks in one round trip that the server answers by `deadline`.
     pub(crate) fn is_alive(&mut self, deadline: Instant) -> bool {
         let is_alive = self.command("", Limit::Until(deadline), Effect::None).is_ok();
         if !is_alive {
-            // Not a borrower's loss, so not counted as one.
+            // `judge` has set `Broken`, which counts connections lost in use.
             self.close_reason = Some(CloseReason::Invalid);
         }
         is_alive
     }
 
-    /// The driver's client, for whatever the helpers do not offer.
+    /// The driver's client, for what the helpers do not offer. The session needs a reset afterwards.
     pub(crate) fn client(&mut self) -> &mut Client {
         self.is_dirty = true;
         &mut self.client
     }
 
-    /// Sets the deadline of everything done with `client`.
+    /// Sets the deadline for everything done with `client`.
     pub(crate) fn set_limit(&self, limit: Limit) {
-        self.begin(limit);
+        self.start_operation(limit);
     }
 
-    /// Begins a COPY.
+    /// Begins a `COPY … FROM STDIN`.
     pub(crate) fn copy_in(&mut self, sql: &str, limit: Limit) -> Result<CopyInWriter<'_>> {
         if !is_copy_in(sql) {
-            return Err(Error::application(format!("copy_in takes COPY … FROM STDIN, and was given: {sql}")));
+            return Err(Error::application(format!("copy_in accepts only COPY … FROM STDIN; got: {sql}")));
         }
         limit.check()?;
-        // What a trigger does is not looked into.
+        // A trigger may change the session.
         self.is_dirty = true;
-        let (mark, conn) = (self.begin(limit), self.conn.clone());
-        // The writer has the client, so the session cannot judge.
-        self.client.copy_in(sql).map_err(|error| judge_apart(&conn, error, mark))
+        let (checkpoint, conn) = (self.start_operation(limit), self.conn.clone());
+        // The returned writer borrows the session, so `judge` cannot.
+        self.client.copy_in(sql).map_err(|error| judge_copy(&conn, error, checkpoint))
     }
 
-    /// Asks how the open transaction stands, where the last reply has not told: COMMIT of one that has failed
-    /// rolls back and reports success.
+    /// Checks that the transaction is open and has not failed. This is needed because COMMIT of a failed transaction
+    /// rolls back and reports success. It takes a round trip only where the status is unknown.
     ///
     /// # Errors
     ///
-    /// `TransactionAborted`, `TransactionEnded`, or what the asking met.
+    /// - `TransactionAborted`: a statement of the transaction has failed.
+    /// - `TransactionEnded`: no transaction is open.
+    /// - Those of the round trip.
     pub(crate) fn check_transaction(&mut self, limit: Limit) -> Result<(), Failure> {
         if self.conn.status().is_none() {
-            // Something was begun and not ended, as a COPY without `finish`.
+            // An operation was left unfinished, such as a COPY without `finish`.
             self.command("", limit, Effect::None)?;
         }
         let error = match self.conn.status() {
@@ -208,7 +224,7 @@ impl Session {
             Some(b'I') => Error::TransactionEnded,
             _ => Error::TransactionAborted,
         };
-        Err(Failure::of_caller(error))
+        Err(Failure::without_retry(error))
     }
 
     pub(crate) fn conn(&self) -> &ConnectionState {
@@ -223,17 +239,17 @@ impl Session {
         self.close_reason.is_some()
     }
 
-    /// Sees to it that the session is closed when it returns.
+    /// Marks the session for closing on return. The first reason is kept.
     pub(crate) fn condemn(&mut self, reason: CloseReason) {
         self.close_reason.get_or_insert(reason);
     }
 
-    /// The same for another reason than the one there is.
+    /// Marks the session for closing, with `reason` in place of any earlier one.
     pub(crate) fn condemn_instead(&mut self, reason: CloseReason) {
         self.close_reason = Some(reason);
     }
 
-    /// The same where it could not be made clean.
+    /// Marks a session that could not be cleaned for closing.
     pub(crate) fn condemn_dirty(&mut self) {
         self.condemn(CloseReason::Dirty);
     }
@@ -242,7 +258,7 @@ impl Session {
         self.close_reason
     }
 
-    /// What is to happen now that the borrower is done with it.
+    /// Decides what the pool does with the returned session.
     pub(crate) fn verdict(&self) -> Verdict {
         if let Some(reason) = self.close_reason {
             return Verdict::Close(reason);
@@ -250,25 +266,26 @@ impl Session {
         if self.conn.has_ended() {
             return Verdict::Close(CloseReason::Broken);
         }
-        // A borrower that is unwinding may have stopped anywhere; r2d2 would lend its session on.
+        // A panicking borrower may have stopped at any point. r2d2 would lend its session again.
         if std::thread::panicking() {
             return Verdict::Close(CloseReason::Dirty);
         }
         match self.conn.status() {
-            // A reply is outstanding: its rest would be the next borrower's.
+            // The next borrower would receive the rest of an outstanding reply.
             status if status.is_none() || self.conn.has_lost_count() => Verdict::Close(CloseReason::Dirty),
             Some(b'I') if !self.is_dirty => Verdict::Keep,
             _ => Verdict::Reset,
         }
     }
 
-    /// What cancels the running statement.
+    /// The handle that cancels the session's running statement.
     pub(crate) fn cancel(&mut self) -> Arc<Cancel> {
         let connector = &self.connector;
         self.cancel.get_or_insert_with(|| Arc::new(Cancel::new(connector.clone()))).clone()
     }
 
-    /// A cancel request is on its way: whatever it meets must be the reset that this asks for.
+    /// Records that a cancel request was sent. It may arrive late, and must then hit the reset, not the next
+    /// borrower.
     pub(crate) fn note_cancelled(&mut self) {
         self.is_dirty = true;
         self.is_cancelled = true;
@@ -278,12 +295,13 @@ impl Session {
         self.is_cancelled
     }
 
-    /// Whether an answer was waited for in vain: then the statement may still run on the server.
+    /// Whether a deadline passed before an answer came: the statement may still run on the server.
     pub(crate) fn has_timed_out(&self) -> bool {
         self.conn.has_timed_out()
     }
 
-    fn begin(&self, limit: Limit) -> Checkpoint {
+    /// Sets the deadline of the next operation, and returns the state before it.
+    fn start_operation(&self, limit: Limit) -> Checkpoint {
         let now = Instant::now();
         let deadline = match limit {
             Limit::Within(time) => time.map(|time| super::add(now, time)),

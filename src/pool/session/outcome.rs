@@ -1,10 +1,14 @@
-//! What a failed operation means: what it may have done, and whether the session can go on.
+//! Interprets a failed operation: which error the caller gets, whether another connection may try it again, and
+//! whether the session stays usable.
+//!
+//! Deny by default: a failure counts as *without effect* only where that is certain. This file knows nothing of SQL;
+//! it is given the operation's [`Effect`].
 
 use crate::error::{Error, Interruption};
 use crate::pool::session::statement_cache::Unprepared;
 use crate::pool::session::{READ_ONLY, Session};
 use crate::pool::status::CloseReason;
-use crate::pool::transport::connection_state::{ConnectionState, LastWords};
+use crate::pool::transport::connection_state::{ConnectionState, FinalError};
 use postgres::error::{DbError, Severity};
 use std::time::Instant;
 
@@ -18,17 +22,18 @@ pub(crate) struct Failure {
 /// Whether a failed operation may be tried again on another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// It must not, or the connection was not to blame.
+    /// A retry is unsafe, or would not help because the connection is not the cause.
     Never,
-    /// It certainly had no effect: not a byte of it was sent, or the server ended the session in its place.
+    /// The operation certainly had no effect: no byte of it was sent, or the server ended the session instead of
+    /// running it.
     Safe,
-    /// It can only have read, as far as that is known: where the server refuses to write.
+    /// As far as is known it only reads. A retry must run in a read-only transaction.
     ReadOnly,
 }
 
 impl Failure {
-    /// Not the connection's fault.
-    pub(crate) fn of_caller(error: Error) -> Failure {
+    /// A failure that another connection would not avoid.
+    pub(crate) fn without_retry(error: Error) -> Failure {
         Failure { error, retry: Retry::Never }
     }
 }
@@ -39,79 +44,83 @@ impl From<Failure> for Error {
     }
 }
 
-/// Where the connection stood when an operation began.
+/// The state of the connection when an operation began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Checkpoint {
+    /// When the operation began.
     pub(super) at: Instant,
+    /// The number of bytes written so far.
     pub(super) written: u64,
-    /// Neither the session's borrower nor the operation has set anything up in the session. One that listens may be ended
-    /// between a commit and its answer, for the notifications that it is sent there.
+    /// Neither the borrower nor the operation has changed the session's state. A session that listens, for example,
+    /// can be terminated between a commit and its answer, because the server sends it notifications there.
     pub(super) is_trusted: bool,
 }
 
-/// What an operation that lost its answer may have done.
+/// What an operation may have done when its answer is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Nothing that lasts: a read, or a statement inside a transaction that ends with the connection.
     None,
-    /// A write that commits by itself, or a commit: all or nothing.
+    /// All or nothing: a write that commits by itself, or a COMMIT.
     Lasting,
-    /// What may commit some of its work before it ends: a procedure, a DO block.
+    /// Possibly a part of its work: a procedure or a DO block may commit before it ends.
     InSteps,
 }
 
-/// Why the server ended the session, where it said so.
+/// How the server ended the session, according to its last error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// PostgreSQL was asked to end the session, and did so in place of completing the statement, which therefore was not
-    /// done: a complete reply would have been taken first.
-    Instead,
-    /// By PgBouncer, before it had a server connection for the statement.
-    Before,
-    /// Anything else: the statement may have been done.
-    Meanwhile,
+    /// PostgreSQL terminated the session instead of completing the statement, so the statement was not done. If it
+    /// had completed, its reply would have arrived first.
+    Interrupted,
+    /// PgBouncer gave up before it had a server connection for the statement, so the statement was not done.
+    Unassigned,
+    /// Any other end: the statement may have been done.
+    Other,
 }
 
-/// What PgBouncer says to who still waited for a server connection. It has one SQLSTATE for everything.
-const STILL_WAITING: [&str; 2] = ["query_wait_timeout", "server login has been failing"];
+/// PgBouncer's messages to a client that was waiting for a server connection. Its errors all have the same SQLSTATE.
+const UNASSIGNED: [&str; 2] = ["query_wait_timeout", "server login has been failing"];
 
-/// Terminated by an administrator, and the timeouts of idle sessions and of transactions. PostgreSQL raises them where it
-/// looks for interrupts (`ProcessInterrupts`), which it does neither while it commits nor from there to the end of the reply,
-/// unless the session listens. Of others that is not so: PANIC is what a commit says that cannot be flushed.
-const INSTEAD: [&str; 4] = ["57P01", "57P05", "25P03", "25P04"];
+/// Termination by an administrator (57P01), and the timeouts of idle sessions (57P05), idle transactions (25P03) and
+/// transactions (25P04). PostgreSQL raises these only where it checks for interrupts (`ProcessInterrupts`): not
+/// during a commit, nor between a commit and the end of the reply, unless the session listens. Other errors can
+/// follow a commit: a commit that cannot be flushed raises PANIC, for example.
+const INTERRUPTED: [&str; 4] = ["57P01", "57P05", "25P03", "25P04"];
 
 impl End {
-    /// `None` for a refusal after which the session goes on.
-    fn of(is_fatal: Option<Fatality>, code: &str, message: &str) -> Option<End> {
-        // Class 08 is about connections (PostgreSQL, "Error Codes"), and all that PgBouncer ever says.
-        Some(match is_fatal? {
-            Fatality::Session if INSTEAD.contains(&code) => End::Instead,
+    /// How the session ended by an error of this severity, code and message; `None` for an error after which the
+    /// session stays open.
+    fn of(fatality: Option<Fatality>, code: &str, message: &str) -> Option<End> {
+        // PgBouncer reports all its errors in class 08, connection exceptions (PostgreSQL, "Error Codes").
+        Some(match fatality? {
+            Fatality::Session if INTERRUPTED.contains(&code) => End::Interrupted,
             Fatality::Session
-                if code.starts_with("08") && STILL_WAITING.iter().any(|text| message.starts_with(text)) =>
+                if code.starts_with("08") && UNASSIGNED.iter().any(|text| message.starts_with(text)) =>
             {
-                End::Before
+                End::Unassigned
             }
-            _ => End::Meanwhile,
+            _ => End::Other,
         })
     }
 
-    fn of_refusal(refusal: &DbError) -> Option<End> {
-        let fatality = match refusal.parsed_severity() {
+    fn of_db_error(db_error: &DbError) -> Option<End> {
+        let fatality = match db_error.parsed_severity() {
             Some(Severity::Fatal) => Some(Fatality::Session),
             Some(Severity::Panic) => Some(Fatality::Server),
             Some(_) => None,
-            // PgBouncer sends the word alone.
-            None => Fatality::of(refusal.severity()),
+            // PgBouncer sends the field `S` only, which the driver does not parse.
+            None => Fatality::of(db_error.severity()),
         };
-        End::of(fatality, refusal.code().code(), refusal.message())
+        End::of(fatality, db_error.code().code(), db_error.message())
     }
 }
 
-/// What an error ends.
+/// What a fatal error ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fatality {
     Session,
-    /// All sessions, as one that finds the shared memory damaged.
+    /// All sessions, such as an error that may have damaged shared memory.
     Server,
 }
 
@@ -126,55 +135,60 @@ impl Fatality {
 }
 
 /// Whether the server ends the session with this error.
-pub(super) fn ends_session(refusal: &DbError) -> bool {
-    End::of_refusal(refusal).is_some()
+pub(super) fn ends_session(db_error: &DbError) -> bool {
+    End::of_db_error(db_error).is_some()
 }
 
 impl Session {
-    /// Whether a write refused as read-only means that the server is not the primary any more.
-    fn is_demoted_by_refusal(&self, mark: Checkpoint) -> bool {
-        self.must_be_writable && mark.is_trusted && !(self.in_transaction && self.is_read_only)
+    /// Whether the refusal of a write as read-only proves that the server is no longer the primary.
+    fn proves_demotion(&self, checkpoint: Checkpoint) -> bool {
+        self.must_be_writable && checkpoint.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
-    /// Turns the driver's error into ours, and condemns the session where it cannot be used any more.
-    pub(super) fn judge(&mut self, error: postgres::Error, mark: Checkpoint, effect: Effect) -> Failure {
-        let after = mark.at.elapsed();
-        let (end, words) = match error.as_db_error() {
-            Some(refusal) => (End::of_refusal(refusal), Some(refusal.message().to_owned())),
-            // The driver may have given it to a request that nobody listens to.
-            None => match self.conn.last_words().clone() {
-                Some(LastWords { severity, code, message }) => {
+    /// Turns the driver's error into the pool's, and condemns the session where it cannot be used any more.
+    pub(super) fn judge(
+        &mut self,
+        error: postgres::Error,
+        checkpoint: Checkpoint,
+        effect: Effect,
+    ) -> Failure {
+        let after = checkpoint.at.elapsed();
+        let (end, message) = match error.as_db_error() {
+            Some(db_error) => (End::of_db_error(db_error), Some(db_error.message().to_owned())),
+            // The driver may have given the error to a request that no caller waits for.
+            None => match self.conn.final_error().clone() {
+                Some(FinalError { severity, code, message }) => {
                     let end = End::of(Fatality::of(&severity), &code, &message);
-                    // The stream has ended behind it, whatever it is.
-                    (end.or(Some(End::Meanwhile)), Some(message))
+                    // The stream ended after this message, whatever its severity.
+                    (end.or(Some(End::Other)), Some(message))
                 }
                 None => (None, None),
             },
         };
-        match (end, words) {
-            (None, Some(words)) => self.judge_refusal(error, words, mark, effect),
+        match (end, message) {
+            (None, Some(message)) => self.judge_statement_error(error, message, checkpoint, effect),
             (None, None) if !self.is_connection_failure() => {
-                // The driver did not expect the reply: to a COPY, for example.
-                let may_be_done = effect != Effect::None && !self.sent_nothing_since(mark);
-                Failure::of_caller(match may_be_done {
+                // The driver did not expect the kind of reply, for example the one to a COPY.
+                let may_be_done = effect != Effect::None && !self.sent_nothing_since(checkpoint);
+                Failure::without_retry(match may_be_done {
                     true => Error::OutcomeUnknown(Interruption::new(after, describe(&error))),
                     false => error.into(),
                 })
             }
-            (end, words) => {
+            (end, message) => {
                 self.condemn(CloseReason::Broken);
-                let text = match words {
-                    Some(words) => format!("the server ended the session: {words}"),
+                let text = match message {
+                    Some(message) => format!("the server ended the session: {message}"),
                     None => describe(&error),
                 };
                 let interruption = Interruption::new(after, text);
-                let was_not_sent = self.sent_nothing_since(mark);
+                let was_not_sent = self.sent_nothing_since(checkpoint);
                 let is_not_done = match end {
                     _ if was_not_sent => true,
-                    Some(End::Before) => true,
-                    // Of a COMMIT it may be the transaction that is complete.
-                    Some(End::Instead) => {
-                        mark.is_trusted && effect != Effect::InSteps && !self.conn.has_completed()
+                    Some(End::Unassigned) => true,
+                    // A completed part of the reply may be the commit.
+                    Some(End::Interrupted) => {
+                        checkpoint.is_trusted && effect != Effect::InSteps && !self.conn.has_completed()
                     }
                     _ => false,
                 };
@@ -197,43 +211,43 @@ impl Session {
         }
     }
 
-    /// What a refusal means after which the session goes on, if the server has not gone away since.
-    fn judge_refusal(
+    /// Interprets an error message after which the session stays open, unless the connection has ended since.
+    fn judge_statement_error(
         &mut self,
         error: postgres::Error,
-        words: String,
-        mark: Checkpoint,
+        message: String,
+        checkpoint: Checkpoint,
         effect: Effect,
     ) -> Failure {
         if self.conn.has_ended() {
             self.condemn(CloseReason::Broken);
         }
-        let after = mark.at.elapsed();
+        let after = checkpoint.at.elapsed();
         let code = error.code().map_or("", |code| code.code());
-        self.has_lost_against_another |= matches!(code, "40001" | "40P01");
-        if code == READ_ONLY && self.is_demoted_by_refusal(mark) {
+        self.has_conflict |= matches!(code, "40001" | "40P01");
+        if code == READ_ONLY && self.proves_demotion(checkpoint) {
             self.condemn(CloseReason::Broken);
             self.is_demoted = true;
             let is_safe = !self.in_transaction && effect != Effect::InSteps;
             let retry = if is_safe { Retry::Safe } else { Retry::Never };
             return Failure { error: error.into(), retry };
         }
-        Failure::of_caller(match self.statement_timeout {
-            // It may have committed a part by then.
+        Failure::without_retry(match self.statement_timeout {
+            // It may have committed a part before it was cancelled.
             _ if code == "57014" && effect == Effect::InSteps => {
-                Error::OutcomeUnknown(Interruption::new(after, words))
+                Error::OutcomeUnknown(Interruption::new(after, message))
             }
-            // It is also what a cancel by somebody else looks like; the clock tells them apart.
+            // A cancel request has the same SQLSTATE; the elapsed time distinguishes the two.
             Some(limit) if code == "57014" && after >= limit => {
-                Error::DeadlineExceeded(Interruption::new(after, words))
+                Error::DeadlineExceeded(Interruption::new(after, message))
             }
             _ => error.into(),
         })
     }
 
-    /// What it means that a statement was not even prepared, which changes nothing whatever it would have done.
-    pub(super) fn judge_unprepared(&mut self, unprepared: Unprepared, mark: Checkpoint) -> Failure {
-        let mut failure = self.judge(unprepared.error, mark, Effect::None);
+    /// Interprets a failure to prepare a statement. It had no effect, whatever the statement would have done.
+    pub(super) fn judge_unprepared(&mut self, unprepared: Unprepared, checkpoint: Checkpoint) -> Failure {
+        let mut failure = self.judge(unprepared.error, checkpoint, Effect::None);
         if unprepared.spoils_session {
             self.condemn_dirty();
         }
@@ -244,29 +258,32 @@ impl Session {
         failure
     }
 
-    pub(super) fn sent_nothing_since(&self, mark: Checkpoint) -> bool {
-        self.conn.written() == mark.written
+    /// Whether no byte was written since the checkpoint.
+    pub(super) fn sent_nothing_since(&self, checkpoint: Checkpoint) -> bool {
+        self.conn.written() == checkpoint.written
     }
 
-    /// Whether the error can come from the driver's own look at the result's types, after the statement: what it
-    /// has prepared for that is not on this server connection, or is there already, or is something else.
-    pub(super) fn is_of_afterwards(&self, error: &postgres::Error) -> bool {
+    /// Whether the error can come from the driver's lookup of result types, after the statement has run. Behind
+    /// PgBouncer the lookup's prepared statement may be missing on this server connection, its name may be taken, or
+    /// it may be another one.
+    pub(super) fn is_type_lookup_error(&self, error: &postgres::Error) -> bool {
         match error.as_db_error() {
-            Some(refusal) => matches!(refusal.code().code(), "26000" | "42P05"),
+            Some(db_error) => matches!(db_error.code().code(), "26000" | "42P05"),
             None => !self.is_connection_failure(),
         }
     }
 
-    /// The driver wraps a parameter or a text it cannot encode in an I/O error too, so the connection alone decides.
+    /// Whether the connection is lost. The error does not show that: the driver also reports a parameter that it
+    /// cannot encode as an I/O error.
     pub(super) fn is_connection_failure(&self) -> bool {
         self.conn.has_ended() || self.client.is_closed()
     }
 }
 
-/// What a failed operation means that had no effect by itself, where the session cannot be asked.
-pub(super) fn judge_apart(conn: &ConnectionState, error: postgres::Error, mark: Checkpoint) -> Error {
+/// Interprets the failure of a COPY to start, which had no effect, without access to the session.
+pub(super) fn judge_copy(conn: &ConnectionState, error: postgres::Error, checkpoint: Checkpoint) -> Error {
     let is_end = error.as_db_error().is_some_and(ends_session);
-    let interruption = Interruption::new(mark.at.elapsed(), describe(&error));
+    let interruption = Interruption::new(checkpoint.at.elapsed(), describe(&error));
     if conn.has_timed_out() {
         Error::DeadlineExceeded(interruption)
     } else if is_end || conn.has_ended() {
@@ -276,10 +293,10 @@ pub(super) fn judge_apart(conn: &ConnectionState, error: postgres::Error, mark: 
     }
 }
 
-/// The driver's words with the cause it keeps apart.
+/// The most specific text of the driver's error: the server's message with its SQLSTATE, or else the error's cause.
 pub(crate) fn describe(error: &postgres::Error) -> String {
     match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(refusal), _) => format!("{} ({})", refusal.message(), refusal.code().code()),
+        (Some(db_error), _) => format!("{} ({})", db_error.message(), db_error.code().code()),
         (None, Some(cause)) => cause.to_string(),
         (None, None) => error.to_string(),
     }

@@ -1,4 +1,6 @@
-//! Making a session as new.
+//! Resetting a session: it removes what borrowers left, and keeps the prepared statements of the pool and the driver.
+//!
+//! It knows nothing of *when* a session is reset; the maintenance thread decides that.
 
 use crate::pool::session::{Limit, Session};
 use fallible_iterator::FallibleIterator;
@@ -15,12 +17,13 @@ const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; R
         pg_catalog.quote_ident(name), '; ') FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statements";
 
 impl Session {
-    /// Makes the session as new, whatever was done to it, but for the prepared statements of the pool and the driver;
-    /// false where that did not work.
+    /// Removes everything a borrower left in the session, except the prepared statements of the pool and the driver.
+    /// Returns false where that failed: the session must be closed.
     ///
-    /// Behind PgBouncer it would reach whichever server connection is there; ROLLBACK alone reaches ours, if one is open.
+    /// Behind PgBouncer only ROLLBACK is sent. It reaches the server connection of an open transaction; the other
+    /// commands would reach an arbitrary one.
     pub(crate) fn reset(&mut self, deadline: Instant) -> bool {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.is_astray()) {
+        if self.cancel.as_ref().is_some_and(|cancel| cancel.has_unaccounted()) {
             return false;
         }
         let limit = Limit::Until(deadline);
@@ -29,13 +32,14 @@ impl Session {
             false => self.reset_all(limit),
         };
         if is_reset {
-            // What was sent to the borrower is in the driver's buffer by now.
+            // The driver has buffered the notifications sent to the borrower: drop them.
             while let Ok(Some(_)) = self.client.notifications().iter().next() {}
             (self.is_dirty, self.is_cancelled) = (false, false);
         }
         is_reset
     }
 
+    /// Runs the whole reset: `RESET`, a new random seed, and DEALLOCATE for statements made by PREPARE.
     fn reset_all(&mut self, limit: Limit) -> bool {
         let rollback = if self.conn.status() == Some(b'I') { "" } else { "ROLLBACK;" };
         let seed = 2.0 * fastrand::f64() - 1.0;
@@ -43,12 +47,12 @@ impl Session {
             self.reset_step(&format!("{rollback} SELECT pg_catalog.setseed({seed:.9}); {RESET}"), limit);
         let Some(Some(row)) = row else { return false };
         let (kept, removal) = (row.get(0).and_then(|count| count.parse::<usize>().ok()), row.get(1));
-        // With DEALLOCATE ALL a borrower drops ours as well, and those of the driver, which would miss them.
+        // A borrower's DEALLOCATE ALL also drops statements that the pool and the driver still refer to.
         let are_all_there = kept.is_some_and(|kept| kept >= self.statements.count_on_server());
         are_all_there && removal.is_none_or(|removal| self.reset_step(removal, limit).is_some())
     }
 
-    /// Runs a part of a reset; `None` where that did not work.
+    /// Runs one step of a reset, and returns its last row; `None` where the step failed.
     fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
         let written = self.conn.written();
         let row = self.last_row(sql, limit).ok()?;

@@ -1,5 +1,8 @@
-//! The statements one connection knows: prepared on the server by name, or, behind PgBouncer, by the types of
-//! their parameters.
+//! The prepared statements of one session: an LRU cache keyed by the statement's text.
+//!
+//! A cached statement is prepared on the server by name, or, behind PgBouncer, known by its parameters' types. It
+//! carries the [`Traits`] that the catalogue found for it. This file knows nothing of failures; `outcome.rs`
+//! interprets them.
 
 use crate::pool::session::classify::catalogue::{Catalogue, SessionState, Traits};
 use crate::pool::session::param_types::ParamTypes;
@@ -10,33 +13,36 @@ use postgres::{Client, Row, Statement};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-/// A parameter list as callers pass it.
+/// The parameters of a statement.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// What is known of the statements, by their text: those used last, as many as the settings say.
+/// The prepared statements of one session.
 pub(crate) struct Statements {
-    kept: Option<LruCache<Box<str>, Prepared>>,
-    /// Behind PgBouncer in transaction mode, where nothing can be prepared to last.
-    learning: Option<ParamTypes>,
+    /// `None` where the settings turn the cache off.
+    cache: Option<LruCache<Box<str>, Prepared>>,
+    /// Present behind PgBouncer in transaction mode, where a prepared statement does not outlive its transaction.
+    param_types: Option<ParamTypes>,
     catalogue: Arc<Catalogue>,
 }
 
 /// A statement that is ready to run.
 #[derive(Clone)]
 pub(crate) struct Prepared {
-    way: Way,
+    method: Method,
     pub(crate) traits: Traits,
-    /// When the catalogue was asked for the traits; `None` where what the session saw may have been its own alone.
+    /// The catalogue's epoch when the traits were looked up; `None` where the session may have seen objects that other
+    /// sessions do not see.
     epoch: Option<u64>,
-    /// It was prepared earlier, so that what it was prepared for may have changed since.
-    pub(crate) is_kept: bool,
+    /// It was prepared for an earlier call, so the objects it refers to may have changed since.
+    pub(crate) is_cached: bool,
 }
 
+/// How a prepared statement is run.
 #[derive(Clone)]
-enum Way {
-    /// Prepared on the server, one round trip more where it is not kept.
+enum Method {
+    /// Prepared on the server: one round trip, and one more where it is not cached.
     Named(Statement),
-    /// Sent whole with its parameters' types, one round trip as well; the server parses it each time.
+    /// Sent as text with its parameters' types: also one round trip, but the server parses it each time.
     Typed(Arc<[Type]>),
 }
 
@@ -44,35 +50,36 @@ enum Way {
 #[derive(Debug)]
 pub(crate) struct Unprepared {
     pub(crate) error: postgres::Error,
-    /// Something is left on the server connection, or missing there, that only a new connection will mend.
+    /// Prepared statements on the server connection differ from what the driver expects. Only a new connection
+    /// repairs that.
     pub(crate) spoils_session: bool,
 }
 
 impl Unprepared {
     fn of_driver(error: postgres::Error) -> Unprepared {
-        // Something the driver has prepared for itself is not there: it goes on using it, for each type it looks up.
+        // A type lookup that the driver has prepared is missing on the server. The driver would use it again.
         let spoils_session = error.code().is_some_and(|code| code.code() == "26000");
         Unprepared { error, spoils_session }
     }
 
-    fn of_question(error: postgres::Error) -> Unprepared {
+    fn of_lookup(error: postgres::Error) -> Unprepared {
         Unprepared { error, spoils_session: false }
     }
 }
 
 impl Statements {
-    /// Keeps as many as `size`.
+    /// A cache of `size` statements; 0 turns it off.
     pub(crate) fn new(size: usize, mode: PgBouncerMode, catalogue: Arc<Catalogue>) -> Statements {
         Statements {
             catalogue,
-            kept: NonZeroUsize::new(size).map(LruCache::new),
-            learning: (mode == PgBouncerMode::Transaction).then(ParamTypes::default),
+            cache: NonZeroUsize::new(size).map(LruCache::new),
+            param_types: (mode == PgBouncerMode::Transaction).then(ParamTypes::default),
         }
     }
 
-    /// Whether the server connection may be another one after every transaction.
+    /// Whether each transaction may run on another server connection.
     pub(crate) fn are_behind_pgbouncer(&self) -> bool {
-        self.learning.is_some()
+        self.param_types.is_some()
     }
 
     /// Makes the statement ready to run with `params`.
@@ -85,52 +92,53 @@ impl Statements {
     ) -> Result<Prepared, Unprepared> {
         let now = self.catalogue.epoch();
         let epoch = Some(now).filter(|_| !session.is_dirty && !session.is_behind(now));
-        // One that is parsed by other rules goes on meaning what it meant then; one without a name is parsed each time.
-        let is_lasting = session.is_readable && (session.reads_as_at_login || self.learning.is_some());
-        let kept = self.kept.as_mut().filter(|_| is_lasting).and_then(|kept| kept.get_mut(sql));
-        if let Some(prepared) = kept.filter(|prepared| prepared.way.takes(params.len())) {
-            // In a session that is dirty the answer makes no difference.
+        // The server parses a named statement once, by the session's current rules, and its literals keep the meaning they
+        // have now. Where those differ from the rules at login, the cache is not used. An unnamed one is parsed each time.
+        let is_lasting = session.is_readable && (session.reads_as_at_login || self.param_types.is_some());
+        let cached = self.cache.as_mut().filter(|_| is_lasting).and_then(|cache| cache.get_mut(sql));
+        if let Some(prepared) = cached.filter(|prepared| prepared.method.accepts(params.len())) {
+            // In a dirty session the traits make no difference.
             if prepared.epoch != Some(now) && !(session.is_dirty && prepared.epoch.is_none()) {
                 prepared.traits =
-                    self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
+                    self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
                 prepared.epoch = epoch;
             }
             return Ok(prepared.clone());
         }
-        let way = match &mut self.learning {
-            Some(learning) => Way::Typed(learning.types(client, sql, params, session.in_transaction)?),
-            None => Way::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
+        let method = match &mut self.param_types {
+            Some(types) => Method::Typed(types.look_up(client, sql, params, session.in_transaction)?),
+            None => Method::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
         };
-        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_question)?;
-        let prepared = Prepared { way, traits, epoch, is_kept: false };
-        if let Some(kept) = self.kept.as_mut().filter(|_| is_lasting) {
-            kept.put(sql.into(), Prepared { is_kept: true, ..prepared.clone() });
+        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
+        let prepared = Prepared { method, traits, epoch, is_cached: false };
+        if let Some(cache) = self.cache.as_mut().filter(|_| is_lasting) {
+            cache.put(sql.into(), Prepared { is_cached: true, ..prepared.clone() });
         }
         Ok(prepared)
     }
 
-    /// What was said of statements in an earlier epoch need not hold any more.
+    /// The catalogue's epoch: traits looked up in an earlier one may not hold any more.
     pub(crate) fn catalogue_epoch(&self) -> u64 {
         self.catalogue.epoch()
     }
 
-    /// A statement has run that may have changed what the catalogue says of others.
+    /// Makes all sessions look up traits again: a statement may have changed the catalogue.
     pub(crate) fn note_catalogue_change(&self) {
         self.catalogue.note_change();
     }
 
-    /// How many of the statements that are kept the server keeps as well.
+    /// The number of cached statements that are prepared on the server.
     pub(crate) fn count_on_server(&self) -> usize {
-        match self.learning {
-            None => self.kept.as_ref().map_or(0, LruCache::len),
+        match self.param_types {
+            None => self.cache.as_ref().map_or(0, LruCache::len),
             Some(_) => 0,
         }
     }
 
-    /// Has the statement prepared anew when it is next wanted.
+    /// Removes the statement, so that its next use prepares it again.
     pub(crate) fn forget(&mut self, sql: &str) {
-        if let Some(kept) = &mut self.kept {
-            kept.pop(sql);
+        if let Some(cache) = &mut self.cache {
+            cache.pop(sql);
         }
     }
 }
@@ -142,9 +150,9 @@ impl Prepared {
         sql: &str,
         params: Params<'_>,
     ) -> Result<Vec<Row>, postgres::Error> {
-        match &self.way {
-            Way::Named(statement) => client.query(statement, params),
-            Way::Typed(types) => client.query_typed(sql, &with_types(params, types)),
+        match &self.method {
+            Method::Named(statement) => client.query(statement, params),
+            Method::Typed(types) => client.query_typed(sql, &with_types(params, types)),
         }
     }
 
@@ -154,25 +162,26 @@ impl Prepared {
         sql: &str,
         params: Params<'_>,
     ) -> Result<u64, postgres::Error> {
-        match &self.way {
-            Way::Named(statement) => client.execute(statement, params),
-            Way::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
+        match &self.method {
+            Method::Named(statement) => client.execute(statement, params),
+            Method::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
         }
     }
 
-    /// Whether the driver may ask the server about the types of the rows after the statement has run.
-    pub(crate) fn asks_afterwards(&self) -> bool {
-        matches!(self.way, Way::Typed(_))
+    /// Whether the driver may query the server for the result's types after the statement has run.
+    pub(crate) fn may_look_up_types(&self) -> bool {
+        matches!(self.method, Method::Typed(_))
     }
 }
 
-impl Way {
-    /// The driver judges the number of parameters itself but where it has only their types.
-    fn takes(&self, count: usize) -> bool {
-        !matches!(self, Way::Typed(types) if types.len() != count)
+impl Method {
+    /// Whether the statement can run with `count` parameters. Except for `Typed` the driver checks that itself.
+    fn accepts(&self, count: usize) -> bool {
+        !matches!(self, Method::Typed(types) if types.len() != count)
     }
 }
 
+/// Each parameter with its type.
 fn with_types<'a>(params: Params<'a>, types: &[Type]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
     params.iter().copied().zip(types.iter().cloned()).collect()
 }

@@ -1,19 +1,22 @@
-//! How long an operation may take.
+//! The time limit of one operation.
+//!
+//! It knows nothing of the server's `statement_timeout`, nor of how the transport enforces the deadline.
 
 use crate::error::{Error, Interruption, Result};
 use crate::pool::add;
 use std::time::{Duration, Instant};
 
-/// By when an operation must be answered.
+/// When the answer to an operation is due.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
-    /// This long from its start; `None` is for ever.
+    /// Within this time from the start of the operation; `None` is without limit.
     Within(Option<Duration>),
+    /// At this instant.
     Until(Instant),
 }
 
 impl Limit {
-    /// The same, for what began at `start`.
+    /// The limit as a fixed instant, for an operation that began at `start`.
     pub(super) fn since(self, start: Instant) -> Limit {
         match self {
             Limit::Within(Some(time)) => Limit::Until(add(start, time)),
@@ -21,7 +24,7 @@ impl Limit {
         }
     }
 
-    /// Fails with `DeadlineExceeded` where it is over before anything has been sent.
+    /// Fails with `DeadlineExceeded` where the limit has passed before anything was sent.
     pub(crate) fn check(self) -> Result<()> {
         match self {
             Limit::Until(deadline) if deadline <= Instant::now() => {

@@ -1,4 +1,9 @@
-//! What r2d2 lends, and where that stays while a borrower has the session.
+//! r2d2's guards: a connection taken from the store, and the place of its guard while a borrower has the session.
+//!
+//! It knows r2d2 and nothing of the gate; the permit's number is an index here.
+//!
+//! **Lock rule**: each slot has a mutex of its own, held to put a guard in or take it out. A guard is dropped after the lock is
+//! released, because dropping it calls r2d2.
 
 use crate::pool::session::Session;
 use crate::pool::status::CloseReason;
@@ -7,12 +12,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// r2d2's guard: dropping it puts its session back into the store, if it has one.
+/// r2d2's guard. Dropping it puts its session back into the store, or gives the slot up if it has none.
 type Guard = r2d2::PooledConnection<Manager>;
 
-/// A connection of r2d2's store in our hands.
+/// A connection taken from r2d2's store. Dropping it puts it back.
 pub(crate) struct Pooled {
-    // Its session is there for as long as this lives.
+    // Always contains a session.
     guard: Guard,
 }
 
@@ -21,7 +26,7 @@ impl Pooled {
         Pooled { guard }
     }
 
-    /// Has the connection closed, in the background.
+    /// Closes the connection, in the background.
     pub(crate) fn close(mut self, reason: CloseReason) {
         self.condemn(reason);
     }
@@ -47,38 +52,44 @@ impl DerefMut for Pooled {
     }
 }
 
-/// The guards of the sessions that are lent. Each holds r2d2's pool with its threads, and closing the pool does not
-/// wait for ever for borrowers.
+/// The guards of the lent sessions.
+///
+/// A guard keeps r2d2's pool and its threads alive. The guards are therefore kept here and not with the borrowers, so that
+/// closing the pool can drop them without waiting for the borrowers.
 pub(crate) struct Guards {
-    /// By the number of the permit.
-    places: Box<[Mutex<Option<Guard>>]>,
+    /// Indexed by the permit's number.
+    slots: Box<[Mutex<Option<Guard>>]>,
     is_closed: AtomicBool,
 }
 
 impl Guards {
-    /// For at most so many at once.
-    pub(crate) fn new(most: u32) -> Guards {
-        Guards { places: (0..most).map(|_| Mutex::new(None)).collect(), is_closed: AtomicBool::new(false) }
+    /// Has room for the guards of `max` lent sessions.
+    pub(crate) fn new(max: u32) -> Guards {
+        Guards { slots: (0..max).map(|_| Mutex::new(None)).collect(), is_closed: AtomicBool::new(false) }
     }
 
-    fn place(&self, number: usize) -> MutexGuard<'_, Option<Guard>> {
-        self.places[number].lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self, number: usize) -> MutexGuard<'_, Option<Guard>> {
+        self.slots[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the guard, and hands out the session.
-    pub(crate) fn part(&self, number: usize, pooled: Pooled) -> Box<Session> {
+    /// Takes the session out of its guard and keeps the guard.
+    pub(crate) fn detach(&self, number: usize, pooled: Pooled) -> Box<Session> {
         let mut guard = pooled.guard;
         let Some(session) = guard.take() else { unreachable!("bug: a connection without a session") };
-        let mut place = self.place(number);
+        let mut slot = self.slot(number);
         if !self.is_closed.load(Ordering::Relaxed) {
-            *place = Some(guard);
+            *slot = Some(guard);
         }
         session
     }
 
-    /// Brings both together again; the session alone where the pool has been closed without it.
-    pub(crate) fn join(&self, number: usize, session: Box<Session>) -> Result<Pooled, Box<Session>> {
-        let guard = self.place(number).take();
+    /// Puts the session back into its guard.
+    ///
+    /// # Errors
+    ///
+    /// The session alone: the guards were closed.
+    pub(crate) fn reattach(&self, number: usize, session: Box<Session>) -> Result<Pooled, Box<Session>> {
+        let guard = self.slot(number).take();
         match guard {
             Some(mut guard) => {
                 *guard = Some(session);
@@ -88,11 +99,11 @@ impl Guards {
         }
     }
 
-    /// Lets go of all guards: what is still lent is on its own.
+    /// Drops all guards. Sessions that are still lent are closed when they are returned.
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
-        for number in 0..self.places.len() {
-            let guard = self.place(number).take();
+        for number in 0..self.slots.len() {
+            let guard = self.slot(number).take();
             drop(guard);
         }
     }

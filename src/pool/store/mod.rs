@@ -1,9 +1,15 @@
-//! How r2d2 makes and judges connections.
+//! The store: r2d2's manager, which connects when the gate requests it, and what r2d2 lends.
 //!
-//! r2d2 is told to keep itself full (`min_idle` = `max_size`), so that for every connection it lacks a job is
-//! parked in one of its worker threads, inside [`Manager::connect`]. There it waits until the gate orders a
-//! connection, makes it, and only then returns. So r2d2 never sees a failed connect (its retries cannot be
-//! paced or stopped), never makes one that nobody wants, and never loses a slot.
+//! It makes sessions and keeps idle ones. It does not decide when to connect (the gate does), or whether an idle session
+//! may be lent (acquire and maintenance do).
+//!
+//! r2d2 is configured with `min_idle` = `max_size`. For every missing connection it therefore runs a job in one of its
+//! threads, inside [`Manager::connect`]. The job waits there for a connect request from the gate, connects, and returns
+//! when it has succeeded. So r2d2 never sees a failed connect, whose retries it could neither pace nor stop; it never makes
+//! a connection that is not needed; and it never loses a slot.
+//!
+//! **Lock rule**: the store has no lock of its own besides the guards' slots ([`lent`]). r2d2 calls none of this code under
+//! its lock.
 
 pub(in crate::pool) mod lent;
 
@@ -26,22 +32,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// SQLSTATEs of a connect that no waiting will mend: wrong password, refused by `pg_hba.conf`, no such
-/// database, no right to connect to it.
+/// SQLSTATEs of refused logins, which a retry does not change: wrong password, rejected by `pg_hba.conf`, no such database,
+/// no privilege to connect to it.
 const LOGIN_REFUSED: &[&str] = &["28P01", "28000", "3D000", "42501"];
 
-/// The same in the words of PgBouncer, which has one SQLSTATE for everything: 08P01.
+/// Message texts of refused logins of PgBouncer, whose only SQLSTATE is 08P01.
 const LOGIN_REFUSED_BY_PGBOUNCER: &[&str] =
     &["authentication failed", "no such user", "no such database", "does not exist"];
 
-/// Makes sessions.
+/// r2d2's manager: connects on the gate's requests.
 pub(crate) struct Manager {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
     factory: SessionFactory,
 }
 
-/// Everything that making a session needs.
+/// Opens sessions: connects, logs in, and sets a lifetime.
 #[derive(Clone)]
 pub(crate) struct SessionFactory {
     /// The pool's name.
@@ -58,7 +64,7 @@ pub(crate) struct SessionFactory {
     catalogue: Arc<Catalogue>,
 }
 
-/// Why `connect` gives up: r2d2 wants an error type, and this is the only one it ever sees.
+/// Ends `Manager::connect` when the pool is closed. It is the only error that r2d2 sees.
 #[derive(Debug)]
 pub(crate) struct PoolClosed;
 
@@ -70,18 +76,18 @@ impl std::fmt::Display for PoolClosed {
 
 impl std::error::Error for PoolClosed {}
 
-/// A failed attempt to connect.
+/// A failed connect attempt.
 #[derive(Debug)]
 pub(crate) struct ConnectError {
     pub(crate) text: String,
-    /// The server refuses this login; waiting does not help.
+    /// The server refused the login, so a retry does not help.
     pub(crate) is_login: bool,
 }
 
 impl SessionFactory {
     /// # Errors
     ///
-    /// `SettingsError` when the certificate file cannot be used.
+    /// `SettingsError`: the certificate file cannot be used.
     pub(crate) fn new(
         settings: &PoolSettings,
         catalogue: Arc<Catalogue>,
@@ -89,7 +95,7 @@ impl SessionFactory {
         let database = &settings.database;
         let mut config = database.login_config();
         if let (Some(limit), PgBouncerMode::Off) = (settings.statement_timeout, settings.pgbouncer_mode) {
-            // As a startup option it is the session's default, and so survives DISCARD ALL. PgBouncer refuses it.
+            // A startup option is the session's default, which DISCARD ALL restores. PgBouncer rejects it.
             config.options(&format!("-c statement_timeout={}", limit.as_millis()));
         }
         let tls = TlsPlan::new(database)?;
@@ -108,11 +114,14 @@ impl SessionFactory {
         })
     }
 
-    /// Connects and logs in.
+    /// Connects to the first address that accepts, and logs in.
     ///
-    /// Blocks for at most the connect timeout, or `patience` where that is less, for finding the addresses and
-    /// again for each of them.
-    pub(crate) fn make(&self, patience: Option<Duration>, generation: u64) -> Result<Session, ConnectError> {
+    /// Resolving the hosts blocks for at most the connect timeout, or `patience` if that is shorter; so does each address.
+    pub(crate) fn open_session(
+        &self,
+        patience: Option<Duration>,
+        generation: u64,
+    ) -> Result<Session, ConnectError> {
         let started = Instant::now();
         let limit = patience.map_or(self.connect_timeout, |patience| patience.min(self.connect_timeout));
         let mut attempt = Err(ConnectError::from(io::Error::other("no address to connect to")));
@@ -124,7 +133,7 @@ impl SessionFactory {
         }
         let (client, connector) = attempt?;
         connector.conn.set_pool(self.pool.clone(), self.catalogue.share_epoch());
-        // Up to a tenth less, so that connections made together do not end together.
+        // Up to a tenth shorter at random, so that connections made together do not expire together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements =
             Statements::new(self.statement_cache_size, self.pgbouncer_mode, self.catalogue.clone());
@@ -132,8 +141,8 @@ impl SessionFactory {
         Ok(Session::new(client, connector, statements, limit, must_be_writable, retire_at, generation))
     }
 
-    /// Connects and logs in at one place. The driver would go through all of them, and with a listener that is open
-    /// all the while.
+    /// Connects and logs in at one address. Given all addresses, the driver would need the placeholder listener open
+    /// throughout.
     fn connect(
         &self,
         endpoint: &Endpoint,
@@ -148,7 +157,7 @@ impl SessionFactory {
             if connector.is_reached() {
                 return Err(ConnectError::new(&error));
             }
-            // Other programs keep the listener busy: another one is elsewhere.
+            // Other programs fill the listener's accept queue. The next attempt opens another listener.
             if !is_timeout(&error) || Instant::now() >= deadline {
                 let text = format!("cannot reach the pool's own listener on 127.0.0.1: {}", describe(&error));
                 return Err(ConnectError { text, is_login: false });
@@ -161,7 +170,7 @@ fn connect_through(
     connector: &Connector,
     mut config: postgres::Config,
 ) -> Result<postgres::Client, postgres::Error> {
-    connector.direct(&mut config);
+    connector.configure(&mut config);
     PostgresConnectionManager::new(config, connector.clone()).connect()
 }
 
@@ -198,10 +207,19 @@ impl Manager {
     pub(crate) fn new(gate: Arc<Gate>, generations: Arc<Generations>, factory: SessionFactory) -> Manager {
         Manager { gate, generations, factory }
     }
+
+    fn attempt(&self, patience: Option<Duration>) -> Result<Session, ConnectError> {
+        // The driver panics if the system is out of file descriptors. A panic must not lose r2d2's slot.
+        catch_unwind(AssertUnwindSafe(|| self.factory.open_session(patience, self.generations.current())))
+            .unwrap_or_else(|_| {
+                let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
+                Err(ConnectError { text, is_login: false })
+            })
+    }
 }
 
 impl ManageConnection for Manager {
-    // Boxed: r2d2 moves connections in and out of its list under its lock. `None` while it is lent.
+    // Boxed, because r2d2 moves connections under its lock. `None` while the session is lent.
     type Connection = Option<Box<Session>>;
     type Error = PoolClosed;
 
@@ -212,18 +230,11 @@ impl ManageConnection for Manager {
                 ConnectRequest::Connect(patience) => patience,
             };
             let started = Instant::now();
-            // The driver unwraps where the system has no descriptor left: a panic must cost no slot.
-            let attempt =
-                catch_unwind(AssertUnwindSafe(|| self.factory.make(patience, self.generations.current())));
-            let attempt = attempt.unwrap_or_else(|_| {
-                let text = "the driver panicked while connecting (out of file descriptors?)".to_owned();
-                Err(ConnectError { text, is_login: false })
-            });
-            match attempt {
+            match self.attempt(patience) {
                 Ok(session) => {
                     let session = Box::new(session);
-                    let down_for = self.gate.made(started.elapsed());
-                    // From here to the store nothing may panic but the logger, and that is caught.
+                    let down_for = self.gate.connected(started.elapsed());
+                    // From here until r2d2 stores it, only the logger may panic, and `logged` catches that.
                     if let Some(down_for) = down_for {
                         let (down_for, pool) = (down_for.as_secs_f64(), &self.factory.pool);
                         logged(|| info!("Database is back after {down_for:.1} s (pool \"{pool}\")"));
@@ -231,7 +242,7 @@ impl ManageConnection for Manager {
                     return Ok(Some(session));
                 }
                 Err(error) => {
-                    if self.gate.failed(error.text.clone(), error.is_login) {
+                    if self.gate.connect_failed(error.text.clone(), error.is_login) {
                         let (text, pool) = (&error.text, &self.factory.pool);
                         logged(|| warn!("Cannot connect to the database: {text} (pool \"{pool}\")"));
                     }
@@ -240,7 +251,7 @@ impl ManageConnection for Manager {
         }
     }
 
-    // Checking is done by the pool, within the caller's deadline.
+    // The pool checks connections itself, within the caller's deadline.
     fn is_valid(&self, _session: &mut Option<Box<Session>>) -> Result<(), PoolClosed> {
         Ok(())
     }
@@ -250,7 +261,8 @@ impl ManageConnection for Manager {
     }
 }
 
-/// Passes on the sessions that r2d2 drops: closing one waits for the server, which no borrower is to do.
+/// Receives the sessions that r2d2 drops and passes them to the function in it. Closing one waits for the server, which must
+/// not happen on a borrower's thread.
 pub(crate) struct Dropped<F>(pub(crate) F);
 
 impl<F> std::fmt::Debug for Dropped<F> {
@@ -276,26 +288,29 @@ mod tests {
     use crate::pool::transport::dns::Address;
     use std::net::TcpStream;
 
-    /// As if they had found it and filled its queue before the driver connects.
+    /// Fills the accept queue of the placeholder listener before the driver connects.
     #[test]
-    fn a_listener_kept_busy_by_others_is_not_taken_for_a_silent_server() {
-        // A server that takes connections and says nothing.
+    fn a_full_placeholder_listener_is_not_mistaken_for_a_silent_server() {
+        // A server that accepts connections and sends nothing.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp(silent.local_addr().unwrap());
         let endpoint = Endpoint { host: "127.0.0.1".to_owned(), address };
         let deadline = Instant::now() + Duration::from_millis(100);
-        let attempt = |barred: bool| {
+        let attempt = |is_filled: bool| {
             let connector = Connector::new(endpoint.clone(), TlsPlan::Off, deadline).unwrap();
             let mut config = postgres::Config::new();
-            connector.direct(&mut config);
-            let decoy = (config.get_hostaddrs()[0], config.get_ports()[0]).into();
-            let reach = || TcpStream::connect_timeout(&decoy, Duration::from_millis(50)).is_ok();
-            assert!(!barred || (0..5000).take_while(|_| reach()).count() < 5000, "it is never full");
+            connector.configure(&mut config);
+            let placeholder = (config.get_hostaddrs()[0], config.get_ports()[0]).into();
+            let connects = || TcpStream::connect_timeout(&placeholder, Duration::from_millis(50)).is_ok();
+            assert!(
+                !is_filled || (0..5000).take_while(|_| connects()).count() < 5000,
+                "the accept queue is never full"
+            );
             let mut config = postgres::Config::new();
             let error = connect_through(&connector, config.user("nobody").clone()).err().unwrap();
             (connector.is_reached(), is_timeout(&error))
         };
         assert_eq!(attempt(true), (false, true));
-        assert!(attempt(false).0, "another one lets it through");
+        assert!(attempt(false).0, "the next listener has room");
     }
 }

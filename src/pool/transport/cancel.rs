@@ -1,9 +1,11 @@
-//! Cancelling a statement that runs on the server.
+//! Cancel requests: asking the server to stop the statement that a session runs.
 //!
-//! The driver hangs up as soon as the request is written. PgBouncer takes that for a change of mind, because it has to
-//! connect to the server first; and of PostgreSQL nobody would know when it has passed the request on, which must not
-//! meet the session's next statement. So the request has a connection of our own, as every other, and it stays open
-//! until the other side has hung up, as libpq's does.
+//! A request uses a connection of its own, as the protocol requires, and keeps it open until the server closes it, as
+//! libpq does. The driver's own cancel function closes the connection as soon as the request is written. PgBouncer drops
+//! such a request, because it must first connect to the server. With PostgreSQL it would be unknown when the request
+//! has been processed, and a late one could cancel the session's next statement.
+//!
+//! This file knows nothing of statements, and does not decide which to cancel.
 
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::connector::{Connector, negotiate};
@@ -15,60 +17,62 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-/// What asks the server to cancel the statement that runs in a session.
+/// The most cancel requests sent at the same time: the server starts a process for each.
+const MAX_CONCURRENT: usize = 64;
+
+/// Sends cancel requests for one session.
 pub(crate) struct Cancel {
-    /// How the session was reached, and what it is cancelled by.
+    /// How the session was connected; its state holds the cancel key.
     connector: Connector,
-    astray: AtomicU32,
+    /// Requests whose processing the server has not confirmed by closing their connection.
+    unaccounted: AtomicU32,
 }
 
 impl Cancel {
     pub(crate) fn new(connector: Connector) -> Cancel {
-        Cancel { connector, astray: AtomicU32::new(0) }
+        Cancel { connector, unaccounted: AtomicU32::new(0) }
     }
 
-    /// A request went out and nobody knows where it is: it may still meet whatever the session runs next.
-    pub(crate) fn is_astray(&self) -> bool {
-        self.astray.load(Ordering::Relaxed) > 0
+    /// Whether a request was sent and may still be on its way: it could cancel any later statement of the session.
+    pub(crate) fn has_unaccounted(&self) -> bool {
+        self.unaccounted.load(Ordering::Relaxed) > 0
     }
 
     async fn send(&self) -> io::Result<()> {
         let key = self.connector.conn.cancel_key();
         if key.is_empty() {
-            return Err(io::Error::other("the server gave nothing to cancel by"));
+            return Err(io::Error::other("the server sent no cancel key at the login"));
         }
         let Connector { tls, endpoint, .. } = &self.connector;
         let mut stream = negotiate(tls, endpoint, Arc::new(ConnectionState::new())).await?;
-        self.astray.fetch_add(1, Ordering::Relaxed);
-        stream.write_all(&request(&key)).await?;
+        self.unaccounted.fetch_add(1, Ordering::Relaxed);
+        stream.write_all(&cancel_request(&key)).await?;
         stream.flush().await?;
         match stream.read(&mut [0]).await {
             Ok(0) => {}
-            // It hangs up without saying goodbye, which TLS calls an error.
+            // The server closes the connection without TLS's close_notify, which rustls reports as an error.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Ok(_) => return Err(io::Error::other("the server answers a request to cancel")),
+            Ok(_) => return Err(io::Error::other("the server sent a reply to a cancel request")),
             Err(error) => return Err(error),
         }
-        self.astray.fetch_sub(1, Ordering::Relaxed);
+        self.unaccounted.fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
 }
 
-/// So many requests are under way at once: the server starts a process for each.
-const AT_ONCE: usize = 64;
-
-/// Sends the requests, all within `limit` where there are not very many: a server that is slow to take one, or has
-/// lost it, keeps none of the others waiting.
-/// Returns what became of those that failed.
+/// Sends cancel requests concurrently and returns the errors of those that failed.
+///
+/// Each batch of [`MAX_CONCURRENT`] has `limit`. A server that is slow to accept one request does not delay the others of its
+/// batch.
 pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<Vec<io::Error>> {
     let mut failures = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for cancels in cancels.chunks(AT_ONCE) {
+    for batch in cancels.chunks(MAX_CONCURRENT) {
         let deadline = Instant::now() + limit;
-        let mut requests = JoinSet::new();
-        for cancel in cancels {
+        let mut sends = JoinSet::new();
+        for cancel in batch {
             let cancel = cancel.clone();
-            requests.spawn_on(
+            sends.spawn_on(
                 async move {
                     let sent = timeout_at(deadline.into(), cancel.send()).await;
                     sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -76,7 +80,7 @@ pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<V
                 runtime.handle(),
             );
         }
-        while let Some(Ok(sent)) = runtime.block_on(requests.join_next()) {
+        while let Some(Ok(sent)) = runtime.block_on(sends.join_next()) {
             if let Err(error) = sent {
                 failures.push(error);
             }
@@ -86,7 +90,7 @@ pub(crate) fn send_all(cancels: &[Arc<Cancel>], limit: Duration) -> io::Result<V
 }
 
 /// PostgreSQL, "Message Formats", CancelRequest.
-fn request(key: &[u8]) -> Vec<u8> {
+fn cancel_request(key: &[u8]) -> Vec<u8> {
     const CODE: u32 = 80_877_102;
     let length = 8 + key.len() as u32;
     [&length.to_be_bytes(), &CODE.to_be_bytes(), key].concat()

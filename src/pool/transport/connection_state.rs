@@ -1,70 +1,77 @@
-//! What is known of a connection's connection: how long it may take, what was sent, and what the server last said.
+//! The state of one server connection: its deadline, what was sent, and what the server last reported.
+//!
+//! The transport writes it from the bytes that pass; the session reads it to judge an operation's outcome. It knows nothing of
+//! sockets and statements.
+//!
+//! **Lock rule**: everything is an atomic, except for `final_error` under a mutex of its own, held to copy it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the pool's side and the driver's side of a connection share. Both run on the caller's thread (the
-/// driver's runtime is single-threaded), so relaxed atomics are enough; the type is shared, not contended.
+/// The state that the session and the stream under the driver share.
+///
+/// Both run on the caller's thread, because the driver's runtime is single-threaded. Relaxed atomics are therefore enough:
+/// they make the type shareable and are not contended.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
-    /// Nanoseconds since [`EPOCH`]; `u64::MAX` is no deadline.
+    /// In nanoseconds since [`EPOCH`]; `u64::MAX` means no deadline.
     deadline: AtomicU64,
-    /// From when it was set to the deadline, in milliseconds.
+    /// The time from setting the deadline to the deadline, in milliseconds, for the error text.
     limit: AtomicU64,
-    /// Bytes written since the connection was made: what was not written, the server cannot have seen.
+    /// Bytes written since the connection was opened. The server cannot have processed what was not written.
     written: AtomicU64,
     /// When the last reply was complete, in nanoseconds since [`EPOCH`].
     answered: AtomicU64,
     /// The transaction status byte of the last ReadyForQuery, 0 while a reply is outstanding.
     status: AtomicU8,
-    /// FrontendMessages sent whose reply is not complete.
+    /// Requests sent whose reply is not complete.
     outstanding: AtomicU32,
-    /// The stream has ended or failed; nothing more will come of it.
+    /// The stream has ended or failed.
     ended: AtomicBool,
-    /// The deadline is what ended it.
+    /// The stream failed because the deadline passed.
     timed_out: AtomicBool,
-    /// In the reply that is being read, a statement was completed.
+    /// A statement was completed in the reply that is being read.
     completed: AtomicBool,
     /// A statement was completed that may have changed the server's catalogue; others see that from the end of the
     /// transaction on.
     changed_catalogue: AtomicBool,
-    /// The parameters that decide how the server reads a text, as it reports them: `standard_conforming_strings`,
-    strings_conform: AtomicBool,
-    /// `client_encoding`
-    sends_utf8: AtomicBool,
-    /// and `server_encoding`.
-    keeps_utf8: AtomicBool,
-    /// What [`READ_BY`] were at the login, and a bit for each that is something else now.
-    read_by: [OnceLock<Box<[u8]>>; READ_BY.len()],
-    read_otherwise: AtomicU8,
-    /// Nobody can tell any more how many replies are to come.
+    /// The server reported `standard_conforming_strings = on`.
+    has_standard_strings: AtomicBool,
+    /// The server reported `client_encoding = UTF8`.
+    is_client_utf8: AtomicBool,
+    /// The server reported `server_encoding = UTF8`.
+    is_server_utf8: AtomicBool,
+    /// The values of [`LITERAL_PARAMETERS`] at login, and a bit for each that differs now.
+    at_login: [OnceLock<Box<[u8]>>; LITERAL_PARAMETERS.len()],
+    changed_parameters: AtomicU8,
+    /// The number of outstanding replies is unknown.
     lost_count: AtomicBool,
-    /// All of a request is sent and nothing of its reply is read: there is nothing to do but wait for it.
-    asked: AtomicBool,
-    /// The error with which the server ended the session in place of completing a reply.
-    last_words: Mutex<Option<LastWords>>,
+    /// A request was sent completely and its reply was not read from yet: the driver can only wait for the reply.
+    awaits_reply: AtomicBool,
+    /// See [`final_error`](ConnectionState::final_error).
+    final_error: Mutex<Option<FinalError>>,
     cancel_key: OnceLock<Box<[u8]>>,
-    /// Whose it is, for what errors say.
+    /// The pool's name, for error texts.
     pool: OnceLock<Arc<str>>,
     /// Counts, for all of its connections, the statements that may have changed the server's catalogue.
     catalogue_epoch: OnceLock<Arc<AtomicU64>>,
 }
 
-/// An error of the server, as far as it has to be understood without the driver.
+/// The error with which the server ended the session, parsed by the pool because the driver may not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LastWords {
+pub(crate) struct FinalError {
     pub(crate) severity: String,
     pub(crate) code: String,
     pub(crate) message: String,
 }
 
-/// The parameters by which the server reads literals when it prepares a statement, of those it reports: a statement goes on
-/// meaning what it meant then.
-const READ_BY: [&[u8]; 3] = [b"DateStyle", b"IntervalStyle", b"TimeZone"];
+/// The parameters that decide how the server reads dates and times in literals when it prepares a statement. A prepared
+/// statement keeps the meaning that its literals had then.
+const LITERAL_PARAMETERS: [&[u8]; 3] = [b"DateStyle", b"IntervalStyle", b"TimeZone"];
 
-/// The zero of the wires' clock.
+/// The zero of the times kept in atomics.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn nanos(at: Instant) -> u64 {
@@ -84,21 +91,21 @@ impl ConnectionState {
             timed_out: AtomicBool::new(false),
             completed: AtomicBool::new(false),
             changed_catalogue: AtomicBool::new(false),
-            strings_conform: AtomicBool::new(false),
-            sends_utf8: AtomicBool::new(false),
-            keeps_utf8: AtomicBool::new(false),
-            read_by: Default::default(),
-            read_otherwise: AtomicU8::new(0),
+            has_standard_strings: AtomicBool::new(false),
+            is_client_utf8: AtomicBool::new(false),
+            is_server_utf8: AtomicBool::new(false),
+            at_login: Default::default(),
+            changed_parameters: AtomicU8::new(0),
             lost_count: AtomicBool::new(false),
-            asked: AtomicBool::new(false),
-            last_words: Mutex::new(None),
+            awaits_reply: AtomicBool::new(false),
+            final_error: Mutex::new(None),
             cancel_key: OnceLock::new(),
             pool: OnceLock::new(),
             catalogue_epoch: OnceLock::new(),
         }
     }
 
-    /// Everything from `now` on must be done by `deadline`.
+    /// Sets the deadline of every operation from `now` on.
     pub(crate) fn set_deadline(&self, now: Instant, deadline: Option<Instant>) {
         if let Some(at) = deadline {
             let limit = at.saturating_duration_since(now).as_millis();
@@ -114,13 +121,13 @@ impl ConnectionState {
         }
     }
 
-    /// The connection belongs to this pool.
+    /// Sets the pool's name, and the counter of its changes to the catalogue.
     pub(crate) fn set_pool(&self, name: Arc<str>, catalogue_epoch: Arc<AtomicU64>) {
-        // It does so from the login on, for good.
+        // Set once, after the login.
         let _ = (self.pool.set(name), self.catalogue_epoch.set(catalogue_epoch));
     }
 
-    /// The deadline has passed.
+    /// The error for a passed deadline.
     pub(crate) fn timed_out(&self) -> io::Error {
         let limit = self.limit.load(Ordering::Relaxed);
         let pool = self.pool.get().map(|name| format!(" (pool \"{name}\")")).unwrap_or_default();
@@ -132,7 +139,7 @@ impl ConnectionState {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// When the server last showed that it is there: when its last reply was complete.
+    /// When the server's last reply was complete.
     pub(crate) fn answered_at(&self) -> Instant {
         *EPOCH + Duration::from_nanos(self.answered.load(Ordering::Relaxed))
     }
@@ -145,23 +152,24 @@ impl ConnectionState {
         self.timed_out.load(Ordering::Relaxed)
     }
 
-    /// What the server last said of the session: `I`dle, in a `T`ransaction, in a failed transaction (`E`);
-    /// `None` while a reply is outstanding.
+    /// The transaction status that the server last reported: `I` idle, `T` in a transaction, `E` in a failed transaction; `None`
+    /// while a reply is outstanding.
     pub(crate) fn status(&self) -> Option<u8> {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
-    /// What the server gave at the login to cancel by: a process id and a secret. Empty where it gave nothing.
+    /// The process id and the secret that the server sent at the login for cancel requests. Empty if it sent none.
     pub(crate) fn cancel_key(&self) -> Box<[u8]> {
         self.cancel_key.get().cloned().unwrap_or_default()
     }
 
-    /// The server gave what to cancel by.
+    /// Stores the cancel key.
     pub(crate) fn keep_cancel_key(&self, key: &[u8]) {
-        // It does so once.
+        // Sent once, at the login.
         let _ = self.cancel_key.set(key.into());
     }
 
+    /// Marks the stream as failed.
     pub(crate) fn fail(&self, timed_out: bool) {
         self.ended.store(true, Ordering::Relaxed);
         self.timed_out.fetch_or(timed_out, Ordering::Relaxed);
@@ -169,36 +177,36 @@ impl ConnectionState {
         self.settle_catalogue();
     }
 
-    /// The server has reported a parameter of the session.
+    /// Notes a parameter that the server reported.
     pub(crate) fn note_parameter(&self, name: &[u8], value: &[u8]) {
-        if let Some(place) = READ_BY.iter().position(|known| *known == name) {
-            let is_other = **self.read_by[place].get_or_init(|| value.into()) != *value;
-            let others = self.read_otherwise.load(Ordering::Relaxed) & !(1 << place);
-            self.read_otherwise.store(others | u8::from(is_other) << place, Ordering::Relaxed);
+        if let Some(index) = LITERAL_PARAMETERS.iter().position(|known| *known == name) {
+            let is_changed = **self.at_login[index].get_or_init(|| value.into()) != *value;
+            let others = self.changed_parameters.load(Ordering::Relaxed) & !(1 << index);
+            self.changed_parameters.store(others | u8::from(is_changed) << index, Ordering::Relaxed);
         }
         let (parameter, expected): (_, &[u8]) = match name {
-            b"standard_conforming_strings" => (&self.strings_conform, b"on"),
-            b"client_encoding" => (&self.sends_utf8, b"UTF8"),
-            b"server_encoding" => (&self.keeps_utf8, b"UTF8"),
+            b"standard_conforming_strings" => (&self.has_standard_strings, b"on"),
+            b"client_encoding" => (&self.is_client_utf8, b"UTF8"),
+            b"server_encoding" => (&self.is_server_utf8, b"UTF8"),
             _ => return,
         };
         parameter.store(value == expected, Ordering::Relaxed);
     }
 
-    /// Whether the server reads this text as the pool does: a backslash in a literal is one, and only ASCII is folded in
-    /// names.
+    /// Whether the server parses `text` as the pool's SQL reader does: a backslash in a literal is an ordinary character, and
+    /// only ASCII letters in names are folded to lower case.
     pub(crate) fn reads_as_written(&self, text: &str) -> bool {
         let is_set = |parameter: &AtomicBool| parameter.load(Ordering::Relaxed);
-        is_set(&self.strings_conform)
-            && (text.is_ascii() || is_set(&self.sends_utf8) && is_set(&self.keeps_utf8))
+        is_set(&self.has_standard_strings)
+            && (text.is_ascii() || is_set(&self.is_client_utf8) && is_set(&self.is_server_utf8))
     }
 
-    /// Whether the server reads dates and times in literals as it did at the login.
+    /// Whether the server reads dates and times in literals as it did at login.
     pub(crate) fn reads_as_at_login(&self) -> bool {
-        self.read_otherwise.load(Ordering::Relaxed) == 0
+        self.changed_parameters.load(Ordering::Relaxed) == 0
     }
 
-    /// The server has completed a statement.
+    /// Notes that the server completed a statement.
     pub(crate) fn note_completed(&self, may_change_catalogue: bool) {
         self.completed.store(true, Ordering::Relaxed);
         if may_change_catalogue {
@@ -206,7 +214,7 @@ impl ConnectionState {
         }
     }
 
-    /// Whether a statement was completed in the reply that is not complete.
+    /// Whether the incomplete reply contains the completion of a statement.
     pub(crate) fn has_completed(&self) -> bool {
         self.completed.load(Ordering::Relaxed)
     }
@@ -221,67 +229,70 @@ impl ConnectionState {
         }
     }
 
-    /// The replies to come cannot be counted any more.
+    /// Marks the number of outstanding replies as unknown.
     pub(crate) fn lose_count(&self) {
         self.lost_count.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the number of outstanding replies is unknown, so that no status can be trusted.
     pub(crate) fn has_lost_count(&self) -> bool {
         self.lost_count.load(Ordering::Relaxed)
     }
 
-    /// The stream has ended after an error that no end of a reply followed.
-    pub(crate) fn end_with(&self, words: LastWords) {
-        // One that comes when everything is answered belongs to no request.
+    /// Notes that the stream ended after `error`, without the end of its reply.
+    pub(crate) fn note_final_error(&self, error: FinalError) {
+        // An error while no reply is outstanding belongs to no request.
         if self.outstanding.load(Ordering::Relaxed) > 0 {
-            *self.last_words() = Some(words);
+            *self.final_error() = Some(error);
         }
     }
 
-    /// The error with which the server ended the session while a reply was outstanding. The driver hands it to
-    /// the oldest request without a reply, which may be one that nobody listens to: the closing of a statement.
-    pub(crate) fn last_words(&self) -> MutexGuard<'_, Option<LastWords>> {
-        self.last_words.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The error with which the server ended the session while a reply was outstanding.
+    ///
+    /// The driver reports it to the oldest request without a reply. That may be the closing of a statement, whose result
+    /// the driver discards.
+    pub(crate) fn final_error(&self) -> MutexGuard<'_, Option<FinalError>> {
+        self.final_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A transaction was begun and not ended.
+    /// Whether the server reported an open transaction, failed or not.
     pub(crate) fn is_in_transaction(&self) -> bool {
         matches!(self.status(), Some(b'T' | b'E'))
     }
 
-    /// All of a request is sent.
-    pub(crate) fn ask(&self) {
-        self.asked.store(true, Ordering::Relaxed);
+    /// Notes that a request was sent completely.
+    pub(crate) fn note_request_sent(&self) {
+        self.awaits_reply.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this is the first read since a request was sent.
-    pub(crate) fn take_asked(&self) -> bool {
-        let is_asked = self.asked.load(Ordering::Relaxed);
-        if is_asked {
-            self.asked.store(false, Ordering::Relaxed);
+    /// Whether this is the first read since a request was sent completely.
+    pub(crate) fn take_awaits_reply(&self) -> bool {
+        let awaits_reply = self.awaits_reply.load(Ordering::Relaxed);
+        if awaits_reply {
+            self.awaits_reply.store(false, Ordering::Relaxed);
         }
-        is_asked
+        awaits_reply
     }
 
-    /// Bytes went out: whatever the server last said of the session may be over.
+    /// Counts written bytes. The last reported status is unknown from here on, until the reply.
     pub(crate) fn add_written(&self, count: usize) {
         self.written.fetch_add(count as u64, Ordering::Relaxed);
         self.status.store(0, Ordering::Relaxed);
     }
 
-    /// A request was begun that will have a reply of its own.
+    /// Counts a request that has a reply of its own.
     pub(crate) fn add_request(&self) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A reply is complete, or will never come.
+    /// Notes that a reply is complete or will not be sent. Returns how many are outstanding.
     pub(crate) fn end_request(&self) -> u32 {
         let left = self.outstanding.load(Ordering::Relaxed).saturating_sub(1);
         self.outstanding.store(left, Ordering::Relaxed);
         left
     }
 
-    /// A reply is complete, and this is what it says of the session: for now, where others are outstanding.
+    /// Notes that a reply is complete. Its transaction status counts only if no other reply is outstanding.
     pub(crate) fn end_reply(&self, status: u8) {
         self.completed.store(false, Ordering::Relaxed);
         self.answered.store(nanos(Instant::now()), Ordering::Relaxed);
@@ -299,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_survive_the_trip_through_the_clock() {
+    fn a_deadline_is_returned_as_it_was_set() {
         let conn = ConnectionState::new();
         assert_eq!(conn.deadline(), None);
         let soon = Instant::now() + Duration::from_millis(5);

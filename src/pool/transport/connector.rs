@@ -1,4 +1,5 @@
-//! Connecting: the driver's TLS connector, which makes the real connection.
+//! The driver's TLS connector, which makes the real connection to the server. It handles one attempt to one endpoint; the
+//! choice of endpoints and the login itself are not its business.
 
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::dns::{Address, Endpoint};
@@ -17,37 +18,37 @@ use tokio_postgres::Socket;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
-/// The driver's TLS connector for one attempt to connect to one endpoint.
+/// The driver's TLS connector for one connect attempt to one endpoint.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) conn: Arc<ConnectionState>,
     pub(super) tls: TlsPlan,
     pub(super) endpoint: Endpoint,
-    decoy: PlaceholderListener,
+    placeholder: PlaceholderListener,
 }
 
 impl Connector {
-    /// For an attempt that has to be logged in by `deadline`.
+    /// `deadline` covers the whole attempt, the login included.
     pub(crate) fn new(endpoint: Endpoint, tls: TlsPlan, deadline: Instant) -> io::Result<Connector> {
         let conn = Arc::new(ConnectionState::new());
         conn.set_deadline(Instant::now(), Some(deadline));
-        Ok(Connector { conn, tls, endpoint, decoy: PlaceholderListener::open()? })
+        Ok(Connector { conn, tls, endpoint, placeholder: PlaceholderListener::open()? })
     }
 
-    /// Has the driver connect through this connector.
-    pub(crate) fn direct(&self, config: &mut postgres::Config) {
+    /// Configures the driver to connect to the placeholder listener, and so through this connector.
+    pub(crate) fn configure(&self, config: &mut postgres::Config) {
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
         let left = self.conn.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        let patience = left.map_or(placeholder::PATIENCE, |left| left.min(placeholder::PATIENCE));
-        config.connect_timeout(patience).keepalives(false);
-        // The driver passes the host's name on to the connector, which knows where to, and needs it for nothing else.
-        let decoy = self.decoy.address();
-        config.host("decoy").hostaddr(decoy.ip()).port(decoy.port());
+        let limit = left.map_or(placeholder::CONNECT_LIMIT, |left| left.min(placeholder::CONNECT_LIMIT));
+        config.connect_timeout(limit).keepalives(false);
+        // The driver only passes the host's name on to the connector, which has the real endpoint and ignores the name.
+        let placeholder = self.placeholder.address();
+        config.host("placeholder").hostaddr(placeholder.ip()).port(placeholder.port());
     }
 
-    /// Whether the driver has come as far as to this connector: what fails before has to do with the decoy alone.
+    /// Whether the driver has called this connector. An error before that concerns the placeholder listener, not the server.
     pub(crate) fn is_reached(&self) -> bool {
-        self.decoy.is_closed()
+        self.placeholder.is_closed()
     }
 }
 
@@ -57,8 +58,8 @@ impl MakeTlsConnect<Socket> for Connector {
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, _host: &str) -> io::Result<Connector> {
-        // The driver has connected.
-        self.decoy.close();
+        // The driver asks for a connector after it has connected.
+        self.placeholder.close();
         Ok(self.clone())
     }
 }
@@ -86,24 +87,24 @@ impl TlsConnect<Socket> for Connector {
     }
 }
 
-/// Asks the server for TLS as PostgreSQL's protocol has it (chapter "Message Flow", SSL Session Encryption).
+/// Connects to the server and negotiates TLS (PostgreSQL, "Message Flow", SSL Session Encryption).
 pub(super) async fn negotiate(
     tls: &TlsPlan,
     endpoint: &Endpoint,
     conn: Arc<ConnectionState>,
 ) -> io::Result<Inner> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-    let mut line = ServerSocket::connect(endpoint, conn).await?;
-    // A socket of this machine has nothing to encrypt for, as in libpq.
+    let mut socket = ServerSocket::connect(endpoint, conn).await?;
+    // As libpq, which never encrypts Unix sockets.
     if tls.is_off() || matches!(endpoint.address, Address::Unix(_)) {
-        return Ok(Inner::Plain(line));
+        return Ok(Inner::Plain(socket));
     }
-    line.write_all(&SSL_REQUEST).await?;
+    socket.write_all(&SSL_REQUEST).await?;
     let mut answer = [0];
-    line.read_exact(&mut answer).await?;
+    socket.read_exact(&mut answer).await?;
     match &answer {
-        b"S" => Ok(Inner::Tls(Box::new(tls::handshake(tls, &endpoint.host, line).await?))),
-        b"N" if tls.is_optional() => Ok(Inner::Plain(line)),
+        b"S" => Ok(Inner::Tls(Box::new(tls::handshake(tls, &endpoint.host, socket).await?))),
+        b"N" if tls.is_optional() => Ok(Inner::Plain(socket)),
         b"N" => Err(io::Error::other("the server does not offer TLS, and the settings require it")),
         _ => Err(io::Error::other("the server's answer to the request for TLS is not PostgreSQL's")),
     }

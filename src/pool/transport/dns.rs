@@ -1,4 +1,4 @@
-//! Where the servers are: names become addresses, within a time limit.
+//! Resolves the hosts of the settings to addresses, within a time limit. It connects to none of them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// One place where a server may be.
+/// One address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// The host as the settings name it: what a certificate is checked against.
+    /// The host as in the settings: the name that the server's certificate must match.
     pub(crate) host: String,
     pub(crate) address: Address,
 }
@@ -31,58 +31,30 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// The system's resolver has no time limit and cannot be interrupted, so it runs in threads of its own; one that
-/// hangs is left behind. Where there are so many, most of them left behind, they are not joined by another.
-const MOST_RESOLVING: usize = 64;
+/// The most threads that resolve names at the same time.
+///
+/// The system's resolver has no time limit and cannot be interrupted. It therefore runs in threads of its own, and a
+/// thread that hangs is abandoned. The limit keeps abandoned threads from accumulating.
+const MAX_RESOLVING: usize = 64;
 
 static RESOLVING: AtomicUsize = AtomicUsize::new(0);
 
-/// What finds a name's addresses.
+/// Resolves a host name and a port.
 type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-/// Every address of every host, in order. A host without an address is left out, unless all are.
+/// Resolves every host to its addresses, in the order of `hosts`. A host that cannot be resolved is left out; it is an error
+/// if none can be.
 ///
-/// Blocks for at most `limit`, and for half of it where some addresses are known by then: a name that gets no answer
-/// must not take the time of the others.
+/// Blocks for at most `limit`, and for half of it if one host is resolved by then, so that an unanswered name leaves time
+/// to connect to the others.
 pub(crate) fn endpoints(hosts: &[(String, u16)], limit: Duration) -> io::Result<Vec<Endpoint>> {
-    endpoints_by(hosts, limit, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
+    endpoints_with(hosts, limit, |host, port| Ok((host, port).to_socket_addrs()?.collect()))
 }
 
-fn endpoints_by(hosts: &[(String, u16)], limit: Duration, resolver: Resolver) -> io::Result<Vec<Endpoint>> {
-    let started = Instant::now();
-    let (sender, receiver) = mpsc::channel();
-    let mut answers: Vec<io::Result<Vec<Address>>> = Vec::new();
-    let mut unanswered = 0;
-    for (index, (host, port)) in hosts.iter().enumerate() {
-        answers.push(if host.starts_with('/') {
-            Ok(vec![Address::Unix(Path::new(host).join(format!(".s.PGSQL.{port}")))])
-        } else if let Ok(ip) = host.parse::<IpAddr>() {
-            Ok(vec![Address::Tcp(SocketAddr::new(ip, *port))])
-        } else {
-            let (sender, name) = (sender.clone(), (host.clone(), *port));
-            let asked = resolve(move || {
-                // Nobody may be waiting for it any more.
-                let _ = sender.send((index, resolver(&name.0, name.1)));
-            });
-            unanswered += usize::from(asked.is_ok());
-            let silence = || io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer in time");
-            Err(asked.err().unwrap_or_else(silence))
-        });
-    }
-    while unanswered > 0 {
-        let is_one_known = answers.iter().any(Result::is_ok);
-        let ends = started + if is_one_known { limit / 2 } else { limit };
-        let left = ends.saturating_duration_since(Instant::now());
-        let Ok((index, answer)) = receiver.recv_timeout(left) else { break };
-        unanswered -= 1;
-        answers[index] = match answer {
-            Ok(addresses) if addresses.is_empty() => Err(io::Error::other("it has no address")),
-            answer => answer.map(|addresses| addresses.into_iter().map(Address::Tcp).collect()),
-        };
-    }
+fn endpoints_with(hosts: &[(String, u16)], limit: Duration, resolver: Resolver) -> io::Result<Vec<Endpoint>> {
     let mut found = Vec::new();
     let mut failure = None;
-    for ((host, _), answer) in hosts.iter().zip(answers) {
+    for ((host, _), answer) in hosts.iter().zip(resolve_all(hosts, limit, resolver)) {
         match answer {
             Ok(addresses) => {
                 found.extend(addresses.into_iter().map(|address| Endpoint { host: host.clone(), address }));
@@ -98,14 +70,61 @@ fn endpoints_by(hosts: &[(String, u16)], limit: Duration, resolver: Resolver) ->
     }
 }
 
-/// Runs `question` in a thread of its own.
-fn resolve(question: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    if RESOLVING.fetch_add(1, Ordering::Relaxed) >= MOST_RESOLVING {
+/// The answer for each host. Lookups run concurrently.
+fn resolve_all(
+    hosts: &[(String, u16)],
+    limit: Duration,
+    resolver: Resolver,
+) -> Vec<io::Result<Vec<Address>>> {
+    let started = Instant::now();
+    let (sender, receiver) = mpsc::channel();
+    let mut answers = Vec::new();
+    let mut unanswered = 0;
+    for (index, (host, port)) in hosts.iter().enumerate() {
+        if let Some(address) = literal_address(host, *port) {
+            answers.push(Ok(vec![address]));
+            continue;
+        }
+        let (sender, name) = (sender.clone(), (host.clone(), *port));
+        let spawned = spawn_lookup(move || {
+            // The receiver is gone if the limit has passed.
+            let _ = sender.send((index, resolver(&name.0, name.1)));
+        });
+        unanswered += usize::from(spawned.is_ok());
+        let no_answer = || io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer in time");
+        answers.push(Err(spawned.err().unwrap_or_else(no_answer)));
+    }
+    while unanswered > 0 {
+        let is_one_known = answers.iter().any(Result::is_ok);
+        let deadline = started + if is_one_known { limit / 2 } else { limit };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok((index, answer)) = receiver.recv_timeout(left) else { break };
+        unanswered -= 1;
+        answers[index] = match answer {
+            Ok(addresses) if addresses.is_empty() => Err(io::Error::other("it has no address")),
+            answer => answer.map(|addresses| addresses.into_iter().map(Address::Tcp).collect()),
+        };
+    }
+    answers
+}
+
+/// The address of a host that is a socket directory or an IP address.
+fn literal_address(host: &str, port: u16) -> Option<Address> {
+    if host.starts_with('/') {
+        return Some(Address::Unix(Path::new(host).join(format!(".s.PGSQL.{port}"))));
+    }
+    let ip = host.parse::<IpAddr>().ok()?;
+    Some(Address::Tcp(SocketAddr::new(ip, port)))
+}
+
+/// Runs `lookup` in a thread of its own.
+fn spawn_lookup(lookup: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    if RESOLVING.fetch_add(1, Ordering::Relaxed) >= MAX_RESOLVING {
         RESOLVING.fetch_sub(1, Ordering::Relaxed);
         return Err(io::Error::new(io::ErrorKind::TimedOut, "earlier attempts still wait for the resolver"));
     }
     let thread = std::thread::Builder::new().name("poolhouse-resolver".into()).spawn(move || {
-        question();
+        lookup();
         RESOLVING.fetch_sub(1, Ordering::Relaxed);
     });
     if thread.is_err() {
@@ -125,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_addresses_need_no_resolver() {
+    fn socket_paths_and_addresses_need_no_resolver() {
         let list = found(&[("/run/postgresql", 5433), ("127.0.0.1", 5432), ("::1", 5432)]).unwrap();
         assert_eq!(list, ["/run/postgresql/.s.PGSQL.5433", "127.0.0.1:5432", "[::1]:5432"]);
     }
@@ -139,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_addresses() {
+    fn a_name_is_resolved_to_its_addresses() {
         assert!(found(&[("localhost", 7)]).unwrap().iter().any(|at| at == "localhost (127.0.0.1:7)"));
     }
 
-    /// Answers for one name, and never for the other.
+    /// Resolves every name except `silent`, for which it hangs.
     fn resolver(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if host == "silent" {
             loop {
@@ -154,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_gets_no_answer_does_not_take_the_time_of_the_others() {
+    fn an_unanswered_name_leaves_half_of_the_time_for_the_others() {
         let hosts = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 5432)).collect::<Vec<_>>();
         let limit = Duration::from_millis(300);
         let started = Instant::now();
-        let list = endpoints_by(&hosts(&["silent", "db2", "silent"]), limit, resolver).unwrap();
-        assert!(started.elapsed() >= limit / 2, "the first is waited for, because it is preferred");
+        let list = endpoints_with(&hosts(&["silent", "db2", "silent"]), limit, resolver).unwrap();
+        assert!(started.elapsed() >= limit / 2, "the first host is preferred, so it has half of the limit");
         assert_eq!(list.iter().map(Endpoint::to_string).collect::<Vec<_>>(), ["db2 (192.0.2.1:5432)"]);
-        let error = endpoints_by(&hosts(&["silent"]), limit / 2, resolver).unwrap_err();
+        let error = endpoints_with(&hosts(&["silent"]), limit / 2, resolver).unwrap_err();
         assert_eq!(error.to_string(), "cannot resolve \"silent\": the resolver did not answer in time");
     }
 }

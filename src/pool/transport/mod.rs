@@ -1,13 +1,19 @@
-//! The byte stream under the driver: TLS where the settings ask for it, and a deadline on every read and write.
+//! The transport: the byte stream under the driver, with TLS where the settings ask for it and a deadline on every
+//! operation.
 //!
-//! The sync driver has no I/O timeout. It does hand its socket to the TLS connector, and with `sslmode=require`
-//! and direct negotiation as the very first thing, before a byte is sent. A connector of ours lets that socket go
-//! (see [`placeholder`]), connects to the server itself, does what encryption the settings ask for, and returns a stream
-//! that fails once the [`ConnectionState`](connection_state::ConnectionState)'s deadline has passed. A driver call then returns within its deadline in every
-//! fault, and so does dropping the client.
+//! It knows the addresses of the servers and the framing of PostgreSQL's messages. It knows nothing of the gate, the
+//! store, sessions, or the text of statements.
 //!
-//! All of this rests on the order in which the driver calls, which is why its version is pinned: it connects, asks
-//! `MakeTlsConnect` for the connector, and hands it the socket before anything else is done with that.
+//! The synchronous driver has no I/O timeout. With `sslmode=require` and direct negotiation it passes its socket to the TLS
+//! connector before it sends a byte. [`Connector`](connector::Connector) drops that socket (see [`placeholder`]), connects
+//! to the server itself, negotiates TLS, and returns a stream that fails once the deadline in
+//! [`ConnectionState`](connection_state::ConnectionState) has passed. Every call of the driver therefore returns within its
+//! deadline in every fault, and so does dropping the client.
+//!
+//! This depends on the order of the driver's calls, so the driver's version is pinned: it connects, asks
+//! `MakeTlsConnect` for the connector, and passes it the socket before using the socket otherwise.
+//!
+//! **Lock rule**: none of the locks here is held across I/O or a wait. Each file with a lock names the fields it governs.
 
 pub(in crate::pool) mod cancel;
 pub(in crate::pool) mod connection_state;

@@ -1,9 +1,11 @@
-//! The pool's own socket to the server.
+//! The socket to the server. It knows the deadline of its connection and nothing of the bytes it carries.
 //!
-//! A blocking driver on an async one pays for every wait twice: it asks the system to be told when the reply is
-//! there, and then for the reply. Where nothing else is to be done than to wait for a reply, a line waits in the
-//! reading itself, which is one system call and one wake-up less. And a reply that comes soon it does not sleep for:
-//! falling asleep and being woken can take longer than a nearby server takes to answer.
+//! The driver is blocking code on an async driver, which makes two system calls for every wait: one for readiness and one for
+//! the bytes. When the driver can only wait for a reply, this socket waits in a blocking read instead, which saves one
+//! system call and one wake-up. Before it blocks it spins for a short time, because blocking and waking can take longer
+//! than a nearby server takes to reply.
+//!
+//! There is no lock. The counters shared by all sockets are atomics, and only steer the spinning.
 
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::dns::{Address, Endpoint};
@@ -23,86 +25,97 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// How long one read may wait before it looks at the clock. A deadline nearer than this is waited for exactly.
-const LOOK: Duration = Duration::from_millis(100);
+/// How long one blocking read lasts before the deadline is checked. The last wait before a deadline ends exactly at it.
+const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A peer that has vanished is an error, not a signal; where the system has no such flag, Rust ignores the signal.
+/// A closed connection is to be an error, not a signal. Where the system has no such flag, Rust's runtime ignores the signal.
 #[cfg(not(target_vendor = "apple"))]
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 #[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
-/// A connected socket, registered with the driver's runtime for the waits that are not for a reply alone.
+/// A connected socket.
+///
+/// It is registered with the driver's runtime too, for the waits in which the driver can do something else.
 pub(crate) struct ServerSocket {
     socket: Socket,
     conn: Arc<ConnectionState>,
-    /// Where reads go. The driver offers all the room it has, which after one large row is megabytes, and without
-    /// unsafe code room has to be cleared before it is read into.
-    read: Box<[u8]>,
+    /// The buffer that reads fill first. The driver offers all of its free capacity, megabytes after one large row, and safe
+    /// code would have to clear all of it before each read.
+    read_buffer: Box<[u8]>,
     spin: AdaptiveSpin,
 }
 
-/// How long a reply is spun for before the thread goes to sleep. In between others may run.
+/// How long a thread spins for a reply before it blocks. It yields between two attempts.
 const SPIN_BUDGET: Duration = Duration::from_micros(50);
 
-/// So many threads of this process may look out at once: half the processors, because each has a session on the server
-/// that needs one as well, if that is on this machine. With more, looking would keep somebody from working.
-static MOST_SPINNING: LazyLock<usize> =
+/// The most threads of this process that may wait for replies while one of them spins: half of the processors. If the server
+/// is on the same machine, the session of each thread needs a processor too.
+static MAX_SPINNING: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(0, |processors| processors.get() / 2));
 
-/// Threads that wait for a reply, asleep or not.
+/// Threads that wait for a reply, blocked or spinning.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-/// So many replies more are slept for because of a moment with too many threads: where there was one there are others.
-static CROWD: AtomicU32 = AtomicU32::new(0);
+/// Replies to block for before spinning again after oversubscription, counted over all sockets. More threads than
+/// [`MAX_SPINNING`] at one moment make the next such moment likely.
+static BLOCK_AFTER_OVERSUBSCRIPTION: AtomicU32 = AtomicU32::new(0);
 
-struct Waiting;
+/// One thread's wait for a reply, counted in [`WAITING`].
+struct ReplyWait;
 
-impl Waiting {
-    /// And whether this thread may look out.
-    fn begin() -> (Waiting, bool) {
+impl ReplyWait {
+    /// Begins a wait. Returns whether the thread may spin.
+    fn begin() -> (ReplyWait, bool) {
         let others = WAITING.fetch_add(1, Ordering::Relaxed);
-        let left = if others < *MOST_SPINNING { CROWD.load(Ordering::Relaxed) } else { LONGEST_REST };
+        let left = if others < *MAX_SPINNING {
+            BLOCK_AFTER_OVERSUBSCRIPTION.load(Ordering::Relaxed)
+        } else {
+            MAX_BLOCKED_REPLIES
+        };
         if left > 0 {
-            CROWD.store(left - 1, Ordering::Relaxed);
+            BLOCK_AFTER_OVERSUBSCRIPTION.store(left - 1, Ordering::Relaxed);
         }
-        (Waiting, left == 0)
+        (ReplyWait, left == 0)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for ReplyWait {
     fn drop(&mut self) {
         WAITING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The most replies in a row that are not spun for.
-const LONGEST_REST: u32 = 64;
+/// The most replies in a row to block for without spinning.
+const MAX_BLOCKED_REPLIES: u32 = 64;
 
-/// Whether looking out for the next reply is worth it: as long as it was with the last ones. For a server that is far
-/// away, or statements that take their time, it comes to less than a microsecond each.
+/// Decides for one socket whether to spin for the next reply, by whether spinning succeeded lately.
+///
+/// Each failure doubles the number of replies to block for. With a distant server or slow statements, spinning therefore
+/// costs less than a microsecond per reply.
 #[derive(Debug, Default)]
 struct AdaptiveSpin {
-    /// So many replies are not spun for,
-    rest: u32,
-    /// after so many the last time.
-    last_rest: u32,
+    /// Replies to block for before spinning again.
+    blocks_left: u32,
+    /// The value of `blocks_left` after the last attempt to spin.
+    last_blocks: u32,
 }
 
 impl AdaptiveSpin {
     fn is_worth_it(&mut self) -> bool {
-        let is_worth_it = self.rest == 0;
-        self.rest = self.rest.saturating_sub(1);
+        let is_worth_it = self.blocks_left == 0;
+        self.blocks_left = self.blocks_left.saturating_sub(1);
         is_worth_it
     }
 
-    fn note(&mut self, was_in_vain: bool) {
-        self.last_rest = if was_in_vain { (2 * self.last_rest).clamp(1, LONGEST_REST) } else { 0 };
-        self.rest = self.last_rest;
+    fn note(&mut self, has_succeeded: bool) {
+        self.last_blocks =
+            if has_succeeded { 0 } else { (2 * self.last_blocks).clamp(1, MAX_BLOCKED_REPLIES) };
+        self.blocks_left = self.last_blocks;
     }
 }
 
-/// As much as one read takes, in bytes.
+/// The most bytes that one read takes.
 const READ_SIZE: usize = 16 * 1024;
 
 enum Socket {
@@ -134,7 +147,7 @@ impl Socket {
         }
     }
 
-    /// Runs `f` if the runtime holds the socket for ready, and corrects it where it was not.
+    /// Runs `f` if the runtime considers the socket ready. `WouldBlock` from `f` clears the readiness.
     fn try_io<R>(&self, interest: Interest, f: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         match self {
             Socket::Tcp(stream) => stream.try_io(interest, f),
@@ -144,13 +157,12 @@ impl Socket {
 }
 
 impl ServerSocket {
-    /// Connects.
     pub(super) async fn connect(endpoint: &Endpoint, conn: Arc<ConnectionState>) -> io::Result<ServerSocket> {
         let socket = match &endpoint.address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                // Keepalives find a vanished server while nobody waits for it.
+                // Keepalives detect a vanished server while the connection is idle.
                 let keepalive = TcpKeepalive::new()
                     .with_time(Duration::from_secs(30))
                     .with_interval(Duration::from_secs(10))
@@ -160,17 +172,22 @@ impl ServerSocket {
             }
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
         };
-        // From here on each call says for itself whether it waits.
+        // From here on the flags of each call decide whether it blocks.
         ioctl_fionbio(&socket, false)?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(LOOK))?;
-        Ok(ServerSocket { socket, conn, read: vec![0; READ_SIZE].into(), spin: AdaptiveSpin::default() })
+        set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE_CHECK_INTERVAL))?;
+        Ok(ServerSocket {
+            socket,
+            conn,
+            read_buffer: vec![0; READ_SIZE].into(),
+            spin: AdaptiveSpin::default(),
+        })
     }
 
-    /// Looks out for the first bytes of a reply; returns whether they came.
-    fn read_eagerly(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+    /// Spins for the first bytes of a reply. Returns whether they came within the spin budget.
+    fn spin_for_reply(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
         let started = Instant::now();
         loop {
-            match receive(&self.socket, &mut self.read, buf, RecvFlags::DONTWAIT) {
+            match receive(&self.socket, &mut self.read_buffer, buf, RecvFlags::DONTWAIT) {
                 Err(Errno::AGAIN | Errno::INTR) if started.elapsed() < SPIN_BUDGET => thread::yield_now(),
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
                 received => return Ok(received.map(|()| true)?),
@@ -178,16 +195,20 @@ impl ServerSocket {
         }
     }
 
-    /// Waits for the first bytes of a reply until the connection's deadline.
-    fn read_patiently(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        let (_waiting, may_look) = Waiting::begin();
-        if may_look && self.spin.is_worth_it() {
-            let has_come = self.read_eagerly(buf)?;
-            self.spin.note(!has_come);
+    /// Waits for the first bytes of a reply until the connection's deadline: spins if that is likely to succeed, then blocks.
+    fn wait_for_reply(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let (_wait, may_spin) = ReplyWait::begin();
+        if may_spin && self.spin.is_worth_it() {
+            let has_come = self.spin_for_reply(buf)?;
+            self.spin.note(has_come);
             if has_come {
                 return Ok(());
             }
         }
+        self.block_for_reply(buf)
+    }
+
+    fn block_for_reply(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         loop {
             let left = self.conn.deadline().map(|at| at.saturating_duration_since(Instant::now()));
             let flags = match left {
@@ -195,7 +216,7 @@ impl ServerSocket {
                     self.conn.fail(true);
                     return Err(self.conn.timed_out());
                 }
-                Some(left) if left < LOOK => {
+                Some(left) if left < DEADLINE_CHECK_INTERVAL => {
                     let pause = Timespec::try_from(left).map_err(io::Error::other)?;
                     match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&pause)) {
                         Ok(_) | Err(Errno::INTR) => RecvFlags::DONTWAIT,
@@ -204,7 +225,7 @@ impl ServerSocket {
                 }
                 _ => RecvFlags::empty(),
             };
-            match receive(&self.socket, &mut self.read, buf, flags) {
+            match receive(&self.socket, &mut self.read_buffer, buf, flags) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 received => return Ok(received?),
             }
@@ -212,20 +233,20 @@ impl ServerSocket {
     }
 }
 
-/// Reads what one call gives into `buf`, by way of `read`.
+/// Makes one system call to read into `buf`, by way of `read_buffer`.
 fn receive(
     socket: &Socket,
-    read: &mut [u8],
+    read_buffer: &mut [u8],
     buf: &mut ReadBuf<'_>,
     flags: RecvFlags,
 ) -> rustix::io::Result<()> {
-    let room = read.len().min(buf.remaining());
-    let (_, count) = recv(socket, &mut read[..room], flags)?;
-    buf.put_slice(&read[..count]);
+    let size = read_buffer.len().min(buf.remaining());
+    let (_, count) = recv(socket, &mut read_buffer[..size], flags)?;
+    buf.put_slice(&read_buffer[..count]);
     Ok(())
 }
 
-fn is_not_now(error: &io::Error) -> bool {
+fn is_would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
@@ -236,16 +257,16 @@ impl AsyncRead for ServerSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.conn.take_asked() {
-            return Poll::Ready(this.read_patiently(buf));
+        if this.conn.take_awaits_reply() {
+            return Poll::Ready(this.wait_for_reply(buf));
         }
         loop {
             ready!(this.socket.poll_read_ready(cx))?;
             let read = this.socket.try_io(Interest::READABLE, || {
-                Ok(receive(&this.socket, &mut this.read, buf, RecvFlags::DONTWAIT)?)
+                Ok(receive(&this.socket, &mut this.read_buffer, buf, RecvFlags::DONTWAIT)?)
             });
             match read {
-                Err(error) if is_not_now(&error) => {}
+                Err(error) if is_would_block(&error) => {}
                 read => return Poll::Ready(read),
             }
         }
@@ -261,20 +282,20 @@ impl AsyncWrite for ServerSocket {
         loop {
             ready!(self.socket.poll_write_ready(cx))?;
             match self.socket.try_io(Interest::WRITABLE, || Ok(send(&self.socket, buf, SEND)?)) {
-                Err(error) if is_not_now(&error) => {}
+                Err(error) if is_would_block(&error) => {}
                 sent => return Poll::Ready(sent),
             }
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A socket has no buffer of its own.
+        // `poll_write` passes every byte to the system.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match shutdown(&self.socket, Shutdown::Write) {
-            // Gone already.
+            // The server has closed the connection.
             Ok(()) | Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
         }

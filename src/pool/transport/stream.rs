@@ -1,4 +1,12 @@
-//! The stream that the driver reads and writes: a deadline on every operation, and replies handed over as a whole.
+//! The stream that the driver reads and writes. It fails operations after the deadline, and delivers errors in an order
+//! that the driver handles correctly.
+//!
+//! It passes all bytes through [`protocol`] and updates the [`ConnectionState`]. It knows nothing of what statements mean.
+//!
+//! Two kinds of input are held back, because the driver would lose a reply over them:
+//!
+//! - an ErrorResponse, until its reply is complete (see [`BackendMessages::observe`]);
+//! - the end of the stream, until the driver has processed the bytes delivered before it.
 
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::protocol::{self, BackendMessages, FrontendMessages};
@@ -14,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-/// A reply that never pauses never meets the timer, so every so many reads the clock is looked at.
-const READS_PER_LOOK: u8 = 32;
+/// Reads between two checks of the deadline in a reply that never pauses: the timer is only polled while a read is pending.
+const READS_PER_DEADLINE_CHECK: u8 = 32;
 
 /// The stream to the server, encrypted or not.
 pub(super) enum Inner {
@@ -30,7 +38,7 @@ impl AsyncRead for Inner {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
-            Inner::Plain(line) => Pin::new(line).poll_read(cx, buf),
+            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -39,45 +47,47 @@ impl AsyncRead for Inner {
 impl AsyncWrite for Inner {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Inner::Plain(line) => Pin::new(line).poll_write(cx, buf),
+            Inner::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Inner::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Inner::Plain(line) => Pin::new(line).poll_flush(cx),
+            Inner::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Inner::Plain(line) => Pin::new(line).poll_shutdown(cx),
+            Inner::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
 
-/// The stream the driver reads and writes.
+/// The stream that the driver reads and writes.
 pub(crate) struct BoundedStream {
     inner: Inner,
     conn: Arc<ConnectionState>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the timer fires.
     armed_for: Option<Instant>,
-    frames: BackendMessages,
-    requests: FrontendMessages,
-    /// Something was handed to the driver that it may not have looked at yet.
-    delivered: bool,
-    held_back: Option<io::Result<()>>,
-    /// Read from the server and not yet handed to the driver: an error whose reply is not complete.
-    held: Vec<u8>,
-    /// How much of `held` may be handed out.
-    ready: usize,
-    /// Reads since the clock was last looked at.
+    /// The timer was polled since the last flush.
+    is_timer_polled: bool,
+    /// Reads since the deadline was last checked.
     reads: u8,
-    /// The timer has been asked since the last flush.
-    is_watched: bool,
+    backend: BackendMessages,
+    frontend: FrontendMessages,
+    /// Bytes were delivered to the driver that it may not have processed yet.
+    has_unprocessed: bool,
+    /// Bytes read from the server and not delivered to the driver yet.
+    held: Vec<u8>,
+    /// How many of `held` may be delivered.
+    deliverable: usize,
+    /// The result with which the stream ended, not reported to the driver yet.
+    held_end: Option<io::Result<()>>,
 }
 
 impl BoundedStream {
@@ -87,22 +97,23 @@ impl BoundedStream {
             conn,
             timer: None,
             armed_for: None,
-            frames: BackendMessages::default(),
-            requests: FrontendMessages::default(),
-            delivered: false,
-            held_back: None,
-            held: Vec::new(),
-            ready: 0,
+            is_timer_polled: false,
             reads: 0,
-            is_watched: false,
+            backend: BackendMessages::default(),
+            frontend: FrontendMessages::default(),
+            has_unprocessed: false,
+            held: Vec::new(),
+            deliverable: 0,
+            held_end: None,
         }
     }
 
-    /// Fails a pending operation once the deadline has passed. The timer is re-armed only when it fires or the
-    /// deadline moved to before it: usually each query's deadline is later than the last one's, and an early
-    /// wake-up in half a minute is cheaper than a new timer for every query.
+    /// Fails a pending operation if the deadline has passed.
+    ///
+    /// The timer is re-armed only when it fires, or when the deadline is now earlier. Usually the deadline of a query is later
+    /// than the last one's, and one early wake-up costs less than a new timer for each query.
     fn poll_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        self.is_watched = true;
+        self.is_timer_polled = true;
         let Some(deadline) = self.conn.deadline() else { return Poll::Pending };
         if self.armed_for.is_none_or(|armed| armed > deadline) {
             self.arm(deadline);
@@ -128,18 +139,11 @@ impl BoundedStream {
         self.armed_for = Some(deadline);
     }
 
-    /// Hands the driver what is ready of what was held, as far as its buffer goes.
-    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
-        let count = self.ready.min(buf.remaining());
-        buf.put_slice(&self.held[..count]);
-        self.held.drain(..count);
-        self.ready -= count;
-        self.delivered = true;
-    }
-
-    fn look_at_clock(&mut self) -> Poll<io::Result<()>> {
+    /// The result of a successful read: an error if the deadline has passed, which is checked every
+    /// [`READS_PER_DEADLINE_CHECK`] reads.
+    fn finish_read(&mut self) -> Poll<io::Result<()>> {
         self.reads += 1;
-        if self.reads == READS_PER_LOOK {
+        if self.reads == READS_PER_DEADLINE_CHECK {
             self.reads = 0;
             if self.conn.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.conn.fail(true);
@@ -149,8 +153,80 @@ impl BoundedStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether an earlier operation timed out. Every later one fails too: dropping the client must not wait for a reply that
+    /// never comes.
     fn is_expired(&self) -> bool {
         self.conn.has_timed_out()
+    }
+
+    /// Delivers held bytes and then the held end of the stream; `None` if there are neither.
+    fn poll_held(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
+        if self.held_end.is_some() && std::mem::take(&mut self.has_unprocessed) {
+            // The driver reports the end of the stream, or an error that belongs to no request, before it processes the
+            // reply it has just read. An answered COMMIT would become a lost one. Pending makes it process the reply first.
+            cx.waker().wake_by_ref();
+            return Some(Poll::Pending);
+        }
+        if self.deliverable > 0 {
+            self.deliver_held(buf);
+            return Some(Poll::Ready(Ok(())));
+        }
+        self.held_end.take().map(Poll::Ready)
+    }
+
+    /// Delivers as many of the held bytes as may be delivered and fit into `buf`.
+    fn deliver_held(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.deliverable.min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        self.deliverable -= count;
+        self.has_unprocessed = true;
+    }
+
+    /// Processes the bytes in `buf` from `start` on, which were just read. Returns whether any are delivered.
+    fn receive(&mut self, buf: &mut ReadBuf<'_>, start: usize) -> bool {
+        let error_bytes = self.backend.observe(&buf.filled()[start..], &self.conn);
+        if error_bytes == 0 && self.held.is_empty() {
+            self.has_unprocessed = true;
+            return true;
+        }
+        self.held.extend_from_slice(&buf.filled()[start..]);
+        buf.set_filled(start);
+        self.deliverable = self.held.len().saturating_sub(error_bytes);
+        if self.deliverable == 0 {
+            return false;
+        }
+        self.deliver_held(buf);
+        true
+    }
+
+    /// There is nothing to read yet.
+    fn poll_no_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.has_unprocessed = false;
+        self.reads = 0;
+        if self.conn.status().is_some() {
+            // No reply is outstanding, so no deadline applies. If this poll of the driver sends a request, its flush polls
+            // the timer.
+            return Poll::Pending;
+        }
+        self.poll_deadline(cx)
+    }
+
+    /// The stream has ended, with an error or without.
+    fn poll_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        end: io::Result<()>,
+    ) -> Poll<io::Result<()>> {
+        self.conn.fail(false);
+        if let Some(error) = protocol::parse_error(&self.held) {
+            self.conn.note_final_error(error);
+        }
+        // The reply of an error that ends the session has no end of its own.
+        self.deliverable = self.held.len();
+        self.held_end = Some(end);
+        self.poll_held(cx, buf).unwrap_or(Poll::Pending)
     }
 }
 
@@ -161,69 +237,22 @@ impl AsyncRead for BoundedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.held_back.is_some() && std::mem::take(&mut this.delivered) {
-            // The driver reports the end of the stream, or an error that belongs to no request, before it looks
-            // at the reply it has just read, and so turns answered commits into lost ones. Let it take the
-            // reply first.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if let Some(held) = this.poll_held(cx, buf) {
+            return held;
         }
-        if this.ready > 0 {
-            this.hand_out(buf);
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(end) = this.held_back.take() {
-            return Poll::Ready(end);
-        }
-        // Once late, always late: a client that is being dropped must not wait for a reply that never comes.
         if this.is_expired() {
             return Poll::Ready(Err(this.conn.timed_out()));
         }
         loop {
-            let before = buf.filled().len();
-            let read = Pin::new(&mut this.inner).poll_read(cx, buf);
-            match read {
-                Poll::Pending => {
-                    this.delivered = false;
-                    this.reads = 0;
-                    if this.conn.status().is_some() {
-                        // Nothing is asked, so nothing is late. If this poll goes on to ask, its flush sets the timer.
-                        return Poll::Pending;
-                    }
-                    return this.poll_deadline(cx);
-                }
-                Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                    let error_bytes = this.frames.observe(&buf.filled()[before..], &this.conn);
-                    if error_bytes == 0 && this.held.is_empty() {
-                        this.delivered = true;
-                        return this.look_at_clock();
-                    }
-                    this.held.extend_from_slice(&buf.filled()[before..]);
-                    buf.set_filled(before);
-                    this.ready = this.held.len().saturating_sub(error_bytes);
-                    if this.ready > 0 {
-                        this.hand_out(buf);
-                        return this.look_at_clock();
+            let start = buf.filled().len();
+            match Pin::new(&mut this.inner).poll_read(cx, buf) {
+                Poll::Pending => return this.poll_no_input(cx),
+                Poll::Ready(Ok(())) if buf.filled().len() > start => {
+                    if this.receive(buf, start) {
+                        return this.finish_read();
                     }
                 }
-                Poll::Ready(end) => {
-                    this.conn.fail(false);
-                    if let Some(words) = protocol::last_words_of(&this.held) {
-                        this.conn.end_with(words);
-                    }
-                    // An error that ends the session has no more to its reply.
-                    this.ready = this.held.len();
-                    this.held_back = Some(end);
-                    if std::mem::take(&mut this.delivered) {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    if this.ready > 0 {
-                        this.hand_out(buf);
-                        return Poll::Ready(Ok(()));
-                    }
-                    return this.held_back.take().map_or(Poll::Pending, Poll::Ready);
-                }
+                Poll::Ready(end) => return this.poll_end(cx, buf, end),
             }
         }
     }
@@ -239,8 +268,8 @@ impl AsyncWrite for BoundedStream {
         match written {
             Poll::Pending => this.poll_deadline(cx),
             Poll::Ready(Ok(count)) => {
-                if this.frames.is_started() {
-                    this.requests.observe(&buf[..count], &this.conn);
+                if this.backend.is_started() {
+                    this.frontend.observe(&buf[..count], &this.conn);
                 }
                 this.conn.add_written(count);
                 Poll::Ready(Ok(count))
@@ -255,22 +284,22 @@ impl AsyncWrite for BoundedStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let flushed = Pin::new(&mut this.inner).poll_flush(cx);
-        if flushed.is_ready() && this.requests.take_question() {
-            // Everything is sent: have the driver read at once, where the line waits for the reply.
-            this.conn.ask();
+        if flushed.is_ready() && this.frontend.take_request() {
+            // The wake-up makes the driver read at once, and the socket waits for the reply in that read.
+            this.conn.note_request_sent();
             cx.waker().wake_by_ref();
             return flushed;
         }
-        let is_watched = std::mem::take(&mut this.is_watched) || this.conn.status().is_some();
-        if flushed.is_ready() && is_watched {
+        let is_covered = std::mem::take(&mut this.is_timer_polled) || this.conn.status().is_some();
+        if flushed.is_ready() && is_covered {
             return flushed;
         }
-        // While somebody leaves a reply unread the driver does not read either, but it flushes in every poll.
+        // While the caller leaves a reply unread, the driver does not read either, but it flushes in every poll.
         if this.is_expired() {
             return Poll::Ready(Err(this.conn.timed_out()));
         }
         let late = this.poll_deadline::<()>(cx);
-        this.is_watched = false;
+        this.is_timer_polled = false;
         if late.is_ready() { late } else { flushed }
     }
 
@@ -285,7 +314,7 @@ impl AsyncWrite for BoundedStream {
 }
 
 impl TlsStream for BoundedStream {
-    // No channel binding: it needs the certificate's own hash algorithm, hence an X.509 parser.
+    // Channel binding needs the hash algorithm of the server's certificate, and so an X.509 parser.
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }

@@ -1,4 +1,5 @@
-//! TLS to the server, in the four strengths `libpq` names.
+//! TLS to the server: what each `sslmode` requires, and which certificates it accepts, as in libpq. It knows nothing of
+//! the bytes inside.
 
 use crate::error::{Problem, SettingsError};
 use crate::pool::transport::socket::ServerSocket;
@@ -17,7 +18,7 @@ use tokio_rustls::rustls::{
 
 pub(crate) type Stream = tokio_rustls::client::TlsStream<ServerSocket>;
 
-/// What to do about TLS on a connection.
+/// Whether a connection uses TLS.
 #[derive(Clone)]
 pub(crate) enum TlsPlan {
     Off,
@@ -28,7 +29,7 @@ pub(crate) enum TlsPlan {
 impl TlsPlan {
     /// # Errors
     ///
-    /// `Error::Settings` when `sslrootcert` cannot be read or holds no certificate.
+    /// `SettingsError`: `sslrootcert` cannot be read or contains no certificate.
     pub(crate) fn new(database: &DatabaseSettings) -> Result<TlsPlan, SettingsError> {
         if database.sslmode == SslMode::Disable {
             return Ok(TlsPlan::Off);
@@ -58,12 +59,12 @@ impl TlsPlan {
     }
 }
 
-pub(crate) async fn handshake(tls: &TlsPlan, host: &str, line: ServerSocket) -> io::Result<Stream> {
+pub(crate) async fn handshake(tls: &TlsPlan, host: &str, socket: ServerSocket) -> io::Result<Stream> {
     let (TlsPlan::Optional(connector) | TlsPlan::Required(connector)) = tls else {
         return Err(io::Error::other("bug: handshake without TLS"));
     };
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    connector.connect(name, line).await
+    connector.connect(name, socket).await
 }
 
 fn connector(database: &DatabaseSettings) -> Result<TlsConnector, String> {
@@ -76,7 +77,8 @@ fn connector(database: &DatabaseSettings) -> Result<TlsConnector, String> {
         SslMode::VerifyFull => Check::Full(web_pki(database, provider.clone())?),
         SslMode::Disable | SslMode::Prefer | SslMode::Require => Check::Nothing,
     };
-    // Not dangerous with `Full`; with the others it is what the setting says it is.
+    // `dangerous` is rustls' name for a custom verifier. `Full` checks all that rustls does by itself; the others check
+    // less, as their `sslmode` specifies.
     let config = builder
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { check, provider }))
@@ -99,7 +101,7 @@ fn web_pki(
         .map_err(|error| error.to_string())
 }
 
-/// How much of the server's certificate is believed.
+/// What is verified of the server's certificate.
 #[derive(Debug)]
 enum Check {
     Nothing,
@@ -126,7 +128,7 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         };
         match verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The chain was found good; the name, checked last, is what `verify-ca` leaves out.
+            // The name is checked last, so the chain is valid. `verify-ca` does not check the name.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if matches!(self.check, Check::Authority(_)) => Ok(ServerCertVerified::assertion()),

@@ -1,21 +1,4 @@
-//! The one mapping from errors to HTTP answers.
-//!
-//! Every failure leaves as `{"error":{"code","message"}}`. What the server or the driver said is for the
-//! log: it is written there once, when the answer is made, and never into the body of a 5xx.
-//!
-//! | error | status | code | `Retry-After` |
-//! |---|---|---|---|
-//! | exhausted, suspended, saturated | 503 | `exhausted`, `suspended`, `saturated` | 1 s |
-//! | down, closed | 503 | `down`, `closed` | 5 s |
-//! | connection lost; a transient SQLSTATE (serialization, deadlock, lock, resources, restart) | 503 | `try_again` | 1 s |
-//! | deadline exceeded, cancelled, statement timeout (57014) | 504 | `deadline_exceeded` | – |
-//! | outcome unknown | 500 | `outcome_unknown` | – |
-//! | unique, foreign key or exclusion violation | 409 | `conflict` | – |
-//! | check or not-null violation, a value the server cannot take | 422 | `invalid` | – |
-//! | everything else, panics included | 500 | `internal` | – |
-//!
-//! A domain that knows better (which id is taken, which rule was broken) looks at
-//! [`Error::constraint`] first and leaves the rest to this table.
+//! The mapping from errors to HTTP responses. Nothing else in the library chooses a status for a database error.
 
 use crate::error::Error;
 use crate::web::log_throttle::LogThrottle;
@@ -30,14 +13,31 @@ use std::time::Duration;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// A failure as it is told to an HTTP client. Handlers return `Result<_, ApiError>`; every
-/// [`Error`](crate::Error) turns into one by the table of [`web`](crate::web).
+/// An error response. Handlers return `Result<_, ApiError>`; every [`Error`](crate::Error) converts into one by the table
+/// below.
+///
+/// The body is `{"error":{"code","message"}}`. Texts of the server and of the driver go to the log, once, when the response is
+/// made; the body of a 5xx never contains them.
+///
+/// | error | status | code | `Retry-After` |
+/// |---|---|---|---|
+/// | exhausted, suspended, saturated | 503 | `exhausted`, `suspended`, `saturated` | 1 s |
+/// | down, closed | 503 | `down`, `closed` | 5 s |
+/// | connection lost; a transient SQLSTATE (serialization, deadlock, lock, resources, restart) | 503 | `try_again` | 1 s |
+/// | deadline exceeded, cancelled, statement timeout (57014) | 504 | `deadline_exceeded` | – |
+/// | outcome unknown | 500 | `outcome_unknown` | – |
+/// | unique, foreign key or exclusion violation | 409 | `conflict` | – |
+/// | check or not-null violation, a value that the column cannot hold | 422 | `invalid` | – |
+/// | everything else, panics included | 500 | `internal` | – |
+///
+/// A handler with a more specific message (which id is taken, which rule is violated) checks [`Error::constraint`] first and
+/// leaves the remaining errors to this table.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: Cow<'static, str>,
-    /// One more header; none of the answers needs two.
+    /// One additional header; no response needs two.
     header: Option<(Extra, &'static str)>,
     cause: Option<Cause>,
 }
@@ -60,48 +60,48 @@ impl Extra {
 }
 
 impl ApiError {
-    /// An answer with this status, a code for programs and a message for people.
+    /// Creates a response with this status, a code for programs and a message for people.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError { status, code, message: message.into(), header: None, cause: None }
     }
 
-    /// 400, for a request that cannot be read at all.
+    /// Creates a 400, for a request that cannot be parsed.
     pub fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// 404 `not_found`.
+    /// Creates a 404 `not_found`.
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// 409 `conflict`.
+    /// Creates a 409 `conflict`.
     pub fn conflict(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::CONFLICT, "conflict", message)
     }
 
-    /// 422 `invalid`, for a request that can be read and asks for something that cannot be.
+    /// Creates a 422 `invalid`, for a well-formed request with a value that is not allowed.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
     }
 
-    /// 500 `internal`: the cause goes to the log, the client learns only that it happened.
+    /// Creates a 500 `internal`. The cause goes to the log and not to the client.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ApiError {
         let message = "the service failed to answer this request; its log says why";
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).caused_by(cause)
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The code for programs.
+    /// Returns the code for programs.
     pub fn code(&self) -> &'static str {
         self.code
     }
 
-    /// The message for people.
+    /// Returns the message for people.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -116,7 +116,7 @@ impl ApiError {
         self
     }
 
-    /// 503, for what may succeed `retry_after` seconds later.
+    /// Creates a 503 with `Retry-After`, for a request that may succeed `retry_after` seconds later.
     pub fn unavailable(code: &'static str, message: &'static str, retry_after: &'static str) -> ApiError {
         let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         error.header = Some((Extra::RetryAfter, retry_after));
@@ -145,8 +145,8 @@ impl ApiError {
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
     }
 
-    /// Where nobody can tell what it did.
-    pub(super) fn deadline_exceeded_blindly() -> ApiError {
+    /// For a request whose effect is unknown.
+    pub(super) fn deadline_exceeded_outcome_unknown() -> ApiError {
         let message = "no answer in time: a change may or may not have been made; look before trying again";
         ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
     }
@@ -170,7 +170,7 @@ impl From<Error> for ApiError {
                 ApiError::unavailable("login_refused", "the database refuses this service's login", "5")
             }
             Error::Closed => ApiError::stopping(),
-            // Told only where the deadline was the reason: otherwise nobody is left to tell.
+            // A cancelled request has a response only if its deadline cancelled it; otherwise its client is gone.
             Error::DeadlineExceeded(_) | Error::Cancelled => ApiError::deadline_exceeded(),
             Error::ConnectionLost(_) => ApiError::try_again(),
             Error::OutcomeUnknown(_) => ApiError::new(
@@ -180,20 +180,20 @@ impl From<Error> for ApiError {
                  before trying again",
             ),
             Error::Query(_) => {
-                match of_sqlstate(error.sqlstate().unwrap_or_default(), error.is_transient()) {
+                match from_sqlstate(error.sqlstate().unwrap_or_default(), error.is_transient()) {
                     Some(answer) => answer,
                     None => return ApiError::internal(error),
                 }
             }
-            Error::Application(_) => return of_application(error),
+            Error::Application(_) => return from_application(error),
             _ => return ApiError::internal(error),
         };
         answer.caused_by(error)
     }
 }
 
-/// Judges a statement the server rejected, where its SQLSTATE says whose fault it was.
-fn of_sqlstate(sqlstate: &str, is_transient: bool) -> Option<ApiError> {
+/// The response for a statement that the server rejected; `None` if the SQLSTATE does not show that the request caused it.
+fn from_sqlstate(sqlstate: &str, is_transient: bool) -> Option<ApiError> {
     match sqlstate {
         // unique, foreign key, exclusion violation
         "23505" | "23503" | "23P01" => Some(ApiError::conflict("this contradicts what is stored already")),
@@ -207,8 +207,8 @@ fn of_sqlstate(sqlstate: &str, is_transient: bool) -> Option<ApiError> {
     }
 }
 
-/// Unwraps what a handler's own transaction ended with, if it was an answer already.
-fn of_application(error: Error) -> ApiError {
+/// Unwraps the response that a handler returned as the error of its transaction.
+fn from_application(error: Error) -> ApiError {
     match error {
         Error::Application(own) => match own.downcast::<ApiError>() {
             Ok(answer) => *answer,
@@ -241,7 +241,7 @@ struct BodyError<'a> {
     message: &'a str,
 }
 
-/// Answers that say *not now*; told at most once a second, with their count.
+/// Responses 503 and 504, reported at most once per second with their number.
 static UNAVAILABLE: LazyLock<LogThrottle> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(1)));
 
 impl ResponseError for ApiError {
@@ -249,7 +249,7 @@ impl ResponseError for ApiError {
         self.status
     }
 
-    /// Called by actix-web exactly when the error becomes the answer, which makes it the place to log.
+    /// Logs the cause and builds the response. actix-web calls it once per response, so each error is logged once.
     fn error_response(&self) -> HttpResponse {
         if self.status.is_server_error() {
             let cause: &dyn fmt::Display = match &self.cause {
@@ -260,18 +260,18 @@ impl ResponseError for ApiError {
             if self.status == StatusCode::INTERNAL_SERVER_ERROR {
                 log::error!("answering {status} {}: {cause}", self.code);
             } else if let Some(count) = UNAVAILABLE.count() {
-                // An outage answers every request so: one line tells of all of them.
+                // During an outage every request gets this response; one line reports all of them.
                 log::warn!(
                     "answering {status} {} ({count} such answers since the last line): {cause}",
                     self.code
                 );
             }
         }
-        let mut answer = HttpResponse::build(self.status);
+        let mut response = HttpResponse::build(self.status);
         if let Some((extra, value)) = self.header {
-            answer.insert_header((extra.name(), HeaderValue::from_static(value)));
+            response.insert_header((extra.name(), HeaderValue::from_static(value)));
         }
-        answer
+        response
             .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
             .json(Body { error: BodyError { code: self.code, message: &self.message } })
     }

@@ -1,4 +1,4 @@
-//! The table of the module's doc, and what must never leave in a body.
+//! The table of `ApiError`'s doc, and texts that a body must never contain.
 
 use super::*;
 use crate::error::{ConnectFailure, DecodeError, Interruption, PoolNumbers, Problem, SettingsError};
@@ -27,7 +27,7 @@ async fn answer(error: Error) -> (u16, Value, Option<String>) {
 }
 
 #[actix_web::test]
-async fn every_error_has_its_answer_and_no_body_tells_what_it_must_not() {
+async fn every_error_has_its_response_and_no_body_contains_a_secret() {
     let decode = DecodeError {
         column: "swordfish".to_owned(),
         postgres_type: "text".to_owned(),
@@ -74,7 +74,7 @@ async fn every_error_has_its_answer_and_no_body_tells_what_it_must_not() {
 }
 
 #[test]
-fn a_sqlstate_tells_the_clients_fault_from_ours() {
+fn a_sqlstate_distinguishes_the_clients_mistake_from_ours() {
     type Case<'a> = (&'a [&'a str], bool, Option<(u16, &'a str)>);
     let cases: &[Case<'_>] = &[
         (&["23505", "23503", "23P01"], false, Some((409, "conflict"))),
@@ -86,7 +86,7 @@ fn a_sqlstate_tells_the_clients_fault_from_ours() {
     ];
     for (sqlstates, is_transient, expected) in cases {
         for sqlstate in *sqlstates {
-            let answer = of_sqlstate(sqlstate, *is_transient);
+            let answer = from_sqlstate(sqlstate, *is_transient);
             let actual = answer.as_ref().map(|answer| (answer.status().as_u16(), answer.code()));
             assert_eq!(actual, *expected, "{sqlstate}");
         }

@@ -1,4 +1,6 @@
-//! Bearer tokens (RFC 6750): who may call a guarded route.
+//! Bearer tokens (RFC 6750): middleware that guards routes.
+//!
+//! It knows hashes of tokens, never a token, and nothing of the database.
 
 use crate::settings::ApiToken;
 use crate::web::ApiError;
@@ -9,23 +11,23 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forwar
 use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use sha2::{Digest, Sha256};
+use std::fmt;
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-/// Middleware that lets a request pass only with one of the accepted bearer tokens. Wrap an app, a scope, a
-/// resource or a single route in it; cloning is cheap, and clones share their tokens.
+/// Middleware that accepts a request only with one of the configured bearer tokens. It wraps an app, a scope, a resource or
+/// a single route; cloning is cheap, and clones share their tokens.
 ///
-/// Tokens are compared in constant time: the SHA-256 of the presented one with every accepted one, each time.
-/// Logs name the token that was used (`debug`), never its text. A handler behind it can read
-/// [`TokenName`] from the request's extensions.
+/// Tokens are compared in constant time: the SHA-256 of the presented token is compared with every accepted one. The log has
+/// the name of the token that was used (`debug`), never its text. A handler behind the middleware finds [`TokenName`] in the
+/// request's extensions.
 ///
-/// Every refusal is a 401 with `WWW-Authenticate`, in the three cases of RFC 6750, section 3.1: no
-/// credentials (no error named), a malformed header (`invalid_request`; the RFC would answer 400, this
-/// answers 401 so that every client asks for a token), a wrong token (`invalid_token`). With no accepted
-/// token at all everything is refused.
+/// Every refusal is a 401 with `WWW-Authenticate`, in the three cases of RFC 6750, section 3.1: no credentials (without an
+/// error code), a malformed header (`invalid_request`; the RFC prescribes 400, but with 401 every client asks for a token),
+/// and a wrong token (`invalid_token`). Without any configured token, every request is refused.
 ///
 /// # Examples
 ///
@@ -41,48 +43,56 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 ///         .route(web::post().to(HttpResponse::Created).wrap(auth.clone())),
 /// );
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct BearerAuth {
-    accepted: Arc<Accepted>,
+    shared: Arc<AcceptedTokens>,
 }
 
-/// The name of the token that let a request pass, in the request's extensions.
+/// Shows the names: the hash of a weak token can be guessed.
+impl fmt::Debug for AcceptedTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.tokens.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// The name of the token that authorized a request, in the request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenName(pub Arc<str>);
 
-struct Accepted {
+struct AcceptedTokens {
+    /// Name and SHA-256 of each.
     tokens: Vec<(Arc<str>, [u8; 32])>,
-    /// So that guessing is seen in the log and does not fill it.
+    /// Reports guessing without filling the log.
     refusals: LogThrottle,
 }
 
 impl BearerAuth {
-    /// Accepts these tokens.
+    /// Creates the middleware with these accepted tokens.
     pub fn new(tokens: impl IntoIterator<Item = ApiToken>) -> BearerAuth {
         let tokens = tokens.into_iter().map(|token| (token.name.into(), token.sha256)).collect();
         BearerAuth {
-            accepted: Arc::new(Accepted { tokens, refusals: LogThrottle::new(Duration::from_secs(10)) }),
+            shared: Arc::new(AcceptedTokens { tokens, refusals: LogThrottle::new(Duration::from_secs(10)) }),
         }
     }
 
-    /// The name of the accepted token that these headers carry.
+    /// The name of the accepted token in these headers.
     fn check(&self, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
         let token = presented(headers)?;
         let digest: [u8; 32] = Sha256::digest(token).into();
-        // Every entry is compared and the last match kept without a branch: how long this takes says neither
-        // whether nor which token matched.
+        // Every entry is compared, and the last match kept without a branch, so that the time taken reveals neither whether
+        // nor which token matched.
         let mut matched = u32::MAX;
-        for (index, (_, sha256)) in (0..).zip(&self.accepted.tokens) {
+        for (index, (_, sha256)) in (0..).zip(&self.shared.tokens) {
             matched.conditional_assign(&index, sha256.ct_eq(&digest));
         }
-        match self.accepted.tokens.get(matched as usize) {
+        match self.shared.tokens.get(matched as usize) {
             Some((name, _)) => Ok(name.clone()),
             None => Err(Refusal::WrongToken),
         }
     }
 }
 
-/// The token a request presents, as bytes: what it may consist of is for the comparison to find out.
+/// The token that a request presents, as bytes. Its characters are not checked: a wrong one matches no hash.
 fn presented(headers: &HeaderMap) -> Result<&[u8], Refusal> {
     let mut all = headers.get_all(AUTHORIZATION);
     let header = all.next().ok_or(Refusal::NoCredentials)?.as_bytes();
@@ -100,7 +110,7 @@ fn presented(headers: &HeaderMap) -> Result<&[u8], Refusal> {
     }
 }
 
-/// Why a request does not pass.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     NoCredentials,
@@ -144,7 +154,8 @@ where
     }
 }
 
-/// A service behind [`BearerAuth`].
+/// The service that [`BearerAuth`] wraps around another.
+#[derive(Debug)]
 pub struct BearerAuthService<S> {
     inner: S,
     auth: BearerAuth,
@@ -165,7 +176,7 @@ where
     fn call(&self, request: ServiceRequest) -> Self::Future {
         match self.auth.check(request.headers()) {
             Ok(name) => {
-                // Cut: either may be as long as the server takes it.
+                // Truncated: both are as long as the client makes them.
                 let (method, path) = (request.method().as_str(), request.path());
                 log::debug!("{method:.20} {path:.200} with token \"{name}\"");
                 request.extensions_mut().insert(TokenName(name));
@@ -174,7 +185,7 @@ where
             }
             Err(refusal) => {
                 if refusal == Refusal::WrongToken
-                    && let Some(count) = self.auth.accepted.refusals.count()
+                    && let Some(count) = self.auth.shared.refusals.count()
                 {
                     let from = request
                         .peer_addr()

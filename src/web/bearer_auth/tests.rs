@@ -1,4 +1,4 @@
-//! The guard over every Authorization header a client could come up with.
+//! The middleware with every kind of Authorization header.
 
 use super::*;
 use actix_web::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
@@ -16,14 +16,14 @@ fn token(name: &str, text: &str) -> ApiToken {
     ApiToken { name: name.to_owned(), sha256: Sha256::digest(text).into() }
 }
 
-async fn who(request: HttpRequest) -> String {
-    request.extensions().get::<TokenName>().map_or_else(|| "nobody".to_owned(), |name| name.0.to_string())
+async fn token_name(request: HttpRequest) -> String {
+    request.extensions().get::<TokenName>().map_or_else(|| "no token".to_owned(), |name| name.0.to_string())
 }
 
 /// Sends these Authorization headers to a guarded route; returns the status, the challenge and the body.
 async fn ask(tokens: Vec<ApiToken>, headers: &[&[u8]]) -> (u16, Option<String>, String) {
     let auth = BearerAuth::new(tokens);
-    let app = init_service(App::new().route("/", web::get().to(who).wrap(auth))).await;
+    let app = init_service(App::new().route("/", web::get().to(token_name).wrap(auth))).await;
     let mut request = TestRequest::get();
     for value in headers {
         request = request.append_header((
@@ -53,7 +53,7 @@ async fn each_of_several_tokens_passes_under_its_name() {
 }
 
 #[actix_web::test]
-async fn everything_else_is_a_401_that_says_how_to_do_better() {
+async fn any_other_header_is_a_401_with_advice() {
     let good = format!("Bearer {FIRST}");
     let long = format!("Bearer {}", "x".repeat(10_000));
     let prefix = format!("Bearer {}", &FIRST[..FIRST.len() - 1]);
@@ -100,7 +100,7 @@ async fn everything_else_is_a_401_that_says_how_to_do_better() {
 }
 
 #[actix_web::test]
-async fn with_no_accepted_token_nobody_passes() {
+async fn without_a_configured_token_every_request_is_refused() {
     for header in
         ["Bearer ", "Bearer x", "Bearer 0000000000000000000000000000000000000000000000000000000000000000"]
     {
@@ -111,7 +111,8 @@ async fn with_no_accepted_token_nobody_passes() {
 #[actix_web::test]
 async fn a_guarded_route_leaves_its_neighbours_open() {
     let auth = BearerAuth::new([token("first", FIRST)]);
-    let resource = web::resource("/").route(web::get().to(who)).route(web::post().to(who).wrap(auth));
+    let resource =
+        web::resource("/").route(web::get().to(token_name)).route(web::post().to(token_name).wrap(auth));
     let app = init_service(App::new().service(resource)).await;
     let open = call_service(&app, TestRequest::get().to_request()).await;
     assert_eq!(open.status(), 200);
@@ -122,7 +123,7 @@ async fn a_guarded_route_leaves_its_neighbours_open() {
 }
 
 #[test]
-fn guessing_is_reported_once_with_a_count_and_not_once_per_guess() {
+fn guesses_are_reported_together_with_their_number() {
     let refusals = LogThrottle::new(Duration::from_secs(10));
     assert_eq!(refusals.count(), Some(1));
     assert!((0..10_000).all(|_| refusals.count().is_none()));
@@ -130,7 +131,7 @@ fn guessing_is_reported_once_with_a_count_and_not_once_per_guess() {
     assert_eq!(refusals.count(), Some(10_001));
 }
 
-/// Bytes that a header's value may have, with those in between that mean something here.
+/// Header values: arbitrary bytes, mixed with those that have a meaning.
 fn header_value() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![Just(b' '), Just(b'\t'), 0x21..=0x7e_u8, 0x80..=0xff_u8];
     let word = prop_oneof![
@@ -146,7 +147,7 @@ fn header_value() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn whatever_the_header_says_only_the_token_passes(values in vec(header_value(), 0..3)) {
+    fn of_arbitrary_headers_only_the_token_passes(values in vec(header_value(), 0..3)) {
         let auth = BearerAuth::new([token("first", FIRST)]);
         let mut headers = HeaderMap::new();
         for value in &values {

@@ -1,11 +1,15 @@
-//! The one bridge from async handlers to blocking code.
+//! The bridge from async handlers to blocking code: [`blocking`] submits a closure to the threads, and cancels it when its
+//! request is dropped or its deadline passes. It is the only place where the web layer crosses into blocking code.
+//!
+//! `threads` runs the jobs. This file knows requests, deadlines and cancellation, and of the pool only its limits.
 
 pub(in crate::web) mod threads;
 
 use crate::database_pool::DatabasePool;
 use crate::pool::{Cancellation, add, having_waited, with_deadline};
+use crate::settings::with_methods::with_methods;
 use crate::web::ApiError;
-use crate::web::bridge::threads::{Accepted, Job, Load, Threads};
+use crate::web::bridge::threads::{Job, Load, Submission, Threads};
 use crate::web::request_deadline;
 use actix_web::rt::time::timeout;
 use std::any::Any;
@@ -16,37 +20,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Runs blocking code (a query, a transaction) on a thread of its own kind and waits for it without blocking the
-/// worker.
+/// Runs blocking code (a query, a transaction) on a dedicated thread and waits for it without blocking the worker.
 ///
-/// Give it everything the request needs from the database in one closure: each call is one hop to another
-/// thread and back. `work` may return any error that turns into an [`ApiError`], first of all
-/// [`poolhouse::Error`](crate::Error).
+/// Put all database work of a request into one closure: each call is one switch to another thread and back. `work` may
+/// return any error that converts into an [`ApiError`], such as [`poolhouse::Error`](crate::Error).
 ///
-/// There are as many such threads as the pool of [`DatabasePool`] may have connections, so that a thread that is
-/// free finds a connection; for another pool say so with [`limit_blocking`]. They are made when they are needed and
-/// kept. A slow query takes one thread and one connection from the others, and no more. Work without a free thread
-/// waits in one queue in order of arrival, as many and as long as callers of the pool may wait; then it is refused. What
-/// it has waited there counts as waiting for its first connection: the pool's acquire timeout is spent once. While
-/// more wait than there are threads, a thread that finds the queue empty looks out for the next call for some 20 µs before
-/// it goes to sleep.
+/// There are as many threads as the pool of [`DatabasePool`] may have connections, so that a free thread finds a free
+/// connection; [`limit_blocking`] sets the number for another pool. Threads start on demand and are kept. A slow query
+/// occupies one thread and one connection, and nothing else. A call without a free thread waits in a queue in order of
+/// arrival; length and waiting time are bounded as for callers of the pool. Time in this queue counts as time spent waiting for
+/// the first connection, so the pool's acquire timeout is spent once. While more calls wait than there are threads, a
+/// thread that finds the queue empty spins for some 20 µs before it parks.
 ///
-/// A call whose request is dropped, because its client has gone or the service ends, is called off: if `work` has
-/// not started it never does; otherwise the statement in flight is cancelled on the server, and the next one fails
-/// with [`Cancelled`](crate::Error::Cancelled). The same happens at the request's deadline, where
+/// A call is cancelled when its request is dropped, because the client has disconnected or the service shuts down. `work`
+/// that has not started never does; otherwise the running statement is cancelled on the server, and the next one fails with
+/// [`Cancelled`](crate::Error::Cancelled). The same happens at the request's deadline, if
 /// [`RequestDeadline`](super::RequestDeadline) sets one.
 ///
 /// # Blocking
 ///
-/// Not the caller. Inside `work` the pool's own deadlines hold, and the request's.
+/// Does not block the worker. Inside `work` the deadlines of the pool and of the request apply.
 ///
 /// # Errors
 ///
-/// - whatever `work` returns, as an [`ApiError`];
-/// - 503 `saturated` where too many wait already, and 503 `exhausted` where no thread was free for the pool's acquire
-///   timeout;
-/// - 504 `deadline_exceeded` at the request's deadline;
-/// - 500 `internal`, and a line in the log, where `work` panicked.
+/// - the error of `work`, as an [`ApiError`];
+/// - 503 `saturated`: the queue is full;
+/// - 503 `exhausted`: no thread became free within the pool's acquire timeout;
+/// - 504 `deadline_exceeded`: the request's deadline has passed;
+/// - 500 `internal`: `work` panicked; the log has the message.
 ///
 /// # Examples
 ///
@@ -79,19 +80,19 @@ where
     let deadline = request_deadline::current();
     let call = Arc::new(Call {
         submitted: Instant::now(),
-        stop: Arc::default(),
+        cancellation: Arc::default(),
         deadline,
         state: Mutex::new(CallState { work: Some(work), outcome: None, waker: None }),
     });
-    let accepted = threads.submit(call.clone(), limits.threads, limits.waiting);
-    if accepted == Accepted::Refused {
+    let submission = threads.submit(call.clone(), limits.threads, limits.waiting);
+    if submission == Submission::Refused {
         return Err(ApiError::saturated());
     }
     let mut answer = Answer { call, threads };
-    if accepted == Accepted::Queued {
+    if submission == Submission::Queued {
         let queued_until = add(Instant::now(), limits.wait);
         let until = deadline.map_or(queued_until, |deadline| deadline.min(queued_until));
-        if let Ok(outcome) = timeout(left(until), &mut answer).await {
+        if let Ok(outcome) = timeout(time_until(until), &mut answer).await {
             return outcome;
         }
         if threads.withdraw(&answer.job()) {
@@ -100,45 +101,71 @@ where
         }
     }
     let Some(deadline) = deadline else { return answer.await };
-    if let Ok(outcome) = timeout(left(deadline), &mut answer).await {
+    if let Ok(outcome) = timeout(time_until(deadline), &mut answer).await {
         return outcome;
     }
-    // What it was doing is cancelled, and its own answer says what became of it.
-    answer.call.stop.stop();
-    let last_words = timeout(CANCELLED_GRACE, answer).await;
-    last_words.unwrap_or_else(|_| Err(ApiError::deadline_exceeded_blindly()))
+    // The statement is cancelled; the outcome of `work` shows whether it took effect.
+    answer.call.cancellation.stop();
+    let outcome = timeout(CANCELLED_GRACE, answer).await;
+    outcome.unwrap_or_else(|_| Err(ApiError::deadline_exceeded_outcome_unknown()))
 }
 
-fn left(until: Instant) -> Duration {
+fn time_until(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 
-/// How long a call that was cancelled at its deadline may take to say what became of it: a little longer than the
-/// pool waits for the server then.
+/// How long a call cancelled at its deadline may take to return its outcome: slightly longer than the pool waits for the
+/// server after a cancellation.
 const CANCELLED_GRACE: Duration = Duration::from_millis(300);
 
 static THREADS: Threads = Threads::new();
 
-/// What the threads of [`blocking`] do right now.
+/// The current load of the threads of [`blocking`].
 pub(super) fn load() -> Load {
     THREADS.load()
 }
 
-/// How many threads [`blocking`] uses, and how its queue is bounded.
+/// The number of threads of [`blocking`], and the bounds of its queue.
+///
+/// # Examples
+///
+/// ```
+/// use poolhouse::web::{BlockingLimits, limit_blocking};
+/// use std::time::Duration;
+///
+/// limit_blocking(BlockingLimits::new(30).with_wait(Duration::from_secs(2)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlockingLimits {
-    /// The most threads; 0 counts as 1. Sensible is the number of connections: more would only wait for one.
+    /// The most threads; 0 counts as 1. Use the number of connections: further threads would only wait for one.
     pub threads: usize,
-    /// How many calls may wait for a thread; the next one is refused at once.
+    /// How many calls may wait for a thread; further calls fail immediately.
     pub waiting: usize,
     /// How long a call may wait for a thread.
     pub wait: Duration,
 }
 
+impl BlockingLimits {
+    /// Returns limits with this number of threads, 1000 waiting calls and a wait of 5 s.
+    pub fn new(threads: usize) -> BlockingLimits {
+        BlockingLimits { threads, waiting: 1000, wait: Duration::from_secs(5) }
+    }
+}
+
+with_methods! {
+    BlockingLimits {
+        with_threads(threads: usize),
+        with_waiting(waiting: usize),
+        with_wait(wait: Duration),
+    } except {}
+}
+
+/// The limits that [`limit_blocking`] has set. Held for a copy only.
 static LIMITS: RwLock<Option<BlockingLimits>> = RwLock::new(None);
 
-/// Sets the limits of [`blocking`] for the whole process, in place of those of [`DatabasePool`]'s settings. Threads
-/// that exist already are kept.
+/// Sets the limits of [`blocking`] for the whole process, instead of those of [`DatabasePool`]'s settings. Existing threads
+/// are kept.
 pub fn limit_blocking(limits: BlockingLimits) {
     *LIMITS.write().unwrap_or_else(PoisonError::into_inner) = Some(limits);
 }
@@ -152,12 +179,12 @@ fn limits() -> BlockingLimits {
             let (threads, waiting, wait) = pool.shared().bounds();
             BlockingLimits { threads: threads as usize, waiting: waiting as usize, wait }
         }
-        // A pool of somebody's own, who has not said how large it is.
-        Err(_) => BlockingLimits { threads: 10, waiting: 1000, wait: Duration::from_secs(5) },
+        // Another pool, without a call of `limit_blocking`: its size is unknown here.
+        Err(_) => BlockingLimits::new(10),
     }
 }
 
-/// Runs a check that must not stand behind requests: on a thread that is not one of theirs.
+/// Runs a check on a thread outside of [`blocking`]'s, so that it does not queue behind requests.
 pub(super) async fn blocking_apart<F, R, E>(work: F) -> Result<R, ApiError>
 where
     F: FnOnce() -> Result<R, E> + Send + 'static,
@@ -171,15 +198,17 @@ where
     }
 }
 
-/// Work on its way to a thread and back.
+/// A closure submitted to the threads, and its outcome.
 struct Call<F, R, E> {
     submitted: Instant,
-    stop: Arc<Cancellation>,
+    cancellation: Arc<Cancellation>,
     deadline: Option<Instant>,
+    /// Not held while `work` runs or the waker is called.
     state: Mutex<CallState<F, R, E>>,
 }
 
 struct CallState<F, R, E> {
+    /// `None` once it has started, or was withdrawn.
     work: Option<F>,
     outcome: Option<std::thread::Result<Result<R, E>>>,
     waker: Option<Waker>,
@@ -198,11 +227,11 @@ where
     E: Send,
 {
     fn run(&self) {
-        // Whoever took it back was a moment too late to take it out of the queue.
+        // The call was dropped after a thread had taken this job from the queue, and before it started here.
         let Some(work) = self.state().work.take() else { return };
         let work = || having_waited(self.submitted.elapsed(), work);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            self.stop.run(|| match self.deadline {
+            self.cancellation.run(|| match self.deadline {
                 None => work(),
                 Some(deadline) => with_deadline(deadline, work),
             })
@@ -217,7 +246,7 @@ where
     }
 }
 
-/// The answer of a call; dropped before it came, it calls the work off.
+/// The future of a call's outcome. Dropping it early cancels the call.
 struct Answer<F, R, E>
 where
     F: FnOnce() -> Result<R, E> + Send + 'static,
@@ -267,14 +296,14 @@ where
     E: Send + 'static,
 {
     fn drop(&mut self) {
-        // Usually it has run to its end, and is held by nobody else any more.
+        // The usual case: the thread has finished and released its reference.
         if Arc::strong_count(&self.call) == 1 {
             return;
         }
         let job = self.job();
-        let is_begun = self.call.state().work.take().is_none();
-        if is_begun {
-            self.call.stop.stop();
+        let has_started = self.call.state().work.take().is_none();
+        if has_started {
+            self.call.cancellation.stop();
         } else {
             self.threads.withdraw(&job);
         }
@@ -300,55 +329,55 @@ mod tests {
     use std::sync::mpsc;
 
     #[actix_web::test]
-    async fn the_outcome_of_the_work_comes_back() {
+    async fn the_outcome_of_the_work_is_returned() {
         assert_eq!(blocking(|| Ok::<_, Error>(7)).await.unwrap(), 7);
         let error = blocking(|| Err::<(), _>(Error::Closed)).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (503, "closed"));
     }
 
     #[actix_web::test]
-    async fn a_panic_becomes_a_500_whose_message_stays_inside() {
+    async fn a_panic_becomes_a_500_without_its_message() {
         let error = blocking(|| -> Result<(), Error> { panic!("secret {}", 42) }).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (500, "internal"));
         assert!(!error.message().contains("secret"), "{error}");
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(cause, "blocking code panicked: secret 42");
-        // The bridge is as good as before.
+        // The bridge still works.
         assert_eq!(blocking(|| Ok::<_, Error>(1)).await.unwrap(), 1);
     }
 
-    /// Polled once, so that it is on its way.
-    async fn begun<A: Future>(call: A) -> Pin<Box<A>> {
+    /// Polls the call once, which submits it.
+    async fn submitted<A: Future>(call: A) -> Pin<Box<A>> {
         let mut call = Box::pin(call);
         assert!(std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
         call
     }
 
     #[actix_web::test]
-    async fn work_nobody_waits_for_is_called_off_and_the_queue_has_an_end() {
+    async fn a_dropped_call_never_runs_and_a_full_queue_refuses() {
         let threads = Box::leak(Box::new(Threads::new()));
         let limits = BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_millis(50) };
         let (ran, runs) = mpsc::channel::<&str>();
-        let saying = |name| {
+        let sending = |name| {
             let ran = ran.clone();
             run_on(threads, limits, move || ran.send(name).map_err(Error::application))
         };
         let (holder, held) = mpsc::channel::<()>();
-        let first = begun(run_on(threads, limits, move || {
+        let first = submitted(run_on(threads, limits, move || {
             let _ = held.recv();
             Ok::<_, Error>(())
         }))
         .await;
-        let dropped = begun(saying("second")).await;
-        let error = saying("refused").await.unwrap_err();
+        let dropped = submitted(sending("second")).await;
+        let error = sending("refused").await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (503, "saturated"));
         drop(dropped);
-        let error = saying("late").await.unwrap_err();
-        assert_eq!((error.status().as_u16(), error.code()), (503, "exhausted"), "waited in vain");
+        let error = sending("late").await.unwrap_err();
+        assert_eq!((error.status().as_u16(), error.code()), (503, "exhausted"));
 
         drop(holder);
         first.await.unwrap();
-        saying("third").await.unwrap();
+        sending("third").await.unwrap();
         drop(ran);
         assert_eq!(runs.iter().collect::<Vec<_>>(), ["third"]);
     }
@@ -362,12 +391,12 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_panic_in_what_nobody_takes_costs_no_thread() {
+    async fn a_panic_while_an_abandoned_outcome_is_dropped_costs_no_thread() {
         let threads = Box::leak(Box::new(Threads::new()));
         let limits = BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_secs(20) };
         let (holder, held) = mpsc::channel::<()>();
         let (started, starts) = mpsc::channel();
-        let call = begun(run_on(threads, limits, move || {
+        let call = submitted(run_on(threads, limits, move || {
             started.send(()).map_err(Error::application)?;
             let _ = held.recv();
             Ok::<_, Error>(Bomb)

@@ -1,4 +1,7 @@
-//! The threads that blocking code runs on, and the queue in front of them.
+//! The threads that run blocking code, and the queue of jobs in front of them.
+//!
+//! Threads start on demand and are kept. Under load a thread without a job spins for a short time before it parks (adaptive
+//! spin). It knows nothing of the database, of requests or of deadlines; a job is any closure.
 
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -9,14 +12,14 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How many jobs are looked out for after there was a crowd.
-const CROWD: u32 = 64;
+/// The number of jobs for which threads spin after the queue was longer than the number of threads.
+const SPIN_CREDIT: u32 = 64;
 
-/// How long a thread looks out.
+/// The spin budget: how long a thread spins before it parks.
 const SPIN_BUDGET: Duration = Duration::from_micros(20);
 
-/// How many look out at once: more could not run.
-static MOST_SPINNING: LazyLock<usize> =
+/// The most threads that spin at once: the machine runs no more in parallel.
+static MAX_SPINNING: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(0, NonZeroUsize::get));
 
 /// Something to run on one of the threads.
@@ -24,50 +27,52 @@ pub(in crate::web) trait Job: Send + Sync {
     fn run(&self);
 }
 
-/// Threads, made when they are needed and kept, with one queue in order of arrival.
+/// Threads with one queue in order of arrival.
 pub(in crate::web) struct Threads {
+    /// No job runs and no thread is woken under this lock. Starting a thread is the one system call under it.
     state: Mutex<State>,
 }
 
 struct State {
     queue: VecDeque<Arc<dyn Job>>,
-    /// The one that became idle last is called first: its stack is still warm.
-    idle: Vec<Arc<Idler>>,
+    /// Parked threads. The last one is woken first: its stack is still in the cache.
+    idle: Vec<Arc<IdleThread>>,
     threads: usize,
-    /// Threads that have been called and have not taken a job yet: as many jobs do not wait.
-    called: usize,
-    /// Threads that look out for a job instead of being called: as many do not wait either.
-    looking: usize,
-    /// So many jobs more are looked out for, because lately more waited than there are threads.
-    crowd: u32,
+    /// Threads that have been woken or started and have not taken a job yet. Each has a job in the queue, unless it was withdrawn.
+    woken: usize,
+    /// Threads that spin. Each of them takes the next job without being woken.
+    spinning: usize,
+    /// The number of jobs for which threads still spin; 0 while the load is low.
+    spin_credit: u32,
     refused: u64,
 }
 
 impl State {
+    /// The jobs for which no thread is on its way.
     fn waiting(&self) -> usize {
-        self.queue.len().saturating_sub(self.called + self.looking)
+        self.queue.len().saturating_sub(self.woken + self.spinning)
     }
 }
 
-/// A thread without work.
-struct Idler {
+/// A parked thread.
+struct IdleThread {
     thread: Thread,
-    /// Set when it is taken out of the list: waking for anything else means nothing.
-    is_called: AtomicBool,
+    /// Set when the thread is taken out of the list. A wake-up without it is spurious.
+    is_woken: AtomicBool,
 }
 
-/// What becomes of a job.
+/// The result of submitting a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::web) enum Accepted {
-    /// A thread is there for it.
-    AtOnce,
-    /// It waits for one.
+pub(in crate::web) enum Submission {
+    /// A thread is available for it.
+    Started,
+    /// It waits for a thread.
     Queued,
-    /// Too many wait already.
+    /// The queue is full.
     Refused,
 }
 
-/// What the threads do right now, and how many jobs were ever refused.
+/// The current load, and the number of jobs refused since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(in crate::web) struct Load {
     pub(in crate::web) threads: usize,
@@ -82,9 +87,9 @@ impl Threads {
             queue: VecDeque::new(),
             idle: Vec::new(),
             threads: 0,
-            called: 0,
-            looking: 0,
-            crowd: 0,
+            woken: 0,
+            spinning: 0,
+            spin_credit: 0,
             refused: 0,
         };
         Threads { state: Mutex::new(state) }
@@ -94,56 +99,56 @@ impl Threads {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `job` as soon as one of at most `most_threads` threads is free, unless `most_queued` wait already.
+    /// Runs `job` as soon as one of at most `max_threads` threads is free; refuses it if `max_queued` jobs wait already.
     pub(in crate::web) fn submit(
         &'static self,
         job: Arc<dyn Job>,
-        most_threads: usize,
-        most_queued: usize,
-    ) -> Accepted {
+        max_threads: usize,
+        max_queued: usize,
+    ) -> Submission {
         let mut state = self.state();
-        if state.called + state.looking > state.queue.len() {
+        if state.woken + state.spinning > state.queue.len() {
             state.queue.push_back(job);
-            return Accepted::AtOnce;
+            return Submission::Started;
         }
-        if let Some(idler) = state.idle.pop() {
+        if let Some(idle) = state.idle.pop() {
             state.queue.push_back(job);
-            state.called += 1;
+            state.woken += 1;
             drop(state);
-            idler.is_called.store(true, Ordering::Release);
-            idler.thread.unpark();
-            return Accepted::AtOnce;
+            idle.is_woken.store(true, Ordering::Release);
+            idle.thread.unpark();
+            return Submission::Started;
         }
-        if state.threads < most_threads.max(1) {
+        if state.threads < max_threads.max(1) {
             let name = format!("poolhouse-request-{}", state.threads + 1);
             match thread::Builder::new().name(name).spawn(|| self.work()) {
                 Ok(_) => {
                     state.threads += 1;
-                    state.called += 1;
+                    state.woken += 1;
                     state.queue.push_back(job);
-                    // It takes the oldest, where others wait already.
-                    return if state.waiting() == 0 { Accepted::AtOnce } else { Accepted::Queued };
+                    // The new thread takes the oldest job, which may be another one.
+                    return if state.waiting() == 0 { Submission::Started } else { Submission::Queued };
                 }
-                // It waits for another thread then.
+                // The job then waits for an existing thread.
                 Err(error) => log::warn!("no thread for a request: {error}"),
             }
         }
-        if state.waiting() >= most_queued || state.threads == 0 {
+        if state.waiting() >= max_queued || state.threads == 0 {
             state.refused += 1;
-            return Accepted::Refused;
+            return Submission::Refused;
         }
         state.queue.push_back(job);
         if state.waiting() > state.threads {
-            state.crowd = CROWD;
+            state.spin_credit = SPIN_CREDIT;
         }
-        Accepted::Queued
+        Submission::Queued
     }
 
-    /// Takes a job back that has not begun. Returns whether that was so.
+    /// Removes a job from the queue. Returns whether it was still there: if not, it has started.
     pub(in crate::web) fn withdraw(&self, job: &Arc<dyn Job>) -> bool {
         let mut state = self.state();
-        let place = state.queue.iter().position(|other| Arc::ptr_eq(other, job));
-        place.is_some_and(|place| state.queue.remove(place).is_some())
+        let position = state.queue.iter().position(|other| Arc::ptr_eq(other, job));
+        position.is_some_and(|position| state.queue.remove(position).is_some())
     }
 
     pub(in crate::web) fn load(&self) -> Load {
@@ -156,45 +161,47 @@ impl Threads {
         }
     }
 
+    /// The loop of each thread: runs jobs, spins if there is none under load, and parks.
     fn work(&self) {
-        let me = Arc::new(Idler { thread: thread::current(), is_called: AtomicBool::new(false) });
-        let mut is_called = true;
+        let this = Arc::new(IdleThread { thread: thread::current(), is_woken: AtomicBool::new(false) });
+        let mut is_woken = true;
         loop {
             let mut state = self.state();
-            state.called -= usize::from(std::mem::take(&mut is_called));
-            if state.queue.is_empty() && state.crowd > 0 && state.looking < *MOST_SPINNING {
-                state = self.look_out(state);
+            state.woken -= usize::from(std::mem::take(&mut is_woken));
+            if state.queue.is_empty() && state.spin_credit > 0 && state.spinning < *MAX_SPINNING {
+                state = self.spin(state);
             }
             if let Some(job) = state.queue.pop_front() {
-                state.crowd = state.crowd.saturating_sub(1);
+                state.spin_credit = state.spin_credit.saturating_sub(1);
                 drop(state);
-                // Also what it drops may panic, where nobody waits for it any more; the panic hook has told.
+                // The job catches panics of its work. Dropping its result may panic too, after the caller is gone; the panic
+                // hook has logged it.
                 let _ = catch_unwind(AssertUnwindSafe(move || {
                     job.run();
                     drop(job);
                 }));
                 continue;
             }
-            state.idle.push(me.clone());
+            state.idle.push(this.clone());
             drop(state);
-            while !me.is_called.swap(false, Ordering::Acquire) {
+            while !this.is_woken.swap(false, Ordering::Acquire) {
                 thread::park();
             }
-            is_called = true;
+            is_woken = true;
         }
     }
 
-    /// Lets whoever hands out jobs run, and looks whether there is one then: under load there is, and to fall asleep and
-    /// be woken for it would cost more than the job.
-    fn look_out<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        state.looking += 1;
+    /// Spins until there is a job, at most for the spin budget. Each round yields the processor to the threads that submit
+    /// jobs: under load the next job comes soon, and parking and waking would cost more than the job itself.
+    fn spin<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.spinning += 1;
         let started = Instant::now();
         while state.queue.is_empty() && started.elapsed() < SPIN_BUDGET {
             drop(state);
             thread::yield_now();
             state = self.state();
         }
-        state.looking -= 1;
+        state.spinning -= 1;
         state
     }
 }
@@ -205,7 +212,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    /// Says its name when it begins, and ends when it is told to.
+    /// Sends its name when it starts, and ends when its channel closes.
     struct Held(&'static str, Sender<&'static str>, Mutex<Receiver<()>>);
 
     impl Job for Held {
@@ -220,27 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn jobs_run_in_order_on_so_many_threads_and_the_queue_has_an_end() {
+    fn jobs_run_in_order_on_at_most_the_given_threads_and_a_full_queue_refuses() {
         let threads = threads();
-        let (begun, beginnings) = channel();
+        let (started, starts) = channel();
         let mut holds = Vec::new();
         let mut submit = |name| {
             let (hold, held) = channel();
             holds.push(hold);
-            let job: Arc<dyn Job> = Arc::new(Held(name, begun.clone(), Mutex::new(held)));
+            let job: Arc<dyn Job> = Arc::new(Held(name, started.clone(), Mutex::new(held)));
             (threads.submit(job.clone(), 2, 2), job)
         };
-        let accepted: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(&mut submit).collect();
-        let fates: Vec<_> = accepted.iter().map(|(fate, _)| *fate).collect();
-        use Accepted::{AtOnce, Queued, Refused};
-        assert_eq!(fates, [AtOnce, AtOnce, Queued, Queued, Refused]);
-        let mut first = [beginnings.recv().unwrap(), beginnings.recv().unwrap()];
+        let submitted: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(&mut submit).collect();
+        let results: Vec<_> = submitted.iter().map(|(result, _)| *result).collect();
+        use Submission::{Queued, Refused, Started};
+        assert_eq!(results, [Started, Started, Queued, Queued, Refused]);
+        let mut first = [starts.recv().unwrap(), starts.recv().unwrap()];
         first.sort_unstable();
         assert_eq!(first, ["a", "b"]);
         assert_eq!(threads.load(), Load { threads: 2, busy: 2, waiting: 2, refused: 1 });
-        assert!(threads.withdraw(&accepted[2].1) && !threads.withdraw(&accepted[0].1));
+        assert!(threads.withdraw(&submitted[2].1) && !threads.withdraw(&submitted[0].1));
         drop(holds);
-        assert_eq!(beginnings.recv().unwrap(), "d");
+        assert_eq!(starts.recv().unwrap(), "d");
     }
 
     struct Counted(Arc<AtomicUsize>);
@@ -252,24 +259,23 @@ mod tests {
     }
 
     #[test]
-    fn every_job_runs_once_whether_its_thread_is_called_or_looks_out_for_it() {
+    fn every_job_runs_once_whether_its_thread_is_woken_or_spins() {
         const JOBS: usize = 5_000;
         let threads = threads();
         let runs = Arc::new(AtomicUsize::new(0));
-        // One submits so much at once that they queue, the other one by one.
+        // Bursts, whose jobs queue and make threads spin, alternate with single jobs.
         let submit = |count| {
             for _ in 0..count {
-                assert_ne!(threads.submit(Arc::new(Counted(runs.clone())), 2, usize::MAX), Accepted::Refused);
+                assert_ne!(
+                    threads.submit(Arc::new(Counted(runs.clone())), 2, usize::MAX),
+                    Submission::Refused
+                );
             }
         };
         let started = Instant::now();
         let until = |count| {
             while runs.load(Ordering::Relaxed) < count {
-                assert!(
-                    started.elapsed() < Duration::from_secs(20),
-                    "a job is forgotten: {:?}",
-                    threads.load()
-                );
+                assert!(started.elapsed() < Duration::from_secs(20), "a job is lost: {:?}", threads.load());
                 thread::yield_now();
             }
         };

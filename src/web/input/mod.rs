@@ -1,4 +1,4 @@
-//! What a request can get wrong before a handler sees it, answered in the same JSON as everything else.
+//! Responses to malformed requests that reach no handler, as the same JSON as every other error.
 
 use crate::web::ApiError;
 use actix_web::error::{JsonPayloadError, PathError, PayloadError, QueryPayloadError};
@@ -11,7 +11,7 @@ use std::io;
 /// The largest JSON body accepted, in bytes: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
-/// Answers bad requests as JSON: `App::new().configure(poolhouse::web::json_errors)`.
+/// Makes the responses to malformed requests JSON: `App::new().configure(poolhouse::web::json_errors)`.
 ///
 /// | the request | status | code |
 /// |---|---|---|
@@ -19,10 +19,10 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// | body not complete at the [request's deadline](super::RequestDeadline) | 408 | `body_timeout` |
 /// | body above [`MAX_BODY`] | 413 | `too_large` |
 /// | body not declared as JSON | 415 | `unsupported_media_type` |
-/// | body that is no JSON (the message has line and column), or breaks off | 400 | `invalid_json`, `broken_body` |
-/// | JSON, path or query string of another shape than the handler's type | 422 | `invalid` |
+/// | body that is not JSON (the message has line and column), or is incomplete | 400 | `invalid_json`, `broken_body` |
+/// | JSON, path or query string that does not fit the handler's type | 422 | `invalid` |
 ///
-/// A wrong method is answered by its resource: see [`method_not_allowed`].
+/// Each resource responds to a wrong method itself: see [`method_not_allowed`].
 pub fn json_errors(config: &mut ServiceConfig) {
     config
         .app_data(JsonConfig::default().limit(MAX_BODY).error_handler(|error, _| body_error(&error).into()))
@@ -31,19 +31,19 @@ pub fn json_errors(config: &mut ServiceConfig) {
         .default_service(web::to(no_such_path));
 }
 
-/// A route for `GET` and for `HEAD`, which every server must support alike (RFC 9110, section 9.1).
+/// Returns a route for `GET` and `HEAD`, both of which every server must support (RFC 9110, section 9.1).
 pub fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// For a resource's `default_service`: 405 `method_not_allowed`, with the methods it has in `Allow`.
+/// Returns a route for a resource's `default_service`: 405 `method_not_allowed`, with the methods in `Allow`.
 ///
 /// # Panics
 ///
-/// At the first such request, where `allow` is no valid header value.
+/// At the first such request, if `allow` is not a valid header value.
 pub fn method_not_allowed(allow: &'static str) -> Route {
     web::to(move |request: HttpRequest| async move {
-        // Cut, because a method may be as long as the server takes it.
+        // Truncated: a method is as long as the client makes it.
         let message = format!("{:.20} is not possible here, only {allow}", request.method().as_str());
         let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         Err::<(), _>(error.with_allow(allow))
@@ -51,7 +51,7 @@ pub fn method_not_allowed(allow: &'static str) -> Route {
 }
 
 async fn no_such_path(request: HttpRequest) -> Result<(), ApiError> {
-    // Cut, because a path may be as long as the server takes it.
+    // Truncated: a path is as long as the client makes it.
     let path: String = request.path().chars().take(100).collect();
     Err(ApiError::not_found(format!("there is nothing at {path}")))
 }

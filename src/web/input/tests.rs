@@ -1,4 +1,4 @@
-//! Requests that a handler never sees, through a small app.
+//! Malformed requests to a small app.
 
 use super::*;
 use actix_web::App;
@@ -29,7 +29,7 @@ fn routes(config: &mut ServiceConfig) {
 }
 
 #[actix_web::test]
-async fn what_cannot_be_read_is_answered_in_json() {
+async fn malformed_requests_get_json() {
     let app = init_service(App::new().configure(routes)).await;
     let post = |body: &str| {
         TestRequest::post()
@@ -96,7 +96,7 @@ async fn what_cannot_be_read_is_answered_in_json() {
 }
 
 #[actix_web::test]
-async fn a_wrong_method_is_told_the_right_ones() {
+async fn a_wrong_method_gets_the_allowed_ones() {
     let app = init_service(App::new().configure(routes)).await;
     let answer = call_service(&app, TestRequest::delete().uri("/things").to_request()).await;
     assert_eq!(answer.status(), 405);

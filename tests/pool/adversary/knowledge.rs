@@ -1,6 +1,7 @@
 //! What was found out about a statement, and when that does not hold any more.
 
 use super::*;
+use crate::support::Postgres;
 
 /// Changes what the text that is passed with the pool rests on.
 type Change<'a> = &'a mut dyn FnMut(&Pool, &str);
@@ -161,4 +162,38 @@ fn what_an_old_snapshot_shows_is_not_believed() {
         }
         assert!(is_noticed(&pool), "{begins}");
     }
+}
+
+/// For each text that a connection meets the server is asked about its names, which must not take longer than the text.
+#[test]
+fn the_question_about_a_text_is_not_worth_compiling() {
+    let server = Postgres::start_with(&[("shared_preload_libraries", "pg_stat_statements"), ("jit", "on")]);
+    server.client().batch_execute("CREATE EXTENSION pg_stat_statements; CREATE TABLE t (a int)").unwrap();
+    let pool = Pool::open(&server.pool_settings()).unwrap();
+    let names: Vec<_> = (0..100).map(|number| format!("a AS column_{number}")).collect();
+    let columns = names.join(", ");
+    pool.execute_query::<Value>(&format!("SELECT {columns} FROM t"), &[]).unwrap();
+    pool.execute_query::<Value>(&format!("INSERT INTO t VALUES (1) RETURNING {columns}"), &[]).unwrap();
+    let sql =
+        "SELECT count(*), sum(jit_functions)::int8 FROM pg_stat_statements WHERE query LIKE '%pg_policy%'";
+    let asked = server.client().query_one(sql, &[]).unwrap();
+    assert_eq!((asked.get::<_, i64>(0), asked.get::<_, i64>(1)), (1, 0));
+}
+
+/// A borrower in whose session the catalogue cannot be asked does not keep the others from asking.
+#[test]
+fn a_borrower_that_cannot_ask_is_alone_with_that() {
+    let pool = pool(1, 1, |_| ());
+    let mut connection = pool.get_connection().unwrap();
+    let own = "CREATE SCHEMA own; CREATE FUNCTION own.same(name, text) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END $$;
+        CREATE OPERATOR own.= (LEFTARG = name, RIGHTARG = text, FUNCTION = own.same); SET search_path = own, pg_catalog";
+    connection.client().batch_execute(own).unwrap();
+    assert_eq!(connection.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1));
+    connection.client().batch_execute("DROP SCHEMA own CASCADE").unwrap();
+    drop(connection);
+    let read = |number: i32| pool.execute_query_one::<i32>("SELECT $1 + 0", &[&number]).unwrap();
+    read(0);
+    let before = pool.status().resets;
+    assert_eq!((read(1), read(2), pool.status().resets), (Some(1), Some(2), before));
 }

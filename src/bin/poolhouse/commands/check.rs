@@ -1,8 +1,8 @@
-//! `poolhouse check`: the settings in force, and what the database makes of them.
+//! `poolhouse check`: prints the settings in force, connects to the database, and reports whether the pool fits in it.
 
 use crate::cli::{Failure, spelled};
-use crate::commands::database::{one_connection, prepare_database, say, with_pool};
-use crate::commands::target::Place;
+use crate::commands::database::{one_connection, prepare_database, print_line, with_pool};
+use crate::commands::target::Target;
 use crate::dev_postgres::Sharing;
 use crate::schema;
 use poolhouse::{Execute, Pool, PoolSettings, Result, Settings};
@@ -10,28 +10,28 @@ use serde::Deserialize;
 use std::fmt;
 
 pub(crate) fn check(mut settings: Settings) -> Result<(), Failure> {
-    say(&describe_settings(&settings));
+    print_line(&describe_settings(&settings));
     let local = prepare_database(&mut settings, Sharing::Join)?;
-    let place = Place::of(&settings, local.as_ref());
-    say(&format!("Database {place}"));
-    let found = with_pool(&one_connection(&settings.pool), &place, |pool| {
+    let target = Target::of(&settings, local.as_ref());
+    print_line(&format!("Database {target}"));
+    let found = with_pool(&one_connection(&settings.pool), &target, |pool| {
         Ok(look_at_database(pool, &settings.pool, local.is_some())?)
     })?;
-    say(&found.to_string());
+    print_line(&found.to_string());
     match found.problems() {
         problems if problems.is_empty() => {
-            say("All is well.");
+            print_line("All is well.");
             Ok(())
         }
         problems => Err(Failure::Failed(problems.join("\n"))),
     }
 }
 
-/// Every setting with its value and where that came from, as a table.
+/// Every setting with its value and source, as a table.
 fn describe_settings(settings: &Settings) -> String {
     let rows = settings.effective();
     let name_width = rows.iter().map(|row| row.variable.len()).max().unwrap_or(0);
-    // One long URL is not to push everything else to the right.
+    // A long URL must not push the sources out of sight.
     let value_width = rows.iter().map(|row| row.value.len()).max().unwrap_or(0).min(32);
     let lines = rows
         .iter()
@@ -39,23 +39,23 @@ fn describe_settings(settings: &Settings) -> String {
     format!("Settings of the tier {}\n{}", settings.tier, lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// What the server says about itself and its room for connections.
+/// The server's version and its limits on connections.
 #[derive(Debug, Deserialize)]
 struct Server {
     version: String,
     max_connections: i32,
-    /// Kept back for superusers and, since PostgreSQL 16, for maintenance.
+    /// Reserved for superusers and, since PostgreSQL 16, for roles with `pg_use_reserved_connections`.
     reserved: i32,
-    /// In use by anybody, ours not counted.
+    /// In use by all clients, except the connection that asks.
     in_use: i64,
-    /// How many more this user may have by its own limit; NULL without one.
+    /// How many more the limit of this user allows; NULL without a limit.
     left_to_user: Option<i64>,
-    /// The same for the database.
+    /// How many more the limit of this database allows; NULL without a limit.
     left_to_database: Option<i64>,
 }
 
 impl Server {
-    /// Connections that a pool could open right now.
+    /// How many connections a pool could open now.
     fn free(&self) -> i64 {
         let of_server = i64::from(self.max_connections - self.reserved) - self.in_use;
         let limits = [self.left_to_user, self.left_to_database].into_iter().flatten();
@@ -63,20 +63,20 @@ impl Server {
     }
 }
 
-/// What was found in the database.
+/// What the check found in the database.
 #[derive(Debug)]
 pub(crate) struct Findings {
     server: Server,
     pool_max: u32,
     /// `None` without the tables.
     movies: Option<i64>,
-    /// `serve` makes the tables itself.
+    /// It is the private server of the dev tier, where `serve` creates the tables.
     is_private: bool,
 }
 
-/// Asks the database about all of it, on one connection. `is_private`: it is the dev tier's own server.
+/// Queries the database on one connection. `is_private`: it is the private server of the dev tier.
 fn look_at_database(pool: &Pool, settings: &PoolSettings, is_private: bool) -> Result<Findings> {
-    // pg_stat_activity hides the kind of others' sessions from ordinary users; the per-database count does not.
+    // Not from pg_stat_activity, which hides the type of other users' sessions from ordinary users.
     let sql = "
         WITH used AS (
             SELECT coalesce(sum(numbackends), 1) - 1 AS in_use,
@@ -103,7 +103,7 @@ fn look_at_database(pool: &Pool, settings: &PoolSettings, is_private: bool) -> R
 }
 
 impl Findings {
-    /// What is wrong, each with what to do about it.
+    /// Each problem, with what to do about it.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let (free, wanted) = (self.server.free(), i64::from(self.pool_max));

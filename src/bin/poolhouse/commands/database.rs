@@ -1,7 +1,7 @@
-//! What several commands do with their database: starting the private one, opening a pool for one piece of work.
+//! What several commands share: starting the private database, opening a pool for one piece of work, printing.
 
 use crate::cli::Failure;
-use crate::commands::target::{Place, unusable};
+use crate::commands::target::{Target, unusable};
 use crate::dev_postgres::{LocalPostgres, Sharing};
 use poolhouse::settings::{Start, Tier};
 use poolhouse::{Pool, PoolSettings, Settings};
@@ -9,10 +9,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long connections in use may take to come back at the end.
+/// How long closing the pool waits for connections in use.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Starts the private PostgreSQL where the settings name no database; it ends when the answer is dropped.
+/// Starts the private PostgreSQL if the settings name no database. Dropping the returned value stops it.
 pub(crate) fn prepare_database(
     settings: &mut Settings,
     sharing: Sharing,
@@ -27,7 +27,7 @@ pub(crate) fn prepare_database(
     Ok(Some(local))
 }
 
-/// For a command that works alone and takes the time it takes.
+/// The settings for a command that needs one connection and has no time limit.
 pub(crate) fn one_connection(settings: &PoolSettings) -> PoolSettings {
     let mut settings = settings.clone();
     settings.start = Start::Fail;
@@ -38,19 +38,20 @@ pub(crate) fn one_connection(settings: &PoolSettings) -> PoolSettings {
     settings
 }
 
-/// Opens a pool for `work` and closes it after.
+/// Opens a pool, runs `work` on it, and closes it.
 pub(crate) fn with_pool<R>(
     settings: &PoolSettings,
-    place: &Place,
+    target: &Target,
     work: impl FnOnce(&Pool) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
-    let pool = Pool::open(settings).map_err(unusable(place))?;
+    let pool = Pool::open(settings).map_err(unusable(target))?;
     let outcome = work(&pool);
     pool.close(CLOSE_TIMEOUT);
     outcome
 }
 
-/// Prints to standard output. Whoever closed it does not want to hear more: no reason to fail, let alone to panic.
-pub(crate) fn say(text: &str) {
+/// Prints to standard output. Ignores errors: a closed pipe (`| head`) is no failure of the command, and `println!` would
+/// panic.
+pub(crate) fn print_line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }

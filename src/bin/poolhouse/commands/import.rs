@@ -1,8 +1,8 @@
-//! `poolhouse import`: a MovieLens file into the movies.
+//! `poolhouse import`: loads a MovieLens file into the table of movies.
 
 use crate::cli::Failure;
-use crate::commands::database::{one_connection, prepare_database, say, with_pool};
-use crate::commands::target::{Place, missing_schema, not_applied};
+use crate::commands::database::{one_connection, prepare_database, print_line, with_pool};
+use crate::commands::target::{Target, missing_schema, not_applied};
 use crate::dev_postgres::Sharing;
 use crate::progress::Progress;
 use crate::schema;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Instant;
 
 pub(crate) fn import(mut settings: Settings, file: &Path) -> Result<(), Failure> {
-    // Before a server is started for it.
+    // First, so that an unreadable file does not start the private server.
     let (name, input, size): (_, Box<dyn Read>, _) = match file == Path::new("-") {
         true => ("standard input".to_owned(), Box::new(io::stdin().lock()), None),
         false => {
@@ -25,23 +25,23 @@ pub(crate) fn import(mut settings: Settings, file: &Path) -> Result<(), Failure>
         }
     };
     let local = prepare_database(&mut settings, Sharing::Join)?;
-    let place = Place::of(&settings, local.as_ref());
+    let target = Target::of(&settings, local.as_ref());
     let pool_settings = one_connection(&settings.pool);
     let start = Instant::now();
-    let imported = with_pool(&pool_settings, &place, |pool| {
+    let imported = with_pool(&pool_settings, &target, |pool| {
         if local.is_some() {
-            schema::apply(&mut pool.get_connection()?).map_err(not_applied(&place))?;
+            schema::apply(&mut pool.get_connection()?).map_err(not_applied(&target))?;
         }
         let mut progress = Progress::new(size);
         let imported = import_movies(pool, input, &mut progress);
         progress.end();
         imported.map_err(|error| match error {
-            ImportError::Database(error) if error.sqlstate() == Some("42P01") => missing_schema(&place),
+            ImportError::Database(error) if error.sqlstate() == Some("42P01") => missing_schema(&target),
             error => Failure::Failed(format!("import of {name}: {error}")),
         })
     })?;
     let seconds = start.elapsed().as_secs_f64();
-    say(&format!(
+    print_line(&format!(
         "Imported {} movies in {seconds:.1} s (inserted {}, updated {}, unchanged {}; {:.0} rows/s)",
         imported.total(),
         imported.inserted,

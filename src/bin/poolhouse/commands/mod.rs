@@ -1,4 +1,4 @@
-//! The commands, from settings to exit.
+//! The commands: each runs from settings to exit code. SQL is in `repositories`, HTTP in `http`.
 
 mod check;
 mod database;
@@ -8,14 +8,14 @@ mod serve;
 mod target;
 
 use crate::cli::{Command, Failure};
-use crate::process::signals::{self, Manner};
+use crate::process::signals::{self, FirstSignal};
 use poolhouse::Settings;
 use poolhouse::settings::Source;
 
-/// Does what was asked.
+/// Runs a command.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
-    let manner = if command == Command::Serve { Manner::InOrder } else { Manner::AtOnce };
-    signals::watch(manner).map_err(Failure::during("cannot receive signals"))?;
+    let first_signal = if command == Command::Serve { FirstSignal::ShutsDown } else { FirstSignal::Exits };
+    signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
     let settings = Settings::load()?;
     env_logger::Builder::new().parse_filters(&log_filter(&settings)).init();
     match command {
@@ -26,8 +26,8 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// actix reports every start and stop of its own too, and as an error each request that a client has garbled: anyone
-/// could fill the log with them. Who wants that says so with `RUST_LOG`, or a level below info.
+/// Leaves out actix's own lines: it logs each malformed request as an error, so that any client could fill the log, and
+/// each start and stop. `RUST_LOG`, or a level below info, shows them.
 fn log_filter(settings: &Settings) -> String {
     let mut rows = settings.effective().iter();
     let is_level = rows.any(|row| row.variable == "LOG_LEVEL" && row.source != Source::Variable("RUST_LOG"));

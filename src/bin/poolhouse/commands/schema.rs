@@ -1,18 +1,18 @@
-//! `poolhouse schema`: the tables, in whatever database the settings name.
+//! `poolhouse schema`: creates the tables in the database that the settings name.
 
 use crate::cli::Failure;
-use crate::commands::database::{one_connection, prepare_database, say, with_pool};
-use crate::commands::target::{Place, not_applied};
+use crate::commands::database::{one_connection, prepare_database, print_line, with_pool};
+use crate::commands::target::{Target, not_applied};
 use crate::dev_postgres::Sharing;
 use crate::schema;
 use poolhouse::Settings;
 
 pub(crate) fn apply_schema(mut settings: Settings) -> Result<(), Failure> {
     let local = prepare_database(&mut settings, Sharing::Join)?;
-    let place = Place::of(&settings, local.as_ref());
-    with_pool(&one_connection(&settings.pool), &place, |pool| {
-        schema::apply(&mut pool.get_connection()?).map_err(not_applied(&place))
+    let target = Target::of(&settings, local.as_ref());
+    with_pool(&one_connection(&settings.pool), &target, |pool| {
+        schema::apply(&mut pool.get_connection()?).map_err(not_applied(&target))
     })?;
-    say(&format!("The schema is in place: {place}"));
+    print_line(&format!("The schema is in place: {target}"));
     Ok(())
 }

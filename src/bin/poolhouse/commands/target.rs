@@ -1,4 +1,4 @@
-//! The database that a command works on, and what to tell its user where it will not do.
+//! The database that a command works on, and the failures that name it, with advice.
 
 use crate::cli::{Failure, spelled};
 use crate::dev_postgres::LocalPostgres;
@@ -6,47 +6,47 @@ use crate::schema;
 use poolhouse::{Error, Settings};
 use std::fmt;
 
-/// The database and the user, for messages.
+/// The database and the user, as messages name them.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct Target {
     name: String,
-    /// What to do where the login is refused and the settings are not to blame.
+    /// What to do if the server refuses the login although the settings are right.
     login_advice: Option<String>,
 }
 
-impl Place {
-    pub(crate) fn of(settings: &Settings, local: Option<&LocalPostgres>) -> Place {
+impl Target {
+    pub(crate) fn of(settings: &Settings, local: Option<&LocalPostgres>) -> Target {
         let database = &settings.pool.database;
-        Place {
+        Target {
             name: format!("{database} as user {}", database.user),
             login_advice: local.map(LocalPostgres::login_advice),
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
 }
 
-pub(crate) fn unusable(place: &Place) -> impl FnOnce(Error) -> Failure {
-    move |error| match (error, &place.login_advice) {
+pub(crate) fn unusable(target: &Target) -> impl FnOnce(Error) -> Failure {
+    move |error| match (error, &target.login_advice) {
         (error @ Error::Settings(_), _) => error.into(),
         (error @ Error::Authentication(_), Some(advice)) => {
-            Failure::Failed(format!("cannot use the database {place}: {error}\n{advice}"))
+            Failure::Failed(format!("cannot use the database {target}: {error}\n{advice}"))
         }
-        (error, _) => Failure::Failed(format!("cannot use the database {place}: {error}")),
+        (error, _) => Failure::Failed(format!("cannot use the database {target}: {error}")),
     }
 }
 
-pub(crate) fn not_applied(place: &Place) -> impl FnOnce(Error) -> Failure {
+pub(crate) fn not_applied(target: &Target) -> impl FnOnce(Error) -> Failure {
     move |error| {
         let advice = schema::advice(&error).map_or(String::new(), |advice| format!("\n{advice}"));
-        Failure::Failed(format!("cannot make the tables in {place}: {error}{advice}"))
+        Failure::Failed(format!("cannot make the tables in {target}: {error}{advice}"))
     }
 }
 
-pub(crate) fn missing_schema(place: &Place) -> Failure {
-    Failure::Failed(format!("the database {place} has no movies table yet: run {} first", spelled("schema")))
+pub(crate) fn missing_schema(target: &Target) -> Failure {
+    Failure::Failed(format!("the database {target} has no movies table yet: run {} first", spelled("schema")))
 }

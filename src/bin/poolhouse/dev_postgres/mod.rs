@@ -1,17 +1,17 @@
-//! The private PostgreSQL of the dev tier: a developer who has configured no database gets one, in `.poolhouse/`
-//! of the current directory, kept between runs.
+//! The private PostgreSQL of the dev tier. A developer who has configured no database gets one, in `.poolhouse/` of
+//! the current directory; it is kept between runs. How a server is made, started and stopped is in [`cluster`].
 //!
 //! ```text
 //! .poolhouse/lock           held while a poolhouse uses this directory
-//! .poolhouse/password       of the server's only user, readable by us alone
-//! .poolhouse/password.new   the same, while the server is being made
-//! .poolhouse/postgres.log   what the server says, readable by us alone
-//! .poolhouse/postgres.log.1 the part before, once that was above 10 MiB
+//! .poolhouse/password       of the server's only user, readable by its owner only
+//! .poolhouse/password.new   the same, while the server is being created
+//! .poolhouse/postgres.log   the server's log, readable by its owner only
+//! .poolhouse/postgres.log.1 the previous part of the log, rotated at 10 MiB
 //! .poolhouse/data/          the server's data directory
 //! ```
 //!
-//! Where the server's user cannot enter the current directory (root's home, say), all of this is in a
-//! directory of its own below `/var/lib/poolhouse` instead.
+//! If the server's user cannot enter the current directory (root's home, for example), all of this is in a directory
+//! below `/var/lib/poolhouse` instead.
 
 mod cluster;
 
@@ -32,43 +32,42 @@ use std::time::{Duration, Instant};
 const USER: &str = "poolhouse";
 const PASSWORD: &str = "password";
 const LOG: &str = "postgres.log";
-/// How long a server may take to end in order; then it is ended at once, and if need be killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the other poolhouse may take to start the server that we want to use too.
-const JOIN_PATIENCE: Duration = Duration::from_secs(15);
-/// A log that is longer becomes the old one, in the place of the one before.
+/// How long a fast shutdown may take; an immediate shutdown and `kill -9` follow.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another poolhouse may take to start the server that this one joins.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// A longer log is rotated and replaces the previous part.
 const LOG_LIMIT: u64 = 10 * 1024 * 1024;
 
-/// What to do where another poolhouse runs the private server already.
+/// What to do if another poolhouse already runs the private server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Use that server; it ends when the other does.
+    /// Use that server; it stops when the other poolhouse stops.
     Join,
     /// Fail.
     Refuse,
 }
 
-/// A running private server. Where it is ours, it ends when this is dropped.
+/// A running private server. Dropping this stops it, if this poolhouse started it.
 #[derive(Debug)]
 pub(crate) struct LocalPostgres {
-    /// `None` where it is another poolhouse's, and while being dropped.
+    /// `None` if another poolhouse runs it, and while this is dropped.
     server: Option<Server>,
     database: DatabaseSettings,
     home: PathBuf,
-    /// Where in the log this run begins.
+    /// The length of the log when this run began.
     log_start: u64,
-    /// Keeps a second poolhouse out of the directory; the operating system lets go of it when we die.
+    /// Excludes a second poolhouse from the directory; the operating system releases it when the process ends.
     _lock: Option<File>,
 }
 
 impl LocalPostgres {
-    /// Starts the private server of `project`, after making it where this is the first time.
+    /// Starts the private server of `project`; creates it the first time.
     ///
     /// # Blocking
     ///
-    /// Half a second, on the first time a few; after a crash until the server has repaired its files, at
-    /// most a minute. It ends with an error, and leaves nothing running or half made, once the program is asked to
-    /// end.
+    /// Half a second; a few seconds the first time; after a crash until the server has recovered, at most a minute.
+    /// Fails, and leaves nothing running or half created, once shutdown is requested.
     pub(crate) fn start(project: &Path, sharing: Sharing) -> Result<LocalPostgres, ClusterError> {
         let home = home_of(project)?;
         make_private_directory(&home)?;
@@ -83,13 +82,13 @@ impl LocalPostgres {
             };
         };
         let account = Account::for_server(&data)?;
-        // Before anything is written: what is there may still be repaired.
+        // Before anything is written, because the existing files may be repairable.
         let made_by = Cluster::version_of(&data).map_err(|error| or_start_anew(&error, &home))?;
         let programs = Programs::find(made_by).map_err(|error| match made_by {
             Some(_) => ClusterError::new(format!("{error} (or remove {} to start anew)", home.display())),
             None => error,
         })?;
-        let cluster = Cluster::new(programs.clone(), data, account).unless(signals::is_asked);
+        let cluster = Cluster::new(programs.clone(), data, account).unless(signals::is_shutdown_requested);
         let password = match made_by {
             Some(_) => read_password(&home)?,
             None => {
@@ -97,7 +96,7 @@ impl LocalPostgres {
                 create(&cluster, &home)?
             }
         };
-        // Asked again after its end: where it was killed and is not buried, its lock file is in the way.
+        // Repeated after the process has ended: a killed process that is not reaped leaves its lock file in the way.
         while let Some(pid) = cluster.left_behind()? {
             log::warn!("Stopping the private PostgreSQL that an earlier run left behind (process {pid})");
             end_left_behind(pid)?;
@@ -105,8 +104,8 @@ impl LocalPostgres {
         let log = home.join(LOG);
         prepare_log(&log).map_err(ClusterError::during(format!("write {}", log.display())))?;
         let log_start = fs::metadata(&log).map_or(0, |metadata| metadata.len());
-        // What a developer keeps here can be loaded again: a lost last second after a power cut is no loss,
-        // and every commit is spared a wait for the disk.
+        // Development data can be loaded again: losing the last second at a power cut is acceptable, and no commit
+        // waits for the disk.
         let server = cluster
             .start_anywhere(&[("synchronous_commit", "off")], &log)
             .map_err(|error| ClusterError::new(format!("{error} (its log: {})", log.display())))?;
@@ -115,9 +114,9 @@ impl LocalPostgres {
         Ok(LocalPostgres { server: Some(server), database, home, log_start, _lock: Some(lock) })
     }
 
-    /// Finds the server that another poolhouse runs, or is about to.
+    /// Finds the server that another poolhouse runs or is starting.
     fn join(home: &Path, data: &Path) -> Result<LocalPostgres, ClusterError> {
-        let deadline = Instant::now() + JOIN_PATIENCE;
+        let deadline = Instant::now() + JOIN_TIMEOUT;
         let port = loop {
             if let Some(port) = Cluster::port_of_running(data) {
                 break port;
@@ -135,17 +134,17 @@ impl LocalPostgres {
         Ok(LocalPostgres { server: None, database, home: home.to_owned(), log_start: 0, _lock: None })
     }
 
-    /// The server's first process; `None` where it is another poolhouse's.
+    /// The server's first process; `None` if another poolhouse runs it.
     pub(crate) fn process(&self) -> Option<Pid> {
         self.server.as_ref().map(Server::pid)
     }
 
-    /// How to reach it.
+    /// The settings to connect to it.
     pub(crate) fn database(&self) -> DatabaseSettings {
         self.database.clone()
     }
 
-    /// What to do where the server refuses our login.
+    /// Advice for a refused login.
     pub(crate) fn login_advice(&self) -> String {
         format!(
             "It is the private PostgreSQL, and {} is not its password: put the right one there, or remove {} to \
@@ -155,12 +154,12 @@ impl LocalPostgres {
         )
     }
 
-    /// How the server ended by itself, with its last words; `None` while it runs, and where it is another
-    /// poolhouse's.
+    /// How the server ended by itself, with the last lines of its log; `None` while it runs, and if another poolhouse
+    /// runs it. Rotates a long log.
     pub(crate) fn end(&mut self) -> Option<String> {
         let log = self.home.join(LOG);
         let status = self.server.as_mut()?.exit_status();
-        if status.is_none() && begin_anew_when_long(&log).is_ok_and(|is_anew| is_anew) {
+        if status.is_none() && rotate_when_long(&log).is_ok_and(|is_rotated| is_rotated) {
             self.log_start = 0;
         }
         let status = status?;
@@ -173,7 +172,7 @@ impl Drop for LocalPostgres {
     fn drop(&mut self) {
         let has_ended = self.end().is_some();
         if let Some(server) = self.server.take() {
-            match server.stop(Shutdown::Fast, STOP_PATIENCE) {
+            match server.stop(Shutdown::Fast, STOP_TIMEOUT) {
                 Ok(_) if has_ended => {}
                 Ok(status) if status.signal() == Some(Signal::SIGKILL as i32) => {
                     log::warn!(
@@ -187,7 +186,7 @@ impl Drop for LocalPostgres {
     }
 }
 
-/// The directory for the server of `project`.
+/// Returns the directory of the server of `project`.
 fn home_of(project: &Path) -> Result<PathBuf, ClusterError> {
     let project = project
         .canonicalize()
@@ -207,7 +206,7 @@ fn home_of(project: &Path) -> Result<PathBuf, ClusterError> {
     }
 }
 
-/// A directory name for `project`: readable, and different for every path.
+/// A directory name for `project`: readable, and unique for each path.
 fn name_for(project: &Path) -> String {
     let hash = Sha256::digest(project.as_os_str().as_encoded_bytes());
     let hex: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
@@ -215,7 +214,7 @@ fn name_for(project: &Path) -> String {
     format!("{}-{hex}", last.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_', "-"))
 }
 
-/// Ours; as root it must let the server's user pass through.
+/// Creates the directory. Under root it must let the server's user pass through.
 fn make_private_directory(home: &Path) -> Result<(), ClusterError> {
     let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
     let made = fs::DirBuilder::new().recursive(true).mode(mode).create(home);
@@ -227,7 +226,7 @@ fn database_at(port: u16, password: &str) -> Result<DatabaseSettings, ClusterErr
     DatabaseSettings::parse(&url).map_err(ClusterError::during("describe the private PostgreSQL"))
 }
 
-/// `None` where another process has it.
+/// Locks the directory; `None` if another process holds the lock.
 fn lock(home: &Path) -> Result<Option<File>, ClusterError> {
     let path = home.join("lock");
     let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -247,13 +246,13 @@ fn lock(home: &Path) -> Result<Option<File>, ClusterError> {
     }
 }
 
-/// Makes the server with a new password, and returns that.
+/// Creates the server with a new password, and returns the password.
 fn create(cluster: &Cluster, home: &Path) -> Result<String, ClusterError> {
     let password = new_password()?;
     let (file, written) = (home.join(PASSWORD), new_password_file(home));
     write_password(&written, &password)
         .map_err(ClusterError::during(format!("write {}", written.display())))?;
-    // An old password stays until there is no use for it: `data` may have been moved away for a while.
+    // An old password file stays until the new server exists: `data` may have been moved away for a while.
     cluster.create(USER, &password).inspect_err(|_| {
         let _ = fs::remove_file(&written);
     })?;
@@ -274,17 +273,17 @@ fn new_password_file(home: &Path) -> PathBuf {
 }
 
 fn write_password(file: &Path, password: &str) -> io::Result<()> {
-    // One that an interrupted first run has left is of no use to anybody.
+    // Left behind by an interrupted first run.
     let _ = fs::remove_file(file);
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     writeln!(out, "{password}")
 }
 
-/// The password of a server that has been made.
+/// Reads the password of an existing server.
 fn read_password(home: &Path) -> Result<String, ClusterError> {
     let file = home.join(PASSWORD);
     if !file.exists() {
-        // Where we died between the making of the server and that of this file.
+        // A run may have ended after it created the server and before it renamed the file.
         let _ = fs::rename(new_password_file(home), &file);
     }
     let fault = match fs::read_to_string(&file) {
@@ -300,12 +299,12 @@ fn read_password(home: &Path) -> Result<String, ClusterError> {
     Err(or_start_anew(&ClusterError::new(fault), home))
 }
 
-/// The way out of damaged files.
+/// Adds advice for damaged files.
 fn or_start_anew(error: &ClusterError, home: &Path) -> ClusterError {
     ClusterError::new(format!("{error}; put back what was there, or remove {} to start anew", home.display()))
 }
 
-/// Ends a server that is no child of ours: asks, insists, kills.
+/// Stops a server that is no child of this process, with ever stronger signals.
 fn end_left_behind(pid: Pid) -> Result<(), ClusterError> {
     for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL] {
         match signal {
@@ -314,12 +313,12 @@ fn end_left_behind(pid: Pid) -> Result<(), ClusterError> {
                 let _ = kill(pid, signal);
             }
         }
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
             if !is_running(pid) {
                 return Ok(());
             }
-            if signals::is_asked() {
+            if signals::is_shutdown_requested() {
                 return Err(ClusterError::new("interrupted"));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -330,17 +329,17 @@ fn end_left_behind(pid: Pid) -> Result<(), ClusterError> {
     )))
 }
 
-/// Makes the log, for us alone to read: it may hold statements, and with them what its users store.
+/// Creates the log, readable by its owner only: it may contain statements and user data.
 fn prepare_log(log: &Path) -> io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
-    // One of an earlier version is not.
+    // A log of an earlier version may be readable by others.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    begin_anew_when_long(log).map(drop)
+    rotate_when_long(log).map(drop)
 }
 
-/// Puts a log that is long aside; returns whether it was. The server has it open and goes on at its end, wherever that
-/// is: what it writes between the copy and the cut is lost.
-fn begin_anew_when_long(log: &Path) -> io::Result<bool> {
+/// Rotates a log that is too long; returns whether it did. The server appends to the open file: lines written between
+/// the copy and the truncation are lost.
+fn rotate_when_long(log: &Path) -> io::Result<bool> {
     if fs::metadata(log)?.len() <= LOG_LIMIT {
         return Ok(false);
     }

@@ -1,4 +1,5 @@
-//! The service over HTTP: the server, what a client's connection carries, and the handlers.
+//! The service over HTTP: the server, the transport of a client's connection, and the handlers. It knows no SQL;
+//! handlers reach the database through `services` only.
 
 mod connection;
 mod handlers;

@@ -1,10 +1,11 @@
-//! The HTTP service: from settings to a running server, the same for tests and for production.
+//! The HTTP server: from settings to a server that runs until shutdown. Tests and production start it in the same
+//! way.
 //!
-//! The caller opens the pool before and closes it after; in between, [`run`] blocks.
+//! The caller opens the pool before [`run`] and closes it after.
 
 use crate::http::connection::Connection;
-use crate::http::connection::crowd::Ceiling;
 use crate::http::connection::exchange::Handling;
+use crate::http::connection::slots::ConnectionLimit;
 use crate::http::handlers::movies::movie_routes;
 use crate::process::sd_notify;
 use crate::process::signals;
@@ -27,38 +28,38 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-/// How often the service looks whether it can go on.
+/// How often the server checks whether it can continue.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// How many health tests a worker runs at once.
 const HEALTH_THREADS: usize = 4;
 
-/// How long a client is waited for: for the head of its request, for the next request, for it to take some of an
-/// answer, and for the end of a body that is not wanted. Less where `HTTP_REQUEST_TIMEOUT_MS` is less.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the server waits for a client: for the head of a request, for the next request, for the client to read
+/// some of a response, and for the end of a body that no handler reads. `HTTP_REQUEST_TIMEOUT_MS` may lower it.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take to hang up after an answer that ends the connection.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a client may take to close the connection after the last response on it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many connections the system keeps that have not been accepted yet.
+/// The backlog of the listening socket: connections not yet accepted.
 const BACKLOG: i32 = 1024;
 
-/// A server that listens already; it answers from [`run_until_stopped`](Application::run_until_stopped) on.
+/// A server that listens. It accepts connections once [`run_until_stopped`](Application::run_until_stopped) runs.
 pub(crate) struct Application {
     server: Server,
     address: SocketAddr,
-    /// Requests that have not been answered yet.
+    /// Requests without a complete response.
     in_flight: Arc<AtomicUsize>,
-    /// How long they may take once the end has begun.
-    patience: Duration,
+    /// How long these may take after shutdown was requested.
+    shutdown_timeout: Duration,
 }
 
 impl Application {
-    /// Listens where the settings say; port 0 takes a free one.
+    /// Listens on the address of the settings; port 0 takes a free port.
     ///
     /// # Errors
     ///
-    /// The address is in use, not this machine's, or not allowed: the text names it and the variable.
+    /// The address is in use, not of this machine, or not permitted: the text names it and its variable.
     pub(crate) fn build(settings: &Settings) -> io::Result<Application> {
         let auth = BearerAuth::new(settings.http.tokens.iter().cloned());
         let in_flight = Arc::new(AtomicUsize::new(0));
@@ -70,10 +71,10 @@ impl Application {
                 .wrap(deadline)
                 .wrap_fn(move |mut request, service| {
                     let handling = Handling::begin(&mut request, &counter);
-                    // Where there is no room, whoever looks after the service still learns that it lives.
-                    let is_refused = handling.is_surplus() && !request.path().starts_with("/api/health");
+                    // Health routes answer over the limit too: a supervisor must see that the service is alive.
+                    let is_refused = handling.is_over_limit() && !request.path().starts_with("/api/health");
                     let answer = match is_refused {
-                        true => Err(request.error_response(no_room())),
+                        true => Err(request.error_response(saturated())),
                         false => Ok(service.call(request)),
                     };
                     async move {
@@ -88,22 +89,24 @@ impl Application {
                 .configure(movie_routes(auth.clone()))
         };
         let (bind, workers) = (settings.http.bind, settings.http.workers);
-        let patience = settings.http.shutdown_timeout;
-        let for_clients = settings.http.request_timeout.map_or(CLIENT_PATIENCE, |it| it.min(CLIENT_PATIENCE));
-        let ceiling = Ceiling::of_this_process(workers, settings.pool.max_connections as usize);
+        let shutdown_timeout = settings.http.shutdown_timeout;
+        let client_timeout =
+            settings.http.request_timeout.map_or(CLIENT_TIMEOUT, |it| it.min(CLIENT_TIMEOUT));
+        let connection_limit =
+            ConnectionLimit::of_this_process(workers, settings.pool.max_connections as usize);
         let listener = listen(bind).map_err(|error| explain(bind, &error))?;
         let address = listener.local_addr()?;
         let builder = Server::build();
         let is_ending = builder.graceful_shutdown_signal();
         let server = builder
             .workers(workers)
-            .max_concurrent_connections(ceiling.most)
-            // For the health test alone: requests have threads of their own.
+            .max_concurrent_connections(connection_limit.hard)
+            // Used by the health test only: other requests run on the threads of `blocking`.
             .worker_max_blocking_threads(HEALTH_THREADS)
-            // Ours ends first, and to the moment.
-            .shutdown_timeout(patience.as_secs() + 2)
+            // Longer than the deadline in `run_until_stopped`, which is exact and comes first.
+            .shutdown_timeout(shutdown_timeout.as_secs() + 2)
             .disable_signals()
-            // What `HttpServer` does, but for the connection between socket and server.
+            // As `HttpServer` does it, with our `Connection` between socket and server.
             .listen("poolhouse", listener, move || {
                 let is_ending = is_ending.clone();
                 let http = HttpService::build()
@@ -111,10 +114,11 @@ impl Application {
                         let is_ending = is_ending.clone();
                         async move { is_ending.notified().await }
                     })
-                    .keep_alive(for_clients * 2)
-                    .client_request_timeout(for_clients)
-                    .client_disconnect_timeout(LINGER)
-                    // A client that hangs up is gone; otherwise its request would go on for nobody.
+                    .keep_alive(client_timeout * 2)
+                    .client_request_timeout(client_timeout)
+                    .client_disconnect_timeout(CLOSE_TIMEOUT)
+                    // A client that closes its sending half counts as gone; otherwise its request would run on
+                    // without a reader.
                     .h1_allow_half_closed(false)
                     .local_addr(address)
                     .on_connect_ext(|connection: &Connection, extensions| {
@@ -122,7 +126,7 @@ impl Application {
                     })
                     .h1(map_config(app(), |()| AppConfig::default()));
                 fn_service(move |socket: TcpStream| {
-                    let connection = Connection::new(socket, for_clients, ceiling);
+                    let connection = Connection::new(socket, client_timeout, connection_limit);
                     let peer = connection.peer();
                     ready(Ok((connection, peer)))
                 })
@@ -130,60 +134,64 @@ impl Application {
             })
             .map_err(|error| explain(bind, &error))?
             .run();
-        Ok(Application { server, address, in_flight, patience })
+        Ok(Application { server, address, in_flight, shutdown_timeout })
     }
 
-    /// Where it listens: the real port, where the settings say 0.
+    /// The address it listens on, with the real port if the settings say 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until the program is asked to end, and then until the requests in flight are done, at most for
+    /// Serves until shutdown is requested, then until the requests in flight are done, at most for
     /// `HTTP_SHUTDOWN_TIMEOUT_S`.
     ///
-    /// `lost` is asked every second; once it says why the service cannot go on, that is logged, and the service
-    /// ends the same way.
+    /// `check_lost` is called every second. If it returns a reason why the service cannot continue, that is logged,
+    /// and the service shuts down in the same way.
     ///
     /// # Errors
     ///
-    /// It had to end; or requests had to be cut.
-    pub(crate) async fn run_until_stopped(self, mut lost: impl FnMut() -> Option<String>) -> io::Result<()> {
-        let Application { mut server, in_flight, patience, .. } = self;
+    /// The service could not continue, or requests were cut off at the deadline.
+    pub(crate) async fn run_until_stopped(
+        self,
+        mut check_lost: impl FnMut() -> Option<String>,
+    ) -> io::Result<()> {
+        let Application { mut server, in_flight, shutdown_timeout, .. } = self;
         let mut rounds = rt::time::interval(ROUND);
-        let mut is_lost = false;
+        let mut has_failed = false;
         let mut deadline: Option<Pin<Box<Sleep>>> = None;
         let ended = poll_fn(|context| {
-            // Until none is ready, so that the next one will wake us. On the way out it may end before us.
-            while deadline.is_none() && !is_lost && rounds.poll_tick(context).is_ready() {
-                if let Some(why) = lost() {
-                    is_lost = true;
+            // Until the tick is pending, which registers the waker. During shutdown the private server may end before
+            // this one.
+            while deadline.is_none() && !has_failed && rounds.poll_tick(context).is_ready() {
+                if let Some(why) = check_lost() {
+                    has_failed = true;
                     log::error!("{why}");
                 }
             }
-            if deadline.is_none() && (is_lost || signals::poll_asked(context).is_ready()) {
-                say_stopping();
+            if deadline.is_none() && (has_failed || signals::poll_shutdown(context).is_ready()) {
+                report_stopping();
                 rt::spawn(server.handle().stop(true));
-                deadline = Some(Box::pin(sleep(patience)));
+                deadline = Some(Box::pin(sleep(shutdown_timeout)));
             }
             if let Poll::Ready(ended) = Pin::new(&mut server).poll(context) {
                 return Poll::Ready(ended);
             }
             match &mut deadline {
-                // Dropping the server, as returning does, stops its workers by force.
-                Some(time) => time.as_mut().poll(context).map(|()| cut(&in_flight, patience)),
+                // Returning drops the server, which stops its workers by force.
+                Some(time) => time.as_mut().poll(context).map(|()| cut_off(&in_flight, shutdown_timeout)),
                 None => Poll::Pending,
             }
         })
         .await;
-        match is_lost {
+        match has_failed {
             true => Err(io::Error::other("the service ended because its database did: see the log")),
             false => ended,
         }
     }
 }
 
-/// Serves until the program is asked to end, or until `lost` says why serving makes no sense any more. The pool must
-/// be open: the caller opens it before and closes it after.
+/// Serves until shutdown is requested, or until `check_lost` returns a reason why the service cannot continue. The
+/// pool must be open: the caller opens it before and closes it after.
 ///
 /// Logs `Listening on http://…` with the real port, calls `once_listening`, and logs `Application shutting down` at
 /// the end.
@@ -194,7 +202,7 @@ impl Application {
 pub(crate) fn run(
     settings: &Settings,
     once_listening: impl FnOnce(),
-    lost: impl FnMut() -> Option<String>,
+    check_lost: impl FnMut() -> Option<String>,
 ) -> io::Result<()> {
     System::new().block_on(async {
         let application = Application::build(settings)?;
@@ -202,23 +210,23 @@ pub(crate) fn run(
         log::info!("{listening}");
         sd_notify::ready(&listening);
         once_listening();
-        application.run_until_stopped(lost).await
+        application.run_until_stopped(check_lost).await
     })
 }
 
-/// Says that the end has begun, to the log and to a supervisor.
-pub(crate) fn say_stopping() {
+/// Reports the shutdown to the log and to systemd.
+pub(crate) fn report_stopping() {
     log::info!("Application shutting down");
     sd_notify::stopping();
 }
 
-/// What there is to say of the requests that could not be waited for.
-fn cut(in_flight: &AtomicUsize, patience: Duration) -> io::Result<()> {
+/// An error if requests are still in flight at the end of the shutdown timeout.
+fn cut_off(in_flight: &AtomicUsize, shutdown_timeout: Duration) -> io::Result<()> {
     match in_flight.load(Ordering::Relaxed) {
         0 => Ok(()),
         n => Err(io::Error::other(format!(
             "requests cut off because they were not done within HTTP_SHUTDOWN_TIMEOUT_S={}: {n}",
-            patience.as_secs_f64()
+            shutdown_timeout.as_secs_f64()
         ))),
     }
 }
@@ -229,12 +237,12 @@ fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// To a client beyond what the service can look after.
-fn no_room() -> ApiError {
+/// The response to a client over the limit of connections.
+fn saturated() -> ApiError {
     ApiError::unavailable("saturated", "too many clients are connected", "1")
 }
 
-/// Whether the service could listen on `bind` now: worth knowing before a database is made for it.
+/// Checks whether the service can listen on `bind`, before a private database is created for it.
 ///
 /// # Errors
 ///

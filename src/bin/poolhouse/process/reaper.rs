@@ -1,11 +1,11 @@
-//! What the first process of a container owes the others: it inherits every process whose parent has ended, and has
-//! to take note of its end, or that stays in the table of processes for ever. A command run in the container, as
-//! a health check is, may leave some.
+//! Reaps inherited processes. The first process of a container inherits every process whose parent has ended, and must
+//! wait for it, or the ended process stays in the process table for ever. A command that runs in the container, such as a health
+//! check, may leave some.
 
 use nix::unistd::Pid;
 
-/// Takes note of every inherited process that has ended. `own` is a child of ours that somebody else waits for.
-/// Does nothing where this is not the first process.
+/// Reaps every inherited process that has ended. `own` is a child of this program that other code waits for. Does nothing if
+/// this is not the first process.
 pub(crate) fn reap(own: Option<Pid>) {
     if std::process::id() == 1 {
         reap_all_but(own);
@@ -16,7 +16,7 @@ pub(crate) fn reap(own: Option<Pid>) {
 fn reap_all_but(own: Option<Pid>) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 
-    // Looks first: to take the end of a child of our own would leave nothing for who waits for it.
+    // Peeks first: reaping `own` would take its exit status from the code that waits for it.
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(ended) = waitid(Id::All, look)
         && let Some(pid) = ended.pid()
@@ -25,6 +25,6 @@ fn reap_all_but(own: Option<Pid>) {
     {}
 }
 
-/// Elsewhere there are no containers.
+/// Only Linux has such containers.
 #[cfg(not(target_os = "linux"))]
 fn reap_all_but(_own: Option<Pid>) {}

@@ -1,5 +1,5 @@
-//! Tells a supervisor that speaks systemd's protocol (sd_notify(3)) how far the service is: a datagram to the socket
-//! that `NOTIFY_SOCKET` names. Without that variable nothing is done.
+//! Reports the service's state to systemd (sd_notify(3)): a datagram to the socket that `NOTIFY_SOCKET` names. Without that
+//! variable it does nothing.
 
 use std::ffi::OsStr;
 use std::io;
@@ -7,25 +7,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// A supervisor that has stopped reading is not waited for.
+/// How long a send may wait for a supervisor that has stopped reading.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Requests are taken from now on.
+/// Reports that the service accepts requests.
 pub(crate) fn ready(what: &str) {
-    tell(&format!("READY=1\nSTATUS={what}\n"));
+    notify(&format!("READY=1\nSTATUS={what}\n"));
 }
 
-/// What the service is at, in words for `systemctl status`.
+/// Sets the text that `systemctl status` shows.
 pub(crate) fn status(what: &str) {
-    tell(&format!("STATUS={what}\n"));
+    notify(&format!("STATUS={what}\n"));
 }
 
-/// The service is on its way out.
+/// Reports that the service shuts down.
 pub(crate) fn stopping() {
-    tell("STOPPING=1\nSTATUS=Shutting down\n");
+    notify("STOPPING=1\nSTATUS=Shutting down\n");
 }
 
-fn tell(state: &str) {
+fn notify(state: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return };
     if let Err(error) = send(&name, state) {
         log::warn!("Cannot tell {} how far the service is: {error}", name.display());
@@ -39,7 +39,7 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// A path, or behind `@` a name in Linux's abstract namespace.
+/// A path, or after `@` a name in Linux's abstract namespace.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes().strip_prefix(b"@") {
         #[cfg(target_os = "linux")]

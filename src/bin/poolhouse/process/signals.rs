@@ -1,12 +1,12 @@
-//! The end of the program, as signals ask for it.
+//! Signals: the request to shut down, and the exit at once.
 //!
-//! | signal | the first | one more |
+//! | signal | the first one | the second one |
 //! |---|---|---|
-//! | SIGTERM, SIGINT, SIGHUP | `serve` ends in order, every other command at once | at once |
-//! | SIGQUIT | at once | |
+//! | SIGTERM, SIGINT, SIGHUP | `serve` shuts down in order, every other command exits at once | exits at once |
+//! | SIGQUIT | exits at once | |
 //!
-//! A thread of its own receives them from the first moment on, so that "at once" holds whatever the others wait for,
-//! and because the first process of a container gets no signal that it does not receive itself.
+//! A dedicated thread receives them from the start of the program, so that "at once" holds whatever other threads
+//! wait for. It is also needed because the first process of a container gets only the signals that it handles.
 
 use actix_web::rt::Runtime;
 use actix_web::rt::signal::unix::{SignalKind, signal};
@@ -18,83 +18,83 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the last line may take to be written: whoever reads the log may have stopped reading.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long writing the last log line may take: the reader of a pipe may have stopped reading.
+const LOG_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often work in another thread is looked at.
+/// How often [`unless_shutdown`] checks its thread.
 const POLL: Duration = Duration::from_millis(10);
 
 /// What the first signal does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
-    /// Asks: see [`asked_at`].
-    InOrder,
-    /// Ends the program.
-    AtOnce,
+pub(crate) enum FirstSignal {
+    /// Requests shutdown: see [`shutdown_requested_at`].
+    ShutsDown,
+    /// Exits at once.
+    Exits,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct ShutdownRequest {
     at: Option<Instant>,
-    /// Whom to tell.
+    /// Tasks to wake at the request.
     wakers: Vec<Waker>,
 }
 
-static ASKED: Mutex<Asked> = Mutex::new(Asked { at: None, wakers: Vec::new() });
-/// Notified when the program is asked to end.
+static REQUEST: Mutex<ShutdownRequest> = Mutex::new(ShutdownRequest { at: None, wakers: Vec::new() });
+/// Notified when shutdown is requested.
 static CHANGED: Condvar = Condvar::new();
 
-/// Receives signals from now on.
+/// Starts receiving signals.
 ///
 /// # Errors
 ///
 /// The system has no thread or no descriptor left.
-pub(crate) fn watch(manner: Manner) -> io::Result<()> {
+pub(crate) fn watch(first_signal: FirstSignal) -> io::Result<()> {
     let (ready, is_ready) = channel();
     let thread = thread::Builder::new().name("poolhouse-signals".to_owned());
     thread.spawn(move || {
-        if let Err(error) = receive(manner, &ready) {
+        if let Err(error) = receive(first_signal, &ready) {
             let _ = ready.send(Err(error));
         }
     })?;
     is_ready.recv().map_err(io::Error::other)?
 }
 
-/// When the program was asked to end; `None` while it was not.
-pub(crate) fn asked_at() -> Option<Instant> {
+/// When shutdown was requested; `None` if it was not.
+pub(crate) fn shutdown_requested_at() -> Option<Instant> {
     lock().at
 }
 
-/// Whether the program was asked to end.
-pub(crate) fn is_asked() -> bool {
-    asked_at().is_some()
+/// Whether shutdown was requested.
+pub(crate) fn is_shutdown_requested() -> bool {
+    shutdown_requested_at().is_some()
 }
 
-/// Waits until the program is asked to end, at most for `timeout`; returns whether it is.
+/// Waits until shutdown is requested, at most for `timeout`; returns whether it was.
 pub(crate) fn wait(timeout: Duration) -> bool {
-    let asked = CHANGED.wait_timeout_while(lock(), timeout, |asked| asked.at.is_none());
-    asked.unwrap_or_else(PoisonError::into_inner).0.at.is_some()
+    let request = CHANGED.wait_timeout_while(lock(), timeout, |request| request.at.is_none());
+    request.unwrap_or_else(PoisonError::into_inner).0.at.is_some()
 }
 
-/// Ready once the program is asked to end.
-pub(crate) fn poll_asked(context: &Context<'_>) -> Poll<()> {
-    let mut asked = lock();
-    if asked.at.is_some() {
+/// Ready once shutdown is requested.
+pub(crate) fn poll_shutdown(context: &Context<'_>) -> Poll<()> {
+    let mut request = lock();
+    if request.at.is_some() {
         return Poll::Ready(());
     }
-    if !asked.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-        asked.wakers.push(context.waker().clone());
+    if !request.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+        request.wakers.push(context.waker().clone());
     }
     Poll::Pending
 }
 
-/// Does `work` in a thread of its own. Where the program is asked to end before it is done, it is left alone there,
-/// and the answer is `None`: a database that does not answer is no reason to stay.
+/// Runs `work` in another thread and returns its result. Returns `None` if shutdown is requested first. The thread is
+/// then abandoned: a database that does not answer must not delay the shutdown.
 ///
 /// # Errors
 ///
 /// The system has no thread left.
-pub(crate) fn unless_asked<R: Send + 'static>(
+pub(crate) fn unless_shutdown<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<Option<R>> {
     let thread = thread::Builder::new().name("poolhouse-start".to_owned()).spawn(work)?;
@@ -111,13 +111,13 @@ pub(crate) fn unless_asked<R: Send + 'static>(
     }
 }
 
-fn lock() -> MutexGuard<'static, Asked> {
-    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock() -> MutexGuard<'static, ShutdownRequest> {
+    REQUEST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn receive(manner: Manner, ready: &Sender<io::Result<()>>) -> io::Result<()> {
+fn receive(first_signal: FirstSignal, ready: &Sender<io::Result<()>>) -> io::Result<()> {
     let mut kinds = vec![SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-    if takes_hangups() {
+    if handles_sighup() {
         kinds.push(SignalKind::hangup());
     }
     Runtime::new()?.block_on(async {
@@ -137,23 +137,23 @@ fn receive(manner: Manner, ready: &Sender<io::Result<()>>) -> io::Result<()> {
             })
             .await;
             if kind == SignalKind::quit() {
-                end_at_once(kind, "SIGQUIT: stopping at once");
-            } else if manner == Manner::AtOnce {
-                end_at_once(kind, "Interrupted: stopping at once");
-            } else if !ask() {
-                end_at_once(kind, "Second signal: stopping at once");
+                exit_at_once(kind, "SIGQUIT: stopping at once");
+            } else if first_signal == FirstSignal::Exits {
+                exit_at_once(kind, "Interrupted: stopping at once");
+            } else if !request_shutdown() {
+                exit_at_once(kind, "Second signal: stopping at once");
             }
         }
     })
 }
 
-/// Returns whether this is the first time.
-fn ask() -> bool {
-    let mut asked = lock();
-    let is_first = asked.at.is_none();
-    asked.at.get_or_insert_with(Instant::now);
-    let wakers = std::mem::take(&mut asked.wakers);
-    drop(asked);
+/// Requests shutdown; returns whether this is the first request.
+fn request_shutdown() -> bool {
+    let mut request = lock();
+    let is_first = request.at.is_none();
+    request.at.get_or_insert_with(Instant::now);
+    let wakers = std::mem::take(&mut request.wakers);
+    drop(request);
     CHANGED.notify_all();
     for waker in wakers {
         waker.wake();
@@ -161,22 +161,22 @@ fn ask() -> bool {
     is_first
 }
 
-/// Ends the program as a shell would report it had the signal killed it. What was started ends by its watchdog.
-fn end_at_once(kind: SignalKind, words: &'static str) -> ! {
+/// Exits with the code that a shell reports for a process killed by the signal. Watchdogs end the processes it started.
+fn exit_at_once(kind: SignalKind, words: &'static str) -> ! {
     let (said, is_said) = channel();
     let speaker = thread::Builder::new().spawn(move || {
         log::warn!("{words}");
         let _ = said.send(());
     });
     if speaker.is_ok() {
-        let _ = is_said.recv_timeout(LAST_WORDS);
+        let _ = is_said.recv_timeout(LOG_TIMEOUT);
     }
     std::process::exit(128 + kind.as_raw_value())
 }
 
-/// Whether a hangup is ours to receive: `nohup` has it ignored, and receiving it would undo that. Where the system
-/// cannot be asked it is left alone, which without `nohup` ends the program.
-fn takes_hangups() -> bool {
+/// Whether to handle SIGHUP. Not if it is ignored, as under `nohup`: a handler would undo that. Without `/proc` the
+/// signal keeps its default action, which ends the program.
+fn handles_sighup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

@@ -1,24 +1,24 @@
-//! Many movies at once: straight into an empty table, else into one of this transaction's own and from there, where
-//! they differ, into `movies`.
+//! SQL for loading many movies: straight into an empty table, otherwise into a temporary table from which changed
+//! rows are merged into `movies`.
 
 use poolhouse::postgres::CopyInWriter;
 use poolhouse::{Execute, Result, Transaction};
 
-/// Where incoming movies are sent.
+/// The table that incoming movies are sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The table itself, which is empty and stays locked for other writers: nothing can be in the way, and a row
-    /// is written once.
+    /// The table `movies`, which is empty and locked against other writers: no row can conflict, and each row is
+    /// written once.
     Movies,
-    /// A table of this transaction's own, to be merged.
+    /// A temporary table, to be merged.
     Incoming,
 }
 
-/// Makes the place for incoming movies, and lets other imports wait for this one: two that update the same movies
-/// in a different order would deadlock.
+/// Chooses or creates the table for incoming movies, and makes other imports wait for this one: two imports that
+/// update the same movies in different order would deadlock.
 pub(crate) fn prepare(tx: &mut Transaction<'_>) -> Result<Target> {
     tx.execute_write("SELECT pg_advisory_xact_lock(hashtext('poolhouse import'))", &[])?;
-    // Locked only where it looks empty, and then looked at again: somebody may have been faster.
+    // Locks only an empty table, and checks again under the lock: another writer may have been faster.
     if is_empty(tx)? {
         tx.execute_write("LOCK TABLE movies IN SHARE ROW EXCLUSIVE MODE", &[])?;
         if is_empty(tx)? {
@@ -35,7 +35,7 @@ fn is_empty(tx: &Transaction<'_>) -> Result<bool> {
     Ok(tx.execute_query_one("SELECT NOT EXISTS (SELECT FROM movies)", &[])?.unwrap_or(false))
 }
 
-/// Takes rows in the text format of COPY; they count once it is finished.
+/// Starts a COPY of rows in text format; they count once it is finished.
 pub(crate) fn copy_in<'a>(tx: &'a mut Transaction<'_>, target: Target) -> Result<CopyInWriter<'a>> {
     tx.copy_in(match target {
         Target::Movies => "COPY movies (movie_id, title, year, genres) FROM STDIN",
@@ -43,11 +43,11 @@ pub(crate) fn copy_in<'a>(tx: &'a mut Transaction<'_>, target: Target) -> Result
     })
 }
 
-/// Takes over what is new or different; returns how many movies were inserted and how many updated.
+/// Merges new and changed rows; returns how many movies were inserted and how many updated.
 pub(crate) fn merge_incoming(tx: &Transaction<'_>) -> Result<(i64, i64)> {
-    // The join leaves out what is there unchanged: ON CONFLICT alone would lock and log each of those rows, and
-    // compute its search column for nothing. It is still needed for a movie that appears while we look.
-    // A row that this statement has inserted has never been locked or replaced by anybody: its xmax is 0.
+    // The join leaves out unchanged rows: ON CONFLICT alone would lock and log each of them, and compute its search
+    // column. ON CONFLICT is still needed for a movie that appears during the statement. A row that this statement
+    // has inserted has xmax 0: no transaction has locked or replaced it.
     let sql = "
         WITH changed AS (
             INSERT INTO movies (movie_id, title, year, genres)

@@ -1,4 +1,4 @@
-//! The table `movies`. What its constraints refuse comes back as the database's own error.
+//! SQL for the table `movies`. A violated constraint is returned as the database's own error.
 
 use poolhouse::{Result, ToSql, execute_query, execute_query_one, execute_write};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ pub(crate) struct Movie {
     pub(crate) genres: Vec<String>,
 }
 
-/// Which movies to list: those after an id that match everything given.
+/// The filter of a list: movies after an id that match every given condition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct MovieFilter {
     pub(crate) search: Option<String>,
@@ -31,8 +31,8 @@ pub(crate) fn find_movie(movie_id: i32) -> Result<Option<Movie>> {
 
 /// The first `limit` matches in the order of their ids.
 pub(crate) fn list_movies(filter: &MovieFilter, limit: i64) -> Result<Vec<Movie>> {
-    // One of eight texts, each planned and prepared on its own: with `$1 IS NULL OR …` instead, a prepared
-    // statement would have to fit every combination, and could use no index.
+    // One of eight texts, each prepared and planned on its own. With `$1 IS NULL OR …` one prepared statement would
+    // have to fit every combination, and could use no index.
     let mut sql = String::from("SELECT movie_id, title, year, genres FROM movies WHERE movie_id > $1");
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&filter.after, &limit];
     if let Some(search) = &filter.search {
@@ -41,7 +41,7 @@ pub(crate) fn list_movies(filter: &MovieFilter, limit: i64) -> Result<Vec<Movie>
     }
     if let Some(genre) = &filter.genre {
         params.push(genre);
-        // "Contains", unlike "= ANY", is what the index on genres answers.
+        // The index on genres supports `@>`, and not `= ANY`.
         sql += &format!(" AND genres @> ARRAY[${}::text]", params.len());
     }
     if let Some(year) = &filter.year {
@@ -57,13 +57,13 @@ pub(crate) fn insert_movie(movie: &Movie) -> Result<u64> {
     execute_write(sql, &[&movie.movie_id, &movie.title, &movie.year, &movie.genres])
 }
 
-/// Replaces the movie of the same id; returns how many there were, 0 or 1.
+/// Replaces the movie with the same id; returns the number of rows, 0 or 1.
 pub(crate) fn update_movie(movie: &Movie) -> Result<u64> {
     let sql = "UPDATE movies SET title = $2, year = $3, genres = $4 WHERE movie_id = $1";
     execute_write(sql, &[&movie.movie_id, &movie.title, &movie.year, &movie.genres])
 }
 
-/// Returns how many there were, 0 or 1.
+/// Returns the number of rows, 0 or 1.
 pub(crate) fn delete_movie(movie_id: i32) -> Result<u64> {
     execute_write("DELETE FROM movies WHERE movie_id = $1", &[&movie_id])
 }

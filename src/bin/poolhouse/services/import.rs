@@ -1,4 +1,4 @@
-//! Loading a MovieLens file: all of it in one transaction, or nothing.
+//! Loads a MovieLens file: all of it in one transaction, or nothing.
 
 use crate::problems::Problems;
 use crate::repositories::import::{self as repository, Target};
@@ -11,7 +11,7 @@ use std::io::{self, Read, Write as _};
 /// Rows are sent in pieces of about this many bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// What an import did.
+/// The counts of a completed import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Imported {
     pub(crate) inserted: u64,
@@ -25,14 +25,14 @@ impl Imported {
     }
 }
 
-/// Why it is not known that all was loaded.
+/// Why an import failed, or may have failed.
 #[derive(Debug)]
 pub(crate) enum ImportError {
-    /// The file is not what it should be.
+    /// Lines of the file are invalid.
     BadLines(Problems),
-    /// The file cannot be read on.
+    /// Reading the file failed.
     Unreadable(io::Error),
-    /// The database's part failed.
+    /// The database, or the way to it, failed.
     Database(Error),
 }
 
@@ -59,46 +59,46 @@ impl From<Error> for ImportError {
     }
 }
 
-/// Somebody who wants to know how far the import is.
-pub(crate) trait Watch {
-    /// So many movies have been read, from so many bytes.
-    fn has_read(&mut self, movies: u64, bytes: u64);
-    /// All have been read; now the database takes them over.
-    fn is_merging(&mut self, movies: u64);
+/// An observer of an import's progress.
+pub(crate) trait ImportObserver {
+    /// Called after a piece: how many movies and bytes have been read.
+    fn on_read(&mut self, movies: u64, bytes: u64);
+    /// Called when all movies are read and the database merges them.
+    fn on_merge(&mut self, movies: u64);
 }
 
-/// Nobody.
-impl Watch for () {
-    fn has_read(&mut self, _movies: u64, _bytes: u64) {}
-    fn is_merging(&mut self, _movies: u64) {}
+/// Observes nothing.
+impl ImportObserver for () {
+    fn on_read(&mut self, _movies: u64, _bytes: u64) {}
+    fn on_merge(&mut self, _movies: u64) {}
 }
 
-/// Loads the movies of `input`: new ones are inserted, changed ones updated, others in the table are left alone.
+/// Loads the movies of `input`: inserts new ones, updates changed ones, and keeps those that are not in the file.
 ///
 /// # Blocking
 ///
-/// Until the whole file is in: with the real MovieLens file of 86,537 movies a second or two. Where the answer to
-/// the commit is lost, for the acquire timeout more, to ask what became of it.
+/// Until the whole file is loaded: a second or two for the MovieLens file of 86,537 movies. If the answer to COMMIT
+/// is lost, for the acquire timeout more, to ask the server for the commit's status.
 pub(crate) fn import_movies(
     pool: &Pool,
     mut input: impl Read,
-    watch: &mut impl Watch,
+    observer: &mut impl ImportObserver,
 ) -> Result<Imported, ImportError> {
     in_transaction(pool, |tx, target| {
-        let total = send(tx, target, &mut input, watch)?;
+        let total = send(tx, target, &mut input, observer)?;
         if target == Target::Movies {
             return Ok(Imported { inserted: total, updated: 0, unchanged: 0 });
         }
-        watch.is_merging(total);
+        observer.on_merge(total);
         let (inserted, updated) = repository::merge_incoming(tx)?;
         let (inserted, updated) = (inserted.cast_unsigned(), updated.cast_unsigned());
         Ok(Imported { inserted, updated, unchanged: total.saturating_sub(inserted + updated) })
     })
 }
 
-/// Loads the movies of `input` where the table has none, and returns how many; `None` where it has some. Whether it
-/// has is decided in the transaction that loads them, under the locks of [`import_movies`]: an import at the same
-/// moment comes wholly before or wholly after.
+/// Loads the movies of `input` if the table is empty, and returns how many; `None` if it is not. The check runs in
+/// the transaction that loads, under the locks of [`import_movies`]: a concurrent import comes entirely before or
+/// entirely after.
 pub(crate) fn load_sample(pool: &Pool, input: impl Read) -> Result<Option<u64>, ImportError> {
     in_transaction(pool, |tx, target| match target {
         Target::Movies => send(tx, target, input, &mut ()).map(Some),
@@ -106,7 +106,7 @@ pub(crate) fn load_sample(pool: &Pool, input: impl Read) -> Result<Option<u64>, 
     })
 }
 
-/// Runs `load` in a transaction that says where its movies are to go, and that knows what became of its commit.
+/// Runs `load` in a verified transaction, with the table that its movies go to.
 fn in_transaction<R>(
     pool: &Pool,
     load: impl FnOnce(&mut Transaction<'_>, Target) -> Result<R, ImportError>,
@@ -127,12 +127,12 @@ fn in_transaction<R>(
     })
 }
 
-/// Sends every movie of `input` to its place; returns how many.
+/// Sends every movie of `input` to `target`; returns how many.
 fn send(
     tx: &mut Transaction<'_>,
     target: Target,
     input: impl Read,
-    watch: &mut impl Watch,
+    observer: &mut impl ImportObserver,
 ) -> Result<u64, ImportError> {
     let mut file = MovieFile::new(input);
     let mut copy = repository::copy_in(tx, target)?;
@@ -142,25 +142,25 @@ fn send(
         write_row(&mut chunk, &movie);
         movies += 1;
         if chunk.len() >= CHUNK {
-            // After the first bad line the rest is only read for more of them.
+            // After the first bad line the rest is only read to report more of them.
             if file.is_good() {
-                copy.write_all(chunk.as_bytes()).map_err(lost_while_sending)?;
+                copy.write_all(chunk.as_bytes()).map_err(send_error)?;
             }
             chunk.clear();
-            watch.has_read(movies, file.bytes());
+            observer.on_read(movies, file.bytes());
         }
     }
-    watch.has_read(movies, file.bytes());
+    observer.on_read(movies, file.bytes());
     if !file.is_good() {
         return Err(ImportError::BadLines(file.into_problems()));
     }
-    copy.write_all(chunk.as_bytes()).map_err(lost_while_sending)?;
+    copy.write_all(chunk.as_bytes()).map_err(send_error)?;
     copy.finish().map_err(|error| ImportError::Database(error.into()))?;
     Ok(movies)
 }
 
-/// The driver wraps its own error into an `io::Error`; the server's words are inside.
-fn lost_while_sending(error: io::Error) -> ImportError {
+/// The driver wraps its own error into an `io::Error`; the server's message is inside.
+fn send_error(error: io::Error) -> ImportError {
     let text = error.to_string();
     let inner = error.into_inner().and_then(|inner| inner.downcast::<postgres::Error>().ok());
     ImportError::Database(match inner {

@@ -1,4 +1,4 @@
-//! What the service does, whoever asks: no HTTP here, and no SQL.
+//! The services: what the catalogue allows, and what its refusals mean. They know no HTTP and no SQL.
 
 pub(crate) mod import;
 pub(crate) mod movie_file;

@@ -1,4 +1,4 @@
-//! The catalogue of movies: what can be asked of it, and what its refusals mean.
+//! The catalogue of movies: its operations, and the meaning of a violated constraint. It knows no HTTP and no SQL.
 
 use crate::repositories::movies as repository;
 use poolhouse::Error;
@@ -35,8 +35,8 @@ pub(crate) const GENRES: [&str; 19] = [
 /// The years a movie may have; the table's constraint `movies_year_plausible` says the same.
 pub(crate) const YEARS: RangeInclusive<i32> = 1870..=2200;
 
-/// Whether a title can be seen: it has a letter, digit, punctuation mark or symbol (the general categories L, N, P and S of
-/// Unicode) other than the few of those that are blank.
+/// Whether a title has a visible character: a letter, digit, punctuation mark or symbol (the general categories L, N,
+/// P and S of Unicode) that is not one of the few blank ones.
 pub(crate) fn is_visible(title: &str) -> bool {
     // The fillers of Hangul, and Braille without a dot.
     const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
@@ -46,24 +46,24 @@ pub(crate) fn is_visible(title: &str) -> bool {
     })
 }
 
-/// Some movies in the order of their ids, and where the next ones start.
+/// A page of movies in the order of their ids.
 #[derive(Debug, Serialize)]
 pub(crate) struct MoviePage {
     pub(crate) movies: Vec<Movie>,
-    /// The id to ask for the movies after; `None` on the last page.
+    /// The `after` of the next page; `None` on the last page.
     pub(crate) next_after: Option<i32>,
 }
 
-/// Why the catalogue refuses.
+/// Why an operation on the catalogue failed.
 #[derive(Debug)]
 pub(crate) enum MovieError {
-    /// There is no movie of this id.
+    /// There is no movie with this id.
     Unknown(i32),
-    /// There is a movie of this id already.
+    /// There is already a movie with this id.
     Taken(i32),
-    /// The table does not accept this, in our words.
+    /// A constraint of the table is violated; the text is for the client.
     Invalid(&'static str),
-    /// Anything else is the database's.
+    /// Any other error of the database.
     Database(Error),
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn find_movie(movie_id: i32) -> Result<Movie, MovieError> {
 
 /// The first `limit` movies that match.
 pub(crate) fn list_movies(filter: &MovieFilter, limit: u16) -> Result<MoviePage, MovieError> {
-    // One more than asked for tells whether there is a next page, without a second query.
+    // One more than requested shows whether there is a next page, without a second query.
     let limit = usize::from(limit);
     let mut movies = repository::list_movies(filter, limit as i64 + 1)?;
     let has_more = movies.len() > limit;
@@ -94,7 +94,7 @@ pub(crate) fn add_movie(movie: &Movie) -> Result<(), MovieError> {
     Ok(())
 }
 
-/// Puts this movie in the place of the one with its id.
+/// Replaces the movie with the same id.
 pub(crate) fn replace_movie(movie: &Movie) -> Result<(), MovieError> {
     let replaced = repository::update_movie(movie).map_err(|error| refusal(error, movie.movie_id))?;
     existed(replaced, movie.movie_id)
@@ -109,8 +109,8 @@ fn existed(rows: u64, movie_id: i32) -> Result<(), MovieError> {
     if rows == 0 { Err(MovieError::Unknown(movie_id)) } else { Ok(()) }
 }
 
-/// The database judges, by the constraint that was violated; asking it beforehand would cost a round trip and
-/// could be outdated by the time of the write.
+/// Maps a violated constraint to an error. A query beforehand would cost a round trip, and could be outdated by the
+/// time of the write.
 fn refusal(error: Error, movie_id: i32) -> MovieError {
     match error.constraint() {
         Some("movies_pkey") => MovieError::Taken(movie_id),

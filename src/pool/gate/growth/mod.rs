@@ -1,47 +1,48 @@
-//! Whether one more connection is worth making. Pure: it is given the counts and the time, and learns from both.
+//! Growth: decides whether the pool opens another connection. Pure: it is given the counts and the time, and learns the usual
+//! connect and hold times from them.
 //!
-//! Two rules order connections:
+//! Two rules request connections:
 //!
-//! - **At once**, where waiting is certain to take longer than connecting: nothing is in use that could come
-//!   back, or what is in use is held for longer than a connect takes.
-//! - **When demand lasts.** While callers wait for a connection that is not even connecting, pressure grows by
-//!   the time that passes. When it has reached a connect time, a connection ordered at its beginning would be in
-//!   use by now: one is ordered, and the pressure begins anew. If it does so without a break, two are ordered
-//!   next, then four, so that any size is reached within a few connect times. A spike that is over sooner than a
-//!   connect orders none.
+//! - **At once**, where waiting certainly takes longer than connecting: no connection is in use that could come back, or the
+//!   connections in use are held for longer than a connect takes.
+//! - **When demand lasts.** While callers wait for which no connection is open or requested, *pressure* grows by the time that
+//!   passes. When it reaches a connect time, a connection requested at its beginning would be in use by now: one is requested,
+//!   and the pressure restarts from zero. If the pressure gets there again without a break, two are requested, then four, so
+//!   that any size is reached within a few connect times. A spike shorter than a connect requests none.
 //!
-//! Pressure belongs to the queue, not to a caller: under lasting load no single caller waits as long as a connect
-//! takes, and all of them together wait for ever. While nobody waits it falls, but [`CALM`] times slower than it
-//! grew, so that neither a queue that is empty now and then nor load that comes in pulses is taken for calm.
+//! Pressure belongs to the queue, not to a single caller: under lasting load each caller waits for less than a connect time, and
+//! the queue is never empty. While no caller waits, pressure falls, but [`DECAY`] times slower than it grows, so that short
+//! gaps and load in pulses do not count as calm.
 
 use std::time::{Duration, Instant};
 
-/// How much calm pays back one unit of pressure.
-const CALM: u32 = 64;
+/// How many times slower pressure falls than it grows.
+const DECAY: u32 = 64;
 
-/// What the gate has learnt of connecting, of use, and of demand.
+/// What the gate has learnt of connect times, hold times, and demand.
 #[derive(Debug, Default)]
 pub(crate) struct Growth {
-    /// Moving averages.
+    /// Moving average of connect times.
     connect: Option<Duration>,
+    /// Moving average of hold times.
     hold: Option<Duration>,
-    /// How long callers have waited for want of a connection, at `counted`; never more than a connect takes.
+    /// The pressure at `updated`, at most a connect time.
     pressure: Duration,
-    counted: Option<Instant>,
-    /// Whether any caller has waited so since `counted`.
+    updated: Option<Instant>,
+    /// Whether pressure grows since `updated`.
     is_pressed: bool,
-    /// How many were ordered last because demand lasts, and when.
+    /// The number of connections that lasting demand requested last, and when.
     step: u32,
     stepped: Option<Instant>,
 }
 
 impl Growth {
-    /// How long a connect is expected to take; zero before the first.
+    /// The usual connect time; zero before the first connect.
     pub(crate) fn connect_time(&self) -> Duration {
         self.connect.unwrap_or(Duration::ZERO)
     }
 
-    /// The same; `None` before the first.
+    /// The usual connect time; `None` before the first connect.
     pub(crate) fn usual_connect_time(&self) -> Option<Duration> {
         self.connect
     }
@@ -54,18 +55,17 @@ impl Growth {
         self.hold = Some(average(self.hold, held, 16));
     }
 
-    /// To be told of every change: how many callers wait for a connection that is neither there nor connecting.
+    /// Notes how many callers wait for which no connection is open or requested. Required after every change of that number.
     pub(crate) fn note_demand(&mut self, now: Instant, unserved: usize) {
         if self.is_pressed != (unserved > 0) {
-            self.count(now);
+            self.update(now);
             self.is_pressed = unserved > 0;
         }
     }
 
-    /// A caller that could not wait was turned away for want of a connection: it counts like one that waited for
-    /// as long as a connection is usually held.
+    /// Notes a caller that could not wait and was turned away. It counts like a caller that waited for the usual hold time.
     pub(crate) fn note_turned_away(&mut self, now: Instant) {
-        self.count(now);
+        self.update(now);
         self.pressure += self.hold.unwrap_or_default();
     }
 
@@ -75,34 +75,40 @@ impl Growth {
         self.is_pressed
     }
 
-    /// When [`orders`](Growth::orders) is to be asked again, if nothing happens before.
+    /// When [`connects_wanted`](Growth::connects_wanted) has to be called again if no event comes before.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let counted = self.counted.filter(|_| self.is_pressed)?;
-        Some(counted + self.connect_time().saturating_sub(self.pressure))
+        let updated = self.updated.filter(|_| self.is_pressed)?;
+        Some(updated + self.connect_time().saturating_sub(self.pressure))
     }
 
-    /// How many connections to order now. `unserved` callers wait for one that is not connecting, `checking` are
-    /// with the maintenance thread and back in a moment: as pressure shows where they are not.
-    pub(crate) fn orders(&mut self, now: Instant, in_use: u32, checking: u32, unserved: usize) -> u32 {
+    /// How many connects to request now. `unserved` callers wait for which no connection is open or requested. `checking`
+    /// connections are under maintenance and return soon: they reduce what is requested at once, not the pressure.
+    pub(crate) fn connects_wanted(
+        &mut self,
+        now: Instant,
+        in_use: u32,
+        checking: u32,
+        unserved: usize,
+    ) -> u32 {
         let unserved = u32::try_from(unserved).unwrap_or(u32::MAX);
         let mut at_once = 0;
         let urgent = unserved.saturating_sub(checking);
-        while at_once < urgent && self.is_worth_it_at_once(in_use + checking, urgent - at_once) {
+        while at_once < urgent && self.is_connect_faster(in_use + checking, urgent - at_once) {
             at_once += 1;
         }
         if unserved == 0 || self.pressure_at(now) < self.connect_time() {
             return at_once;
         }
-        // Twice the time in which the pressure can be back at the earliest: one that is served late is no break.
+        // The pressure needs one connect time to return. Twice that allows for a late call.
         let lasts = self.stepped.is_some_and(|then| now <= then + 2 * self.connect_time());
         self.step = if lasts { self.step.saturating_mul(2) } else { 1 };
         self.stepped = Some(now);
-        (self.pressure, self.counted) = (Duration::ZERO, Some(now));
+        (self.pressure, self.updated) = (Duration::ZERO, Some(now));
         at_once.max(self.step.min(unserved))
     }
 
-    /// Whether the last of `unserved` callers would have a new connection sooner than one that is in use now.
-    fn is_worth_it_at_once(&self, in_use: u32, unserved: u32) -> bool {
+    /// Whether the last of `unserved` callers gets a new connection sooner than one that is in use now.
+    fn is_connect_faster(&self, in_use: u32, unserved: u32) -> bool {
         let connect = self.connect_time();
         if in_use == 0 || connect.is_zero() {
             return true;
@@ -111,17 +117,17 @@ impl Growth {
     }
 
     fn pressure_at(&self, now: Instant) -> Duration {
-        let passed = self.counted.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        let passed = self.updated.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         if self.is_pressed {
             (self.pressure + passed).min(self.connect_time())
         } else {
-            self.pressure.saturating_sub(passed / CALM)
+            self.pressure.saturating_sub(passed / DECAY)
         }
     }
 
-    fn count(&mut self, now: Instant) {
+    fn update(&mut self, now: Instant) {
         self.pressure = self.pressure_at(now);
-        self.counted = Some(now);
+        self.updated = Some(now);
     }
 }
 

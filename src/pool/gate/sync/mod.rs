@@ -1,5 +1,5 @@
-//! What the gate's threads meet in: locks, and the clock. A model checker stands in for them under
-//! `--cfg poolhouse_shuttle` (`make model`), so that it decides who runs next and what time it is.
+//! The gate's synchronization primitives and its clock. Under `--cfg poolhouse_shuttle` (`make model`) those of a model checker
+//! replace them, so that it controls scheduling and time.
 
 #[cfg(not(poolhouse_shuttle))]
 pub(crate) use crate::pool::gate::sync::real::{Parker, now};
@@ -27,28 +27,28 @@ mod real {
     use std::thread::{self, Thread};
     use std::time::{Duration, Instant};
 
-    /// Where one thread sleeps until another wakes it. May wake for nothing.
+    /// Parks one thread until another unparks it. May wake up spuriously.
     #[derive(Debug)]
     pub(crate) struct Parker(Thread);
 
     impl Parker {
-        /// For the current thread.
+        /// A parker for the current thread.
         pub(crate) fn here() -> Parker {
             Parker(thread::current())
         }
 
-        /// Sleeps for at most `pause`; only for the thread that made it.
+        /// Sleeps for at most `pause`. Only the thread that created the parker may call it.
         pub(crate) fn park(&self, pause: Duration) {
             thread::park_timeout(pause);
         }
 
-        /// Wakes it, also where it is about to sleep.
+        /// Wakes the thread; if it is not asleep, its next `park` returns immediately.
         pub(crate) fn unpark(&self) {
             self.0.unpark();
         }
     }
 
-    /// The time.
+    /// The current time.
     pub(crate) fn now() -> Instant {
         Instant::now()
     }

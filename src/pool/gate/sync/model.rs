@@ -1,9 +1,9 @@
-//! A clock and a condition variable for shuttle, whose own never times out.
+//! A clock and a condition variable with timeouts for shuttle, whose own condition variable never times out.
 //!
-//! Time stands still until a wait times out, and then it is exactly what that wait was for. A time-out is a
-//! thread of its own that wakes the waiter: so when it strikes is explored like every other question of who
-//! runs next. A wait longer than [`FOR_EVER`] never times out: where nothing else would wake its thread,
-//! shuttle reports a deadlock, and so a lost wake-up cannot hide behind a deadline.
+//! Time advances only when a wait times out, and then exactly to the end of that wait. Each timeout is a thread that wakes the
+//! waiter, so shuttle explores the moment of a timeout like every other scheduling decision. A wait longer than [`FOR_EVER`]
+//! never times out: if no other thread wakes it, shuttle reports a deadlock. A lost wake-up therefore cannot hide behind a
+//! deadline.
 
 use crate::pool::gate::sync::MutexGuard;
 use std::cell::Cell;
@@ -11,20 +11,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, LockResult, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What counts as no time limit.
+/// The shortest wait that counts as unlimited.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(3600);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-// Shuttle runs all threads of one execution on one thread of the system, so that this is theirs together.
+// Shuttle runs all threads of one execution on one system thread, so they share this value.
 std::thread_local!(static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) });
 
-/// The time.
+/// The current time.
 pub(crate) fn now() -> Instant {
     *START + PASSED.get()
 }
 
-/// Begins the time of a new execution.
+/// Resets the clock for a new execution.
 pub(crate) fn restart() {
     PASSED.set(Duration::ZERO);
 }
@@ -33,8 +33,8 @@ fn pass_until(then: Instant) {
     PASSED.set(PASSED.get().max(then - *START));
 }
 
-/// As the standard library's, with the model's time-outs. A time-out wakes everybody who waits, not only the
-/// one it is for: to the others it is one of the spurious wake-ups they must expect.
+/// Like the standard library's, with the model's timeouts. A timeout wakes every waiting thread; for the others it is a spurious
+/// wake-up.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar {
     inner: Arc<shuttle::sync::Condvar>,
@@ -66,7 +66,7 @@ impl Condvar {
         if pause < FOR_EVER {
             let (condvar, is_over, then) = (self.inner.clone(), is_over.clone(), now() + pause);
             shuttle::thread::spawn(move || {
-                // Again and again, because the first time may be before the wait has begun.
+                // Repeated, because the first notification may come before the wait has begun.
                 while !is_over.load(Ordering::Relaxed) {
                     pass_until(then);
                     condvar.notify_all();
@@ -83,7 +83,7 @@ impl Condvar {
     }
 }
 
-/// As the standard library's parking of a thread.
+/// Like the standard library's `park` and `unpark`.
 #[derive(Debug)]
 pub(crate) struct Parker {
     token: shuttle::sync::Mutex<bool>,

@@ -1,10 +1,8 @@
-//! What the gate promises, one fact each. Times are real: every wait is either certain to end at once or
-//! bounded from both sides.
+//! The gate's guarantees, one test each. Times are real: every wait ends immediately or is bounded from both sides.
 
 use super::*;
 use crate::error::PoolNumbers;
 use crate::pool::gate::waiters::CHECK_SLACK;
-use crate::pool::status::PoolStatus;
 
 const MOMENT: Duration = Duration::from_millis(30);
 const AGES: Duration = Duration::from_secs(20);
@@ -18,7 +16,7 @@ fn waiting(gate: &Gate) -> usize {
 fn until(mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(Instant::now() < end, "this never came true");
+        assert!(Instant::now() < end, "the condition never became true");
         std::thread::sleep(Duration::from_micros(50));
     }
 }
@@ -28,12 +26,12 @@ fn numbers(outcome: Result<Permit, (Refusal, Box<PoolNumbers>)>) -> (Refusal, Bo
 }
 
 #[test]
-fn a_caller_without_time_is_refused_at_once_and_leaves_an_order_that_is_carried_out() {
+fn a_zero_timeout_is_refused_at_once_and_its_connect_request_is_carried_out() {
     let gate = Arc::new(Gate::new(limits(0, 1)));
-    // The first connection is made to learn of the server, wanted or not: not what is shown here.
+    // The first connect is always requested, to learn whether the server can be used.
     gate.keep_minimum();
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     gate.discard(gate.acquire_here(Duration::ZERO).unwrap());
     assert_eq!(gate.lock().total(), 0);
 
@@ -42,25 +40,25 @@ fn a_caller_without_time_is_refused_at_once_and_leaves_an_order_that_is_carried_
     let connector = std::thread::spawn(move || connectors_gate.next_connect_request());
     until(|| connector.is_finished());
     assert!(matches!(connector.join().unwrap(), ConnectRequest::Connect(_)));
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
 }
 
 #[test]
-fn a_connection_that_was_just_made_serves_its_caller_and_orders_no_other() {
+fn a_new_connection_serves_its_caller_and_requests_no_other() {
     let gate = Gate::new(limits(0, 10));
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.made(Duration::ZERO);
+        gate.connected(Duration::ZERO);
         assert!(caller.join().unwrap().is_ok());
     });
     assert_eq!(gate.lock().total(), 1);
 }
 
 #[test]
-fn a_deadline_is_kept_and_the_numbers_say_what_was_there() {
+fn a_deadline_is_kept_and_the_refusal_has_the_numbers() {
     let gate = stocked(limits(2, 2), Duration::ZERO);
     std::thread::scope(|scope| {
         let holders = [0, 1].map(|_| scope.spawn(|| gate.acquire_here(AGES).unwrap()));
@@ -72,11 +70,11 @@ fn a_deadline_is_kept_and_the_numbers_say_what_was_there() {
         assert_eq!((numbers.in_use, numbers.idle, numbers.connecting), (2, 0, 0));
         assert_eq!((numbers.waiting, numbers.max), (0, 2));
     });
-    assert_eq!(waiting(&gate), 0, "who gave up is not in the queue");
+    assert_eq!(waiting(&gate), 0, "a caller that gave up is not in the queue");
 }
 
 #[test]
-fn the_queue_takes_exactly_as_many_as_it_may() {
+fn the_queue_takes_max_waiting_callers_and_no_more() {
     let gate = stocked(Limits { max_waiting: 3, ..limits(1, 1) }, Duration::ZERO);
     let permit = std::thread::scope(|scope| scope.spawn(|| gate.acquire_here(AGES).unwrap()).join().unwrap());
     std::thread::scope(|scope| {
@@ -93,19 +91,19 @@ fn the_queue_takes_exactly_as_many_as_it_may() {
 }
 
 #[test]
-fn a_thread_that_would_wait_for_itself_is_told_so_unless_one_is_as_good_as_back() {
+fn a_self_deadlock_is_refused_unless_a_connection_is_under_maintenance() {
     let gate = stocked(limits(2, 2), Duration::ZERO);
     let mine = gate.acquire_here(AGES).unwrap();
-    // The other one is with the maintenance thread: waiting is no deadlock.
+    // The other connection is under maintenance: waiting is no deadlock.
     assert_eq!(gate.begin_check(1), 1);
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     gate.end_check();
-    // The other one is lent as well.
+    // The other connection is lent as well.
     let other = gate.acquire_here(AGES).unwrap();
     let started = Instant::now();
     assert_eq!(gate.acquire_here(AGES), Err(Refusal::SelfDeadlock));
     assert!(started.elapsed() < AGES / 10);
-    // The other one is being cleaned.
+    // The other connection is being cleaned.
     gate.detach(&other);
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     // Another thread may wait whatever this one holds.
@@ -116,7 +114,7 @@ fn a_thread_that_would_wait_for_itself_is_told_so_unless_one_is_as_good_as_back(
 }
 
 #[test]
-fn what_maintenance_looks_at_is_not_missing_to_a_caller_without_time() {
+fn a_zero_timeout_waits_for_a_connection_under_maintenance() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     assert_eq!(gate.begin_check(u32::MAX), 1);
     std::thread::scope(|scope| {
@@ -126,11 +124,11 @@ fn what_maintenance_looks_at_is_not_missing_to_a_caller_without_time() {
         });
         until(|| waiting(&gate) == 1 || caller.is_finished());
         gate.end_check();
-        // Where this thread was held up for longer than a glance, the caller is right to have left.
+        // If this thread was delayed for longer than `CHECK_SLACK`, the caller was right to give up.
         let (outcome, waited) = caller.join().unwrap();
         assert!(outcome.is_ok() || waited >= CHECK_SLACK, "{outcome:?} after {waited:?}");
     });
-    assert_eq!(gate.lock().requested, 0, "nothing more is ordered for one that is there");
+    assert_eq!(gate.lock().requested, 0, "no connect is requested for a connection under maintenance");
 }
 
 #[test]
@@ -139,61 +137,56 @@ fn past_its_deadline_a_caller_with_a_dead_connection_gets_no_other() {
     let dead = gate.acquire_here(AGES).unwrap();
     let started = now();
     let outcome = gate.acquire_again(dead, started, started, Location::caller());
-    assert_eq!(
-        numbers(outcome).0,
-        Refusal::Down,
-        "what it was given did not answer, and that is no exhaustion"
-    );
+    assert_eq!(numbers(outcome).0, Refusal::Down, "a connection that did not answer is no exhaustion");
     let state = gate.lock();
-    assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 1), "and the minimum is made good");
+    assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 1), "the minimum is restored");
 }
 
 #[test]
 fn dead_connections_do_not_count_as_uses() {
     let gate = stocked(limits(2, 2), Duration::from_millis(10));
     let dead = gate.acquire_here(AGES).unwrap();
-    // It came a while ago, which is no part of the use either.
+    // Its wait is not part of the use either.
     let started = now() - AGES;
     let permit = gate.acquire_again(dead, started, now() + AGES, Location::caller()).unwrap();
     gate.release(permit, now());
-    let mut status = PoolStatus::default();
-    gate.snapshot(&mut status);
+    let status = gate.snapshot();
     assert_eq!((status.use_times.count(), status.wait_times.count(), status.requests), (1, 1, 1));
     assert!(status.use_times.sum < AGES / 10, "{:?}", status.use_times.sum);
 }
 
 #[test]
-fn in_an_outage_a_caller_without_time_hears_of_the_outage() {
-    for (is_login, told) in [(false, Refusal::Down), (true, Refusal::Login)] {
+fn in_an_outage_a_zero_timeout_is_refused_with_the_outage() {
+    for (is_login, expected) in [(false, Refusal::Down), (true, Refusal::Login)] {
         let gate = Gate::new(limits(1, 1));
         gate.keep_minimum();
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        assert!(gate.failed("no such luck".to_owned(), is_login));
+        assert!(gate.connect_failed("refused".to_owned(), is_login));
         let started = now();
         let (refusal, numbers) = numbers(gate.acquire(started, started, Location::caller()));
-        assert_eq!(refusal, told);
+        assert_eq!(refusal, expected);
         assert!(numbers.last_failure.is_some());
     }
 }
 
 #[test]
-fn who_waits_when_an_outage_begins_is_told_when_its_grace_ends() {
+fn a_waiter_is_refused_when_the_grace_of_an_outage_ends() {
     let grace = Duration::from_millis(60);
     let gate = Gate::new(Limits { outage_grace: grace, ..limits(0, 1) });
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.failed("refused".to_owned(), false);
+        gate.connect_failed("refused".to_owned(), false);
         let began = Instant::now();
-        // No further attempt ends meanwhile.
+        // No further attempt ends before that.
         assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
-        assert!(began.elapsed() < AGES / 10, "told after {:?}", began.elapsed());
+        assert!(began.elapsed() < AGES / 10, "refused after {:?}", began.elapsed());
     });
 }
 
 #[test]
-fn a_server_that_says_nothing_until_the_end_is_down() {
+fn a_server_that_does_not_answer_before_the_deadline_is_down() {
     let gate = Gate::new(limits(1, 1));
     gate.keep_minimum();
     let refused = gate.wait_until_warm(now() + MOMENT);
@@ -201,7 +194,7 @@ fn a_server_that_says_nothing_until_the_end_is_down() {
 }
 
 #[test]
-fn a_smaller_maximum_takes_back_orders_before_it_closes_connections() {
+fn a_smaller_maximum_drops_pending_requests_before_it_closes_connections() {
     let gate = stocked(limits(2, 10), Duration::ZERO);
     assert!(gate.resize(8, 10));
     assert_eq!(gate.lock().requested, 6);
@@ -215,7 +208,7 @@ fn a_delay_is_shed_only_after_it_has_lasted() {
     let (target, interval) = (Duration::from_millis(5), Duration::from_millis(40));
     let shedding = Some((target, interval));
     let gate = stocked(Limits { shedding, ..limits(1, 1) }, Duration::ZERO);
-    // One slow hand-over, then quiet for longer than the interval, then another: neither lasted.
+    // Two slow hand-overs, each followed by a pause longer than the interval: neither delay lasts.
     for _ in 0..2 {
         let outcome = std::thread::scope(|scope| {
             let permit = gate.acquire_here(AGES).unwrap();
@@ -231,7 +224,7 @@ fn a_delay_is_shed_only_after_it_has_lasted() {
 }
 
 #[test]
-fn a_wait_without_end_is_possible() {
+fn a_timeout_of_a_century_is_possible() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     let permit = gate.acquire_here(Duration::ZERO).unwrap();
     let age = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -244,15 +237,15 @@ fn a_wait_without_end_is_possible() {
 }
 
 #[test]
-fn waits_are_counted_to_their_end_whoever_they_end_for() {
+fn every_wait_is_counted_once_and_to_its_end() {
     let gate = stocked(Limits { max_waiting: 1, ..limits(2, 2) }, Duration::ZERO);
     let waits = || gate.lock().counts.wait_times.clone();
     std::thread::scope(|scope| {
         let permits = scope.spawn(|| [0; 2].map(|_| gate.acquire_here(AGES).unwrap())).join().unwrap();
-        // Two who did not wait, and one who gave up.
+        // Two callers that did not wait, and one that timed out.
         assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
-        assert!(waits().count() == 3 && waits().sum() >= MOMENT, "{:?}", waits());
-        // One more, and one who is refused before it waits.
+        assert!(waits().count() == 3 && waits().sum >= MOMENT, "{:?}", waits());
+        // A caller that waits, and one that is refused before it waits.
         let caller = scope.spawn(|| gate.acquire_here(AGES));
         until(|| waiting(&gate) == 1);
         assert_eq!(gate.acquire_here(AGES), Err(Refusal::Saturated));
@@ -262,18 +255,18 @@ fn waits_are_counted_to_their_end_whoever_they_end_for() {
         gate.release(caller.join().unwrap().unwrap(), now());
         assert_eq!(waits().count(), 4);
     });
-    // One whose connection was found dead after a while has waited for that as well, and once.
+    // A caller whose connection was found dead has waited since its first request, and is counted once.
     let before = waits();
     let started = now();
     let dead = gate.acquire(started, started + AGES, Location::caller()).unwrap();
     let permit = gate.acquire_again(dead, started - AGES, now() + AGES, Location::caller()).unwrap();
     gate.release(permit, now());
     assert_eq!(waits().count(), before.count() + 1);
-    assert!(waits().sum() >= before.sum() + AGES, "{:?}", waits());
+    assert!(waits().sum >= before.sum + AGES, "{:?}", waits());
 }
 
 #[test]
-fn an_attempt_to_connect_that_hangs_is_told_and_is_no_exhaustion() {
+fn a_hanging_connect_is_reported_as_down_and_not_as_exhaustion() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     gate.discard(gate.acquire_here(AGES).unwrap());
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
@@ -286,13 +279,13 @@ fn an_attempt_to_connect_that_hangs_is_told_and_is_no_exhaustion() {
         refusal == Refusal::Down
     });
     assert!(last.is_some());
-    gate.made(Duration::ZERO);
+    gate.connected(Duration::ZERO);
     gate.release(gate.acquire_here(Duration::ZERO).unwrap(), now());
     assert_eq!(gate.lock().numbers(Duration::ZERO).unanswered_for, None);
 }
 
 #[test]
-fn whom_an_outage_or_a_suspension_turns_away_speaks_for_no_larger_maximum() {
+fn callers_turned_away_by_an_outage_or_a_suspension_are_counted_apart() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     let turned_away = || {
         let counts = &gate.lock().counts;
@@ -300,21 +293,21 @@ fn whom_an_outage_or_a_suspension_turns_away_speaks_for_no_larger_maximum() {
     };
     let borrow =
         || std::thread::scope(|scope| scope.spawn(|| gate.acquire_here(AGES).unwrap()).join().unwrap());
-    // One is in use, and comes back.
+    // The connection is in use and comes back: the pool was too small.
     let permit = borrow();
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     gate.release(permit, now());
     assert_eq!(turned_away(), (1, 0));
-    // One is in use because its statement has no answer, as is seen later.
+    // The connection is in use because the server no longer answers, which becomes known later.
     let permit = borrow();
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::TimedOut));
     gate.discard(permit);
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-    gate.failed("silence".to_owned(), false);
+    gate.connect_failed("silence".to_owned(), false);
     assert_eq!(turned_away(), (2, 1));
     assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-    gate.made(Duration::ZERO);
-    // None is lent.
+    gate.connected(Duration::ZERO);
+    // Lending is suspended.
     assert!(gate.suspend());
     assert_eq!(gate.acquire_here(MOMENT), Err(Refusal::Suspended));
     assert_eq!(turned_away(), (3, 2));

@@ -1,16 +1,16 @@
-//! Scenarios for the model checker. A lost wake-up shows as a deadlock that shuttle reports, because nobody
-//! here has a time limit unless giving up is part of the scenario.
+//! Scenarios for the model checker. No caller has a time limit unless giving up is part of the scenario, so shuttle reports a
+//! lost wake-up as a deadlock.
 
 use super::*;
 use crate::pool::gate::sync::model::{FOR_EVER, restart};
 use shuttle::thread::{JoinHandle, spawn};
 
 const AGES: Duration = FOR_EVER.saturating_mul(2);
-/// A time limit that strikes at any moment of the exploration.
+/// A time limit that may end at any moment of the exploration.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Runs `scenario` in `POOLHOUSE_MODEL_ITERATIONS` random interleavings, and in as many that are drawn so
-/// that rare orders of few events come up.
+/// Runs `scenario` in `POOLHOUSE_MODEL_ITERATIONS` random interleavings, and in as many of the PCT scheduler, which finds rare
+/// orders of few events.
 fn explore(scenario: impl Fn() + Send + Sync + 'static) {
     let iterations = std::env::var("POOLHOUSE_MODEL_ITERATIONS").map_or(4000, |text| text.parse().unwrap());
     let scenario = Arc::new(move || {
@@ -35,7 +35,7 @@ fn in_thread<T: Send + 'static>(
     spawn(move || f(&gate))
 }
 
-/// A connector whose first attempts fail as told and whose others succeed, until the gate is closed.
+/// A connector whose first `failures` attempts fail and whose later ones succeed, until the gate is closed.
 fn connector(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
     in_thread(gate, move |gate| {
         let mut failures = failures;
@@ -43,9 +43,9 @@ fn connector(gate: &Arc<Gate>, failures: u32) -> JoinHandle<()> {
             gate.lock().check();
             if failures > 0 {
                 failures -= 1;
-                gate.failed("refused".to_owned(), false);
+                gate.connect_failed("refused".to_owned(), false);
             } else {
-                gate.made(Duration::ZERO);
+                gate.connected(Duration::ZERO);
             }
             gate.lock().check();
         }
@@ -59,7 +59,7 @@ fn use_once(gate: &Gate, timeout: Duration) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// So many who wait for as long as it takes.
+/// `count` callers without a time limit.
 fn callers(gate: &Arc<Gate>, count: usize) -> Vec<JoinHandle<Result<(), Refusal>>> {
     (0..count).map(|_| in_thread(gate, |gate| use_once(gate, AGES))).collect()
 }
@@ -70,7 +70,7 @@ fn assert_served(callers: Vec<JoinHandle<Result<(), Refusal>>>) {
     }
 }
 
-/// Nobody waits, nothing is lent, and `idle` are there.
+/// No caller waits, no connection is lent, and `idle` are idle.
 fn assert_at_rest(gate: &Gate, idle: u32) {
     let state = gate.lock();
     state.check();
@@ -78,7 +78,7 @@ fn assert_at_rest(gate: &Gate, idle: u32) {
     assert!(state.queue.is_empty(), "{state:?}");
 }
 
-/// Ends the gate and its connectors after a scenario that was to leave it empty.
+/// Closes the gate, ends its connectors, and asserts that no connection is left.
 fn assert_nothing_left(gate: &Gate, connectors: Vec<JoinHandle<()>>) {
     gate.lock().check_bounded();
     gate.close();
@@ -87,7 +87,7 @@ fn assert_nothing_left(gate: &Gate, connectors: Vec<JoinHandle<()>>) {
 }
 
 #[test]
-fn every_caller_is_served_by_the_releases_of_the_others() {
+fn callers_are_served_by_the_releases_of_others() {
     explore(|| {
         let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
         let callers = (0..4).map(|_| {
@@ -117,7 +117,7 @@ fn a_grant_to_a_caller_that_gives_up_at_that_moment_is_not_lost() {
 }
 
 #[test]
-fn closing_leaves_nobody_waiting_and_nothing_behind() {
+fn closing_leaves_no_waiter_and_no_connection() {
     explore(|| {
         let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
@@ -134,7 +134,7 @@ fn closing_leaves_nobody_waiting_and_nothing_behind() {
         }
         join_all(connectors);
         assert_at_rest(&gate, 0);
-        assert_eq!(gate.lock().total(), 0, "nothing is being made either");
+        assert_eq!(gate.lock().total(), 0, "no connect is requested either");
         assert_eq!(gate.acquire_here(AGES), Err(Refusal::Closed));
     });
 }
@@ -165,14 +165,14 @@ fn an_outage_shorter_than_the_grace_is_waited_out() {
 }
 
 #[test]
-fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
+fn an_outage_longer_than_the_grace_refuses_every_waiter() {
     explore(|| {
         let gate = Arc::new(stocked(limits(1, 2), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
         // The server goes away: attempts fail for ever, and the last connection is lost at any moment.
         let connector = in_thread(&gate, |gate| {
             while let ConnectRequest::Connect(_) = gate.next_connect_request() {
-                gate.failed("refused".to_owned(), false);
+                gate.connect_failed("refused".to_owned(), false);
                 gate.lock().check_bounded();
             }
         });
@@ -188,14 +188,14 @@ fn an_outage_longer_than_the_grace_is_told_to_everybody_who_waits() {
 }
 
 #[test]
-fn who_waits_when_the_last_connection_is_lost_in_an_outage_is_told_without_another_attempt() {
+fn the_loss_of_the_last_connection_in_an_outage_refuses_waiters_without_another_attempt() {
     explore(|| {
         let gate = Arc::new(stocked(Limits { outage_grace: SHORT, ..limits(1, 2) }, Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
         // One attempt fails, and the next one hangs for good.
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.failed("refused".to_owned(), false);
+        gate.connect_failed("refused".to_owned(), false);
         gate.discard(permit);
         assert_eq!(caller.join().unwrap(), Err(Refusal::Down));
         assert_at_rest(&gate, 0);
@@ -223,7 +223,7 @@ fn making_the_gate_smaller_while_connections_come_back_loses_neither_callers_nor
         join_all(holders.collect());
         resizer.join().unwrap();
         assert_eq!(caller.join().unwrap(), Ok(()));
-        // What came back before the resize is the maintenance thread's to close.
+        // Maintenance closes connections that were returned before the resize.
         for _ in 0..gate.begin_check(gate.surplus(0).above_max) {
             gate.end_check_closed();
         }
@@ -252,7 +252,7 @@ fn callers_with_dead_connections_are_served_again() {
 }
 
 #[test]
-fn maintenance_takes_nothing_from_anybody() {
+fn maintenance_leaves_no_caller_unserved() {
     explore(|| {
         let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
         let maintenance = in_thread(&gate, |gate| {
@@ -276,7 +276,7 @@ fn maintenance_takes_nothing_from_anybody() {
 }
 
 #[test]
-fn resuming_serves_everybody_who_waited() {
+fn resuming_serves_every_waiter() {
     explore(|| {
         let gate = Arc::new(stocked(limits(1, 1), Duration::ZERO));
         let permit = gate.acquire_here(AGES).unwrap();
@@ -294,7 +294,7 @@ fn resuming_serves_everybody_who_waited() {
 }
 
 #[test]
-fn free_room_is_used_though_a_holder_keeps_its_connection_longer_than_anybody_expects() {
+fn free_room_is_used_though_a_holder_keeps_its_connection_unusually_long() {
     explore(|| {
         // Uses have been short and connects long, so that at first a caller waits for a release.
         let gate = Arc::new(stocked(limits(2, 2), Duration::from_millis(150)));
@@ -305,14 +305,14 @@ fn free_room_is_used_though_a_holder_keeps_its_connection_longer_than_anybody_ex
         let caller = in_thread(&gate, |gate| use_once(gate, AGES));
         let connectors = vec![connector(&gate, 0)];
         gate.discard(broken);
-        assert_eq!(caller.join().unwrap(), Ok(()), "served before the other one is back");
+        assert_eq!(caller.join().unwrap(), Ok(()), "served before the other connection is back");
         gate.release(kept, now());
         assert_nothing_left(&gate, connectors);
     });
 }
 
 #[test]
-fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
+fn waiters_of_an_outage_get_new_connections_when_it_is_over() {
     explore(|| {
         // Uses have been short and connects long, so that at first a caller waits for a release.
         let gate = Arc::new(stocked(limits(1, 3), Duration::from_millis(150)));
@@ -320,7 +320,7 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
         let kept = gate.acquire_here(AGES).unwrap();
         assert!(gate.resize(2, 3));
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.failed("refused".to_owned(), false);
+        gate.connect_failed("refused".to_owned(), false);
         let callers: Vec<_> = (0..2).map(|_| in_thread(&gate, |gate| gate.acquire_here(AGES))).collect();
         let connectors = vec![connector(&gate, 0)];
         for permit in join_all(callers) {
@@ -332,7 +332,7 @@ fn who_came_during_an_outage_counts_on_new_connections_again_when_it_is_over() {
 }
 
 #[test]
-fn connections_are_made_for_all_who_wait_though_none_comes_back_and_one_of_them_gives_up() {
+fn every_waiter_gets_a_connection_though_none_is_returned_and_one_waiter_gives_up() {
     explore(|| {
         // Uses have been short and connects long, so that at first a caller waits for a release.
         let gate = Arc::new(stocked(limits(1, 4), Duration::from_millis(150)));

@@ -1,5 +1,5 @@
-//! The gate's tests: single facts and random histories in real time (`cargo test`), and every kind of
-//! interleaving under a model checker (`make model`).
+//! The gate's tests: single facts and random histories in real time (`cargo test`), and interleavings of its threads under a
+//! model checker (`make model`).
 
 #[cfg(not(poolhouse_shuttle))]
 mod facts;
@@ -18,18 +18,18 @@ fn limits(min: u32, max: u32) -> Limits {
         max_waiting: 100,
         outage_grace: Duration::from_secs(2),
         shedding: None,
-        is_called_off: || false,
+        is_cancelled: || false,
     }
 }
 
-/// A gate whose minimum is connected; `took` is what it has learnt of connecting.
+/// A gate whose minimum is connected; `took` is its usual connect time.
 fn stocked(limits: Limits, took: Duration) -> Gate {
     let minimum = limits.min;
     let gate = Gate::new(limits);
     gate.keep_minimum();
     for _ in 0..minimum {
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
-        gate.made(took);
+        gate.connected(took);
     }
     gate
 }
@@ -42,27 +42,33 @@ impl Gate {
 }
 
 impl State {
-    /// What holds whenever nobody has the lock, whatever happened before.
+    /// The invariants that hold whenever no thread has the lock.
     fn check(&self) {
-        assert!(self.connecting <= self.requested, "more in hand than ordered: {self:?}");
-        assert!(self.owed <= self.requested - self.connecting, "more owed than ordered: {self:?}");
+        assert!(self.connecting <= self.requested, "more connects in progress than requested: {self:?}");
+        assert!(
+            self.unqueued_requests <= self.requested - self.connecting,
+            "more unqueued requests than pending ones: {self:?}"
+        );
         let lent = self.holders.iter().flatten().count();
         assert_eq!(lent, self.in_use as usize, "every lent connection has one holder: {self:?}");
         assert_eq!(lent + self.free_entries.len(), self.holders.len(), "no entry is lost: {self:?}");
         if self.phase == PoolState::Open {
-            assert!(self.idle == 0 || self.queue.is_empty(), "somebody waits beside an idle one: {self:?}");
+            assert!(
+                self.idle == 0 || self.queue.is_empty(),
+                "a caller waits beside an idle connection: {self:?}"
+            );
         }
         if self.phase == PoolState::Closed {
             assert!(self.idle == 0 && self.queue.is_empty(), "closed, and not empty: {self:?}");
-        } else if self.outage.is_down() {
-            assert!(self.requested > 0, "down, and nobody finds out when it is over: {self:?}");
+        } else if self.backoff.is_down() {
+            assert!(self.requested > 0, "down without a probe: {self:?}");
         }
-        assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand is not noted: {self:?}");
+        assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand was not noted: {self:?}");
         let pending = |waiter: &Arc<Waiter>| waiter.outcome.load(Ordering::Relaxed) == PENDING;
-        assert!(self.queue.iter().all(pending), "who was told is not in the queue: {self:?}");
+        assert!(self.queue.iter().all(pending), "a settled waiter is in the queue: {self:?}");
     }
 
-    /// [`check`](State::check), where the gate never was made smaller.
+    /// [`check`](State::check), where the gate was never made smaller.
     fn check_bounded(&self) {
         self.check();
         assert!(self.total() <= self.limits.max, "more connections than the maximum: {self:?}");

@@ -1,16 +1,21 @@
-//! What the server's catalogue says of the names in a statement: whether anything behind them may write, or leave
-//! something in the session.
+//! Looks the names of a statement up in the server's catalogue: whether an object behind them may write, or leave
+//! state in the session.
 //!
-//! "Only a volatile function may change the database" (PostgreSQL, "Function Volatility Categories"), and only one may
-//! set, lock or listen. So a statement is safe if no volatile function can be reached from its text: none that has a name
-//! of the text, in whatever schema and with whatever arguments; none in a view, rule or policy of a relation of that name,
-//! or of one behind it; where it writes, none in a default, constraint or trigger either; and none at all behind the
-//! operators, casts, types, domains, aggregates and defaults of arguments in the database, which need not be named.
+//! "Only a volatile function may change the database" (PostgreSQL, "Function Volatility Categories"); likewise only a
+//! volatile function may set, lock or listen. So a statement is safe if it can reach no volatile function:
 //!
-//! Names are looked up in all schemas, so that no `search_path` matters; what is found by mistake costs a reset, and
-//! what cannot be looked up counts as unsafe.
+//! - No function with a name of the text is volatile, in any schema and with any arguments.
+//! - No view, rule or policy of a relation with a name of the text, or of a relation behind it, calls one.
+//! - Where the statement writes, no default, constraint or trigger of these relations calls one.
+//! - No operator, cast, type, domain, aggregate or argument default of the database calls one: a statement can use
+//!   these without naming them.
+//!
+//! Names are looked up in all schemas, so the result does not depend on `search_path`. A false match costs a reset. A
+//! name that cannot be looked up counts as unsafe.
+//!
+//! Lock rule: the mutex on the cache is held for one lookup or one insertion, never during a query to the server.
 
-use crate::pool::session::classify::{Form, Kind};
+use crate::pool::session::classify::{Form, Syntax};
 use lru::LruCache;
 use postgres::Client;
 use postgres::types::Type;
@@ -19,31 +24,33 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a statement may do, as far as it is known.
+/// What is known about the effects of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Traits {
     /// It cannot change the database.
     pub(crate) only_reads: bool,
-    /// It leaves nothing in the session that the next borrower would see.
+    /// It leaves no state in the session that the next borrower would see.
     pub(crate) is_clean: bool,
     /// It takes effect as a whole or not at all.
     pub(crate) is_atomic: bool,
     /// It begins or ends a transaction.
     pub(crate) controls_transaction: bool,
+    /// It may make the transaction that it runs in a read-only one.
+    pub(crate) sets: bool,
 }
 
-/// What is known of the names in a text.
+/// What is known about the objects behind the names of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Verdict {
+struct Safety {
     only_reads: bool,
     is_clean: bool,
 }
 
-impl Verdict {
-    const UNKNOWN: Verdict = Verdict { only_reads: false, is_clean: false };
+impl Safety {
+    const UNPROVEN: Safety = Safety { only_reads: false, is_clean: false };
 }
 
-/// The session that asks.
+/// The state of the session that runs the statement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SessionState {
     pub(crate) in_transaction: bool,
@@ -51,7 +58,7 @@ pub(crate) struct SessionState {
     pub(crate) began: Option<u64>,
     /// What it sees may be its own alone, as a function that is not committed yet, or a setting.
     pub(crate) is_dirty: bool,
-    /// The server reads the text as the pool does.
+    /// The server parses the text by the same rules as the pool.
     pub(crate) is_readable: bool,
     /// And the literals in it as in every other session of the pool.
     pub(crate) reads_as_at_login: bool,
@@ -65,9 +72,10 @@ impl SessionState {
     }
 }
 
-/// The answers of the server's catalogue, shared by all connections of a pool.
+/// The cache of the catalogue's answers, shared by all sessions of a pool.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
+    /// Locked for one lookup or one insertion, never during a query to the server.
     answers: Mutex<LruCache<Box<str>, Answer>>,
     /// Counts the statements run by this pool that may have changed the catalogue.
     epoch: Arc<AtomicU64>,
@@ -77,19 +85,19 @@ pub(crate) struct Catalogue {
 
 #[derive(Debug, Clone, Copy)]
 struct Answer {
-    verdict: Verdict,
+    safety: Safety,
     epoch: u64,
     at: Instant,
 }
 
-/// How many texts are remembered.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// The number of cached answers.
+const CACHE_SIZE: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// How long an answer is believed that another connection was given.
-const BELIEVED_FOR: Duration = Duration::from_secs(60);
+/// How long a cached answer is valid. Other programs may change the catalogue, which the epoch does not show.
+const CACHE_TTL: Duration = Duration::from_secs(60);
 
-/// Volatile functions of PostgreSQL that leave nothing in the session, but for what `lastval` and `currval` return.
-/// (Where one of these is called a statement is no read all the same.)
+/// Volatile functions of PostgreSQL that leave no state in the session, except what `lastval` and `currval` return. A
+/// statement that calls one is clean, but does not count as read-only.
 const HARMLESS: &[&str] = &[
     "clock_timestamp",
     "currval",
@@ -125,11 +133,11 @@ const HARMLESS: &[&str] = &[
     "txid_status",
 ];
 
-/// Extensions whose functions in C only compute, though they are volatile: random identifiers and bytes.
+/// Extensions whose volatile C functions only compute: random identifiers and bytes.
 const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 
-/// `$1` are the names, `$2` the functions and `$3` the extensions that are harmless; `$4` is whether the statement may
-/// write, `$5` whether `set_config` is harmless in it.
+/// The parameters: `$1` the names, `$2` the harmless functions, `$3` the harmless extensions, `$4` whether the
+/// statement may write, `$5` whether `set_config` is harmless in it.
 ///
 /// Ids from 16384 on are those of objects made after `initdb` (`FirstNormalObjectId`); PostgreSQL itself has no operator,
 /// cast, type or aggregate with a volatile function. Foreign keys that pass changes on lead to other tables. `OFFSET 0` has
@@ -137,7 +145,7 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// an array, and then compiles the question (`jit_above_cost`), which takes a hundred times as long as answering it.
 /// Expressions are stored as trees in which `:funcid` and the like are followed by a function's id. The functions
 /// `…_to_xml` are declared stable and run whatever query they are given.
-const ASK: &str = r"
+const LOOKUP: &str = r"
 WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
     SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
     WHERE $4 AND contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))
@@ -232,13 +240,13 @@ SELECT NOT EXISTS (SELECT FROM suspect) AS only_reads,
 impl Catalogue {
     pub(crate) fn new() -> Catalogue {
         Catalogue {
-            answers: Mutex::new(LruCache::new(REMEMBERED)),
+            answers: Mutex::new(LruCache::new(CACHE_SIZE)),
             epoch: Arc::default(),
             is_unreadable: AtomicBool::new(false),
         }
     }
 
-    /// What was said in an earlier epoch need not hold any more.
+    /// The current epoch. Answers of earlier epochs may be outdated.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -257,83 +265,86 @@ impl Catalogue {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the statement may do. Asks the server where no connection has lately: one round trip.
+    /// Returns what the statement may do. Without a valid cached answer this takes one round trip.
     pub(crate) fn traits(
         &self,
         client: &mut Client,
         sql: &str,
         session: SessionState,
     ) -> Result<Traits, postgres::Error> {
-        let kind = Kind::of(sql);
-        let verdict = match kind.form {
-            _ if !session.is_readable => Verdict::UNKNOWN,
-            Form::Query | Form::Write => self.verdict(client, sql, &kind, session)?,
-            Form::Show => Verdict { only_reads: true, is_clean: true },
-            Form::Local => Verdict { only_reads: false, is_clean: true },
-            Form::Definition | Form::Other => Verdict::UNKNOWN,
+        let syntax = Syntax::of(sql);
+        let safety = match syntax.form {
+            _ if !session.is_readable => Safety::UNPROVEN,
+            Form::Query | Form::Write => self.safety(client, sql, &syntax, session)?,
+            Form::Show => Safety { only_reads: true, is_clean: true },
+            Form::Local => Safety { only_reads: false, is_clean: true },
+            Form::Definition | Form::Other => Safety::UNPROVEN,
         };
         Ok(Traits {
-            only_reads: verdict.only_reads && matches!(kind.form, Form::Query | Form::Show),
-            is_clean: verdict.is_clean,
-            is_atomic: kind.form != Form::Other,
-            controls_transaction: kind.controls_transaction,
+            only_reads: safety.only_reads && matches!(syntax.form, Form::Query | Form::Show),
+            is_clean: safety.is_clean,
+            is_atomic: syntax.form != Form::Other,
+            controls_transaction: syntax.controls_transaction,
+            sets: syntax.sets,
         })
     }
 
-    fn verdict(
+    fn safety(
         &self,
         client: &mut Client,
         sql: &str,
-        kind: &Kind,
+        syntax: &Syntax,
         session: SessionState,
-    ) -> Result<Verdict, postgres::Error> {
+    ) -> Result<Safety, postgres::Error> {
         if self.is_unreadable.load(Ordering::Relaxed) {
-            return Ok(Verdict::UNKNOWN);
+            return Ok(Safety::UNPROVEN);
         }
-        // Read before asking: what changes meanwhile is asked about again.
+        // Read before the query: a change during the query makes the answer outdated.
         let (epoch, now) = (self.epoch(), Instant::now());
         if let Some(answer) = self.answers().get(sql)
             && answer.epoch == epoch
-            && now.saturating_duration_since(answer.at) < BELIEVED_FOR
+            && now.saturating_duration_since(answer.at) < CACHE_TTL
         {
-            return Ok(answer.verdict);
+            return Ok(answer.safety);
         }
         if session.is_behind(epoch) {
-            return Ok(Verdict::UNKNOWN);
+            return Ok(Safety::UNPROVEN);
         }
-        let verdict = match ask(client, kind) {
-            Ok(verdict) => verdict,
+        let safety = match look_up(client, syntax) {
+            Ok(safety) => safety,
             // A server of another kind may not know these tables, or refuse to show them.
             Err(error) if error.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "0A")) => {
-                self.is_unreadable.store(true, Ordering::Relaxed);
+                // A borrower's role or search path says nothing about the others.
+                self.is_unreadable.fetch_or(!session.is_dirty, Ordering::Relaxed);
                 match session.in_transaction {
-                    // It has failed with the question; the next one will not be asked.
+                    // The failed query has aborted the transaction. The next transaction runs without it.
                     true => return Err(error),
-                    false => return Ok(Verdict::UNKNOWN),
+                    false => return Ok(Safety::UNPROVEN),
                 }
             }
             Err(error) => return Err(error),
         };
         if !session.is_dirty {
-            self.answers().put(sql.into(), Answer { verdict, epoch, at: now });
+            self.answers().put(sql.into(), Answer { safety, epoch, at: now });
         }
-        Ok(verdict)
+        Ok(safety)
     }
 }
 
-fn ask(client: &mut Client, kind: &Kind) -> Result<Verdict, postgres::Error> {
-    let may_write = kind.form == Form::Write;
+/// Queries the server's catalogue.
+fn look_up(client: &mut Client, syntax: &Syntax) -> Result<Safety, postgres::Error> {
+    let may_write = syntax.form == Form::Write;
     let rows = client.query_typed(
-        ASK,
+        LOOKUP,
         &[
-            (&kind.names, Type::TEXT_ARRAY),
+            (&syntax.names, Type::TEXT_ARRAY),
             (&HARMLESS, Type::TEXT_ARRAY),
             (&HARMLESS_EXTENSIONS, Type::TEXT_ARRAY),
             (&may_write, Type::BOOL),
-            (&kind.sets_locally, Type::BOOL),
+            (&syntax.sets_locally, Type::BOOL),
         ],
     )?;
-    let Some(row) = rows.first() else { return Ok(Verdict::UNKNOWN) };
-    let is_so = |column: &str| row.try_get(column).unwrap_or(false);
-    Ok(Verdict { only_reads: is_so("only_reads"), is_clean: is_so("is_clean") })
+    let Some(row) = rows.first() else { return Ok(Safety::UNPROVEN) };
+    let is_true = |column: &str| row.try_get(column).unwrap_or(false);
+    Ok(Safety { only_reads: is_true("only_reads"), is_clean: is_true("is_clean") })
 }

@@ -1,36 +1,39 @@
-//! What a statement's text tells about it: what it may do, and which names have to be looked up in the server's
-//! catalogue before that is believed.
+//! Classifies a statement by its text: its form, and the names that the server's catalogue must be queried for.
 //!
-//! Only what is known to be safe counts as such: a text that is not understood may write, in several steps, and leave
-//! anything behind in the session.
+//! Deny by default: a statement counts as read-only, atomic or clean only where that is known. Text that is not
+//! recognised may write, may commit in several steps, and may leave state in the session. This file knows nothing of
+//! the server; `catalogue.rs` looks the names up.
 
 pub(in crate::pool) mod catalogue;
 mod tokens;
 
 use crate::pool::session::classify::tokens::{Token, Tokens};
 
-/// What is known of a statement from its text alone.
+/// What the text of a statement shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kind {
+pub(crate) struct Syntax {
     pub(crate) form: Form,
-    /// It begins or ends a transaction; nothing for the inside of one that the pool ends.
+    /// It begins or ends a transaction, so it must not run inside a transaction of the pool.
     pub(crate) controls_transaction: bool,
-    /// Every name in it, each once: whatever it calls or reads is among them, or implied by operators and types.
+    /// Every name in the text, each once. They include every function and relation that the text names; operators and
+    /// types may imply others.
     pub(crate) names: Vec<String>,
-    /// Every `set_config` in it sets for the transaction only.
+    /// Every `set_config` call in the text sets its parameter for the transaction only.
     pub(crate) sets_locally: bool,
+    /// It sets something, if only for the transaction.
+    pub(crate) sets: bool,
 }
 
-/// The sorts of statements that matter here.
+/// The form of a statement, as its keywords show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Reads, unless something behind its names does more.
+    /// A query: it only reads, unless an object behind its names does more.
     Query,
-    /// Writes or locks rows, all or nothing; leaves no trace in the session, unless something behind its names does.
+    /// Writes or locks rows, all or nothing. It leaves the session clean, unless an object behind its names does not.
     Write,
     /// Shows a setting.
     Show,
-    /// What it sets or locks ends with the transaction.
+    /// Sets or locks something for the transaction only.
     Local,
     /// Changes the catalogue, all or nothing.
     Definition,
@@ -38,8 +41,9 @@ pub(crate) enum Form {
     Other,
 }
 
-/// Words after CREATE, ALTER and DROP with which the statement is all or nothing, unless it runs CONCURRENTLY. Whatever
-/// cannot run in a transaction block is not among them (PostgreSQL's source: callers of `PreventInTransactionBlock`).
+/// The words after CREATE, ALTER or DROP that make the statement all or nothing, unless it runs CONCURRENTLY.
+/// Statements that cannot run in a transaction block are excluded (PostgreSQL's source: callers of
+/// `PreventInTransactionBlock`).
 const TRANSACTIONAL: &[&str] = &[
     "or",
     "temp",
@@ -71,8 +75,9 @@ const TRANSACTIONAL: &[&str] = &[
     "default",
 ];
 
-impl Kind {
-    pub(crate) fn of(sql: &str) -> Kind {
+impl Syntax {
+    /// Classifies `sql`.
+    pub(crate) fn of(sql: &str) -> Syntax {
         let Tokens { list, is_opaque } = Tokens::of(sql);
         let mut keywords = list.iter().filter_map(Token::keyword);
         let first = keywords.next().unwrap_or_default();
@@ -85,7 +90,7 @@ impl Kind {
         let form = match first {
             "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge" => {
                 match is_opaque || creates_table(&list) {
-                    // All or nothing it is still.
+                    // It is all or nothing in either case.
                     true => Form::Definition,
                     false if may_write(&list) => Form::Write,
                     false => Form::Query,
@@ -105,11 +110,12 @@ impl Kind {
         };
         names.sort_unstable();
         names.dedup();
-        Kind { form, controls_transaction, names, sets_locally: are_local_settings(&list) }
+        let sets = first == "set" || list.iter().any(is_set_config);
+        Syntax { form, controls_transaction, names, sets_locally: are_local_settings(&list), sets }
     }
 }
 
-/// Whether it is a `COPY … FROM STDIN`.
+/// Whether `sql` is a `COPY … FROM STDIN`.
 pub(crate) fn is_copy_in(sql: &str) -> bool {
     let Tokens { list, .. } = Tokens::of(sql);
     let is_source = |pair: &[Token]| pair[0].keyword() == Some("from") && pair[1].keyword() == Some("stdin");
@@ -124,10 +130,10 @@ fn names(list: &[Token]) -> Vec<String> {
     names.collect()
 }
 
-/// Whether it has a part that writes or locks rows.
+/// Whether the statement has a part that writes or locks rows.
 fn may_write(list: &[Token]) -> bool {
     list.iter().filter_map(Token::keyword).any(|word| {
-        // FOR UPDATE and FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE.
+        // UPDATE and SHARE also end the clauses that lock rows: FOR [NO KEY] UPDATE, FOR [KEY] SHARE.
         matches!(word, "insert" | "update" | "delete" | "merge" | "share")
     })
 }
@@ -149,20 +155,21 @@ fn creates_table(list: &[Token]) -> bool {
     false
 }
 
+/// Whether a CREATE, ALTER or DROP is all or nothing.
 fn is_transactional(list: &[Token]) -> bool {
     let second = list.get(1).and_then(Token::keyword);
     let is_concurrent = list.iter().any(|token| token.keyword() == Some("concurrently"));
     !is_concurrent && second.is_some_and(|word| TRANSACTIONAL.contains(&word))
 }
 
-/// `ROLLBACK [WORK | TRANSACTION] TO …`.
+/// Whether a ROLLBACK has the form `ROLLBACK [WORK | TRANSACTION] TO …`.
 fn rolls_back_to_savepoint(list: &[Token]) -> bool {
     let words: Vec<_> = list.iter().skip(1).take(2).filter_map(Token::keyword).collect();
     matches!(words.as_slice(), ["to", ..] | ["work" | "transaction", "to"])
 }
 
-/// `SET LOCAL …`, `SET TRANSACTION …` and `SET CONSTRAINTS …`, but not the setting of a parameter whose name begins with
-/// such a word, as in `SET local.tenant = 'A'`.
+/// Whether a SET has the form `SET LOCAL …`, `SET TRANSACTION …` or `SET CONSTRAINTS …`. A parameter whose name
+/// begins with such a word does not match, for example `SET local.tenant = 'A'`.
 fn sets_locally(list: &[Token]) -> bool {
     let second = list.get(1).and_then(Token::keyword);
     let is_name = matches!(list.get(2), Some(Token::Word { .. }));
@@ -170,11 +177,14 @@ fn sets_locally(list: &[Token]) -> bool {
     matches!(second, Some("local" | "transaction" | "constraints")) && is_name && !is_value
 }
 
+fn is_set_config(token: &Token) -> bool {
+    matches!(token, Token::Word { text, .. } if text == "set_config")
+}
+
 /// Whether every `set_config` has the form `set_config(name, value, true)`, with literals or parameters for name and
 /// value.
 fn are_local_settings(list: &[Token]) -> bool {
-    let is_name = |token: &Token| matches!(token, Token::Word { text, .. } if text == "set_config");
-    let places = list.iter().enumerate().filter(|(_, token)| is_name(token)).map(|(place, _)| place);
+    let places = list.iter().enumerate().filter(|(_, token)| is_set_config(token)).map(|(place, _)| place);
     places.into_iter().all(|place| {
         let mut rest = &list[place + 1..];
         take(&mut rest, Token::is_open)
@@ -188,7 +198,7 @@ fn are_local_settings(list: &[Token]) -> bool {
     })
 }
 
-/// Takes the next token off `rest` if it is what is wanted.
+/// Removes the next token of `rest` and returns true, if it is the wanted one.
 fn take(rest: &mut &[Token], is_wanted: impl FnOnce(&Token) -> bool) -> bool {
     match rest.split_first() {
         Some((token, after)) if is_wanted(token) => {
@@ -199,7 +209,7 @@ fn take(rest: &mut &[Token], is_wanted: impl FnOnce(&Token) -> bool) -> bool {
     }
 }
 
-/// Takes `::text` off `rest`, if it is there.
+/// Removes `::text` from the start of `rest`, if it is there. Returns false for a cast to another type.
 fn is_cast_to_text(rest: &mut &[Token]) -> bool {
     let colon = Token::Symbol(':');
     match rest {
@@ -235,11 +245,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn form(sql: &str) -> Form {
-        Kind::of(sql).form
+        Syntax::of(sql).form
     }
 
     #[test]
-    fn queries_are_known_by_their_text() {
+    fn reads_and_writes_are_recognised_by_their_text() {
         for sql in [
             "SELECT movie_id, title FROM movies WHERE year = $1",
             "  -- a comment\n select count(*) from movies where title in ('delete', $$insert into x$$)",
@@ -263,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_something_or_is_not_understood_is_neither() {
+    fn definitions_and_unrecognised_statements_are_neither_reads_nor_writes() {
         for sql in [
             "SELECT * INTO copy FROM movies",
             "SELECT * INTO TEMP copy FROM movies",
@@ -309,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_with_the_transaction_is_local() {
+    fn effects_that_end_with_the_transaction_are_local() {
         for sql in [
             "SET LOCAL work_mem = '1MB'",
             "set local app.tenant to 'A'",
@@ -322,25 +332,25 @@ mod tests {
             "LOCK TABLE movies IN EXCLUSIVE MODE",
             "NOTIFY news",
         ] {
-            assert_eq!((form(sql), Kind::of(sql).controls_transaction), (Form::Local, false), "{sql}");
+            assert_eq!((form(sql), Syntax::of(sql).controls_transaction), (Form::Local, false), "{sql}");
         }
     }
 
     #[test]
-    fn transactions_are_begun_and_ended_by_few_words() {
+    fn statements_that_begin_or_end_a_transaction_are_recognised() {
         for sql in
             ["BEGIN", "COMMIT AND CHAIN", "END", "ROLLBACK", "ROLLBACK WORK", "PREPARE TRANSACTION 'x'"]
         {
-            assert!(Kind::of(sql).controls_transaction, "{sql}");
+            assert!(Syntax::of(sql).controls_transaction, "{sql}");
         }
         for sql in ["PREPARE p AS SELECT 1", "SELECT 'BEGIN'"] {
-            assert!(!Kind::of(sql).controls_transaction, "{sql}");
+            assert!(!Syntax::of(sql).controls_transaction, "{sql}");
         }
     }
 
     #[test]
-    fn only_a_copy_from_the_client_is_one() {
-        for (sql, is_one) in [
+    fn only_a_copy_from_stdin_is_a_copy_in() {
+        for (sql, is_copy) in [
             ("COPY t (a, b) FROM STDIN", true),
             ("copy t from /* here */ stdin with (format csv)", true),
             ("COMMIT", false),
@@ -348,22 +358,22 @@ mod tests {
             ("COPY t TO STDOUT", false),
             ("COPY t FROM PROGRAM 'true'", false),
         ] {
-            assert_eq!(is_copy_in(sql), is_one, "{sql}");
+            assert_eq!(is_copy_in(sql), is_copy, "{sql}");
         }
     }
 
     #[test]
-    fn every_name_is_to_be_looked_up() {
-        let kind =
-            Kind::of("SELECT a.charge, public.\"Charge\" (1), lower('charge') FROM accounts a, accounts b");
+    fn every_name_of_the_text_is_listed() {
+        let syntax =
+            Syntax::of("SELECT a.charge, public.\"Charge\" (1), lower('charge') FROM accounts a, accounts b");
         assert_eq!(
-            kind.names,
+            syntax.names,
             ["Charge", "a", "accounts", "b", "charge", "from", "lower", "public", "select"]
         );
     }
 
     #[test]
-    fn a_setting_for_the_transaction_is_known_by_its_form() {
+    fn a_set_config_for_the_transaction_is_recognised_by_its_form() {
         for (sql, is_local) in [
             ("SELECT set_config('app.tenant', $1, true)", true),
             ("SELECT pg_catalog.set_config($1, $2::text, true), set_config('a.b', 'c', TRUE)", true),
@@ -375,14 +385,14 @@ mod tests {
             ("SELECT set_config('a.b', 'c', true), x.set_config", false),
             ("SELECT set_config('a.b', $1::text || 'c', true)", false),
         ] {
-            assert_eq!(Kind::of(sql).sets_locally, is_local, "{sql}");
+            assert_eq!(Syntax::of(sql).sets_locally, is_local, "{sql}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(sql in "[\\PC'\"$/*\\-();\\n]{0,60}") {
-            let _ = Kind::of(&sql);
+        fn any_text_is_classified_without_a_panic(sql in "[\\PC'\"$/*\\-();\\n]{0,60}") {
+            let _ = Syntax::of(&sql);
         }
     }
 }

@@ -1,6 +1,9 @@
-//! The tokens of a statement, as PostgreSQL's scanner cuts them ("Lexical Structure"), as far as names go.
+//! Splits a statement into tokens as PostgreSQL's scanner does (PostgreSQL, "Lexical Structure"), as far as names
+//! matter.
+//!
+//! It knows nothing of grammar. Where it cannot be sure of a name it marks the statement as opaque.
 
-/// A token. What is inside literals and numbers does not matter here.
+/// A token, without the content of literals and numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Token {
     /// A keyword or an identifier, in the form in which PostgreSQL looks it up.
@@ -14,7 +17,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    /// The keyword that this is, in lower case; `None` for everything else. A quoted word is no keyword.
+    /// The keyword in lower case; `None` for any other token. A quoted word is not a keyword.
     pub(super) fn keyword(&self) -> Option<&str> {
         match self {
             Token::Word { text, is_quoted: false } => Some(text),
@@ -27,14 +30,14 @@ impl Token {
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     pub(super) list: Vec<Token>,
-    /// Something in it is not read as PostgreSQL reads it, so that names may be hidden.
+    /// A part may be read differently by PostgreSQL, so `list` may lack names.
     pub(super) is_opaque: bool,
 }
 
-/// PostgreSQL cuts longer names off (`NAMEDATALEN`).
-const LONGEST_NAME: usize = 63;
+/// The most bytes of a name: PostgreSQL truncates longer ones (`NAMEDATALEN`).
+const MAX_NAME_BYTES: usize = 63;
 
-/// What PostgreSQL takes for the start of an identifier: every byte above ASCII, too, Unicode's white space included.
+/// Whether an identifier may begin with `c`. PostgreSQL accepts every byte above ASCII, even Unicode's white space.
 fn is_letter(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
 }
@@ -44,6 +47,7 @@ fn is_space(c: char) -> bool {
 }
 
 impl Tokens {
+    /// Splits `sql` into tokens.
     pub(super) fn of(sql: &str) -> Tokens {
         let mut scanner = Scanner { rest: sql, is_opaque: false };
         let list = std::iter::from_fn(|| scanner.next()).collect();
@@ -57,17 +61,19 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
+    /// Skips past the next character for which `end` returns true, or to the end of the text.
     fn skip_past(&mut self, end: impl FnMut(char) -> bool) {
         self.rest = self.rest.split_once(end).map_or("", |(_, rest)| rest);
     }
 
-    /// A literal after its opening quote. A doubled quote is met as the next literal.
+    /// Reads a literal after its opening quote. A doubled quote begins another literal, which makes no difference
+    /// here.
     fn literal(&mut self) -> Token {
         self.skip_past(|c| c == '\'');
         Token::Literal
     }
 
-    /// A literal with backslash escapes, after its opening quote.
+    /// Reads a literal with backslash escapes, after its opening quote.
     fn escaped_literal(&mut self) -> Token {
         let mut is_escaped = false;
         self.skip_past(|c| {
@@ -76,17 +82,17 @@ impl Scanner<'_> {
             is_end
         });
         if self.rest.starts_with('\'') {
-            // A doubled quote: the same literal goes on.
+            // A doubled quote is part of the literal.
             self.rest = &self.rest[1..];
             return self.escaped_literal();
         }
-        // After a line break a quote continues the literal, in which a backslash escapes as before.
+        // A quote after a line break continues the literal, with backslash escapes; this scanner does not follow it.
         self.skip_blank();
         self.is_opaque |= self.rest.starts_with('\'');
         Token::Literal
     }
 
-    /// A `/* … */` comment after its opening, which nests.
+    /// Skips a `/* … */` comment after its opening. Comments nest.
     fn skip_comment(&mut self) {
         let mut depth = 1;
         while depth > 0 && !self.rest.is_empty() {
@@ -100,7 +106,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// White space and comments.
+    /// Skips white space and comments.
     fn skip_blank(&mut self) {
         loop {
             self.rest = self.rest.trim_start_matches(is_space);
@@ -116,21 +122,21 @@ impl Scanner<'_> {
     }
 
     fn word(&mut self, text: String, is_quoted: bool) -> Token {
-        self.is_opaque |= text.len() > LONGEST_NAME;
+        self.is_opaque |= text.len() > MAX_NAME_BYTES;
         Token::Word { text, is_quoted }
     }
 
-    /// A quoted name, after its opening quote.
+    /// Reads a quoted name, after its opening quote.
     fn quoted(&mut self) -> Token {
         let (text, rest) = self.rest.split_once('"').unwrap_or((self.rest, ""));
-        // A doubled quote inside a name: neither half is its name.
+        // The name contains a doubled quote, so the part before it is not the name.
         self.is_opaque |= rest.starts_with('"');
         let text = text.to_owned();
         self.rest = rest;
         self.word(text, true)
     }
 
-    /// `$1`, or a literal between `$tag$` and `$tag$`.
+    /// Reads `$1`, or a literal between `$tag$` and `$tag$`.
     fn dollar(&mut self) -> Token {
         let inside = &self.rest[1..];
         let digits = inside.find(|c: char| !c.is_ascii_digit()).unwrap_or(inside.len());
@@ -158,7 +164,7 @@ impl Scanner<'_> {
                 self.escaped_literal()
             }
             ('u' | 'U', Some('&')) if after[1..].starts_with('"') => {
-                // Written with escapes, so that its text is not its name.
+                // The name is written with escapes, so its text is not the name.
                 self.is_opaque = true;
                 self.rest = &after[2..];
                 self.quoted()
@@ -171,7 +177,7 @@ impl Scanner<'_> {
             _ if is_letter(first) => {
                 let is_part = |c: char| is_letter(c) || c.is_ascii_digit() || c == '$';
                 let end = self.rest.find(|c: char| !is_part(c)).unwrap_or(self.rest.len());
-                // Only ASCII is folded, in a database of the encoding UTF8.
+                // In a database with the encoding UTF8, PostgreSQL folds only ASCII letters.
                 let text = self.rest[..end].to_ascii_lowercase();
                 self.rest = &self.rest[end..];
                 self.word(text, false)
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_postgresql_looks_up() {
+    fn names_are_split_and_folded_as_postgresql_does() {
         for (sql, names) in [
             ("SELECT Title, \"Title\" FROM Movies", &["select", "title", "Title", "from", "movies"][..]),
             ("a.charge, 'charge', $$charge$$, $a$charge$a$, $1, a$b", &["a", "charge", "a$b"]),
@@ -212,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_hide_names_is_opaque() {
+    fn text_that_may_hide_names_is_opaque() {
         for sql in [
             "SELECT U&\"ch\\0061rge\"(1)",
             "SELECT \"a\"\"b\"(1)",

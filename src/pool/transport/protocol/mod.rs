@@ -1,23 +1,27 @@
-//! The server's messages, as far as the pool has to understand them.
+//! The framing of PostgreSQL's messages, in both directions, as far as the pool needs it (PostgreSQL, "Message Formats").
+//!
+//! It updates the [`ConnectionState`] from bytes that pass, however they are cut. It does no I/O and knows nothing of the
+//! driver's calls.
 
-use crate::pool::transport::connection_state::{ConnectionState, LastWords};
+use crate::pool::transport::connection_state::{ConnectionState, FinalError};
 
-/// Follows messages however their bytes are cut: one type byte, four length bytes that count themselves, a body.
+/// Splits bytes into messages, however they are cut: one type byte, four length bytes that count themselves, a body.
 #[derive(Debug, Default)]
 struct Cursor {
     header: [u8; 5],
+    /// Bytes of the header that were read.
     have: usize,
-    /// Bytes of the current message's body still to come.
+    /// Bytes of the body that were not read yet.
     body: usize,
 }
 
-/// What comes next of a message.
+/// The next part of a message.
 enum Part<'a> {
-    /// So many bytes of a header that is not complete.
+    /// This many bytes of an incomplete header.
     HeaderBegun(usize),
-    /// So many bytes that complete the header of a message of this type.
+    /// This many bytes, which complete the header of a message of this type.
     Header(usize, u8),
-    /// Some of the body of a message of this type.
+    /// Bytes of the body of a message of this type.
     Body(&'a [u8], u8),
 }
 
@@ -44,7 +48,7 @@ impl Cursor {
         Part::Body(body, self.header[0])
     }
 
-    /// No message is begun and not ended.
+    /// Whether no message is incomplete.
     fn is_between(&self) -> bool {
         self.have == 0
     }
@@ -56,28 +60,30 @@ impl Cursor {
     }
 }
 
-/// Follows the server's messages for the kinds that matter here: ReadyForQuery (`Z`), which ends a reply and
-/// tells the transaction status, ErrorResponse (`E`), CommandComplete (`C`), ParameterStatus (`S`), and of the login
-/// BackendKeyData (`K`).
+/// Reads the server's messages.
+///
+/// The types that matter: ReadyForQuery (`Z`), which ends a reply and contains the transaction status, ErrorResponse
+/// (`E`), CommandComplete (`C`), ParameterStatus (`S`), CopyInResponse (`G`), and BackendKeyData (`K`) of the login.
 #[derive(Debug, Default)]
 pub(crate) struct BackendMessages {
     cursor: Cursor,
-    /// Bytes since an ErrorResponse began whose reply is not complete; 0 where there is none.
+    /// Bytes since the start of an ErrorResponse whose reply is incomplete; 0 if there is none.
     since_error: usize,
-    /// The first reply is complete: the login is over.
+    /// The login is complete.
     is_started: bool,
-    /// The server waits for the data of a COPY.
+    /// The server waits for COPY data.
     is_copying: bool,
-    /// What has come of a message whose body matters and is not complete.
+    /// The part that was read of an incomplete body, for the types whose body matters.
     body: Vec<u8>,
 }
 
-/// As much as is kept of a message's body: what matters is shorter.
-const MOST_OF_BODY: usize = 512;
+/// The most bytes kept of a body. What matters of it is shorter.
+const MAX_BODY: usize = 512;
 
-/// The first words of the tags of statements that leave the catalogue as it is, but for new tables without anything behind
-/// them (PostgreSQL, "Message Formats", CommandComplete).
-const TAGS_OF_NO_CHANGE: &[&[u8]] = &[
+/// First words of the command tags of statements that do not change the catalogue. `SELECT` is also the tag of
+/// `SELECT INTO` and `CREATE TABLE AS`: a new table has no triggers and rules yet (PostgreSQL, "Message Formats",
+/// CommandComplete).
+const TAGS_WITHOUT_CATALOGUE_CHANGE: &[&[u8]] = &[
     b"SELECT",
     b"INSERT",
     b"UPDATE",
@@ -110,12 +116,13 @@ const TAGS_OF_NO_CHANGE: &[&[u8]] = &[
     b"ANALYZE",
 ];
 
-fn note(kind: u8, body: &[u8], conn: &ConnectionState) {
+/// Notes what the complete body of a BackendKeyData, CommandComplete, or ParameterStatus contains.
+fn note_body(kind: u8, body: &[u8], conn: &ConnectionState) {
     match kind {
         b'K' => conn.keep_cancel_key(body),
         b'C' => {
             let tag = body.split(|byte| matches!(byte, b' ' | 0)).next().unwrap_or_default();
-            conn.note_completed(!TAGS_OF_NO_CHANGE.contains(&tag));
+            conn.note_completed(!TAGS_WITHOUT_CATALOGUE_CHANGE.contains(&tag));
         }
         _ => {
             let mut fields = body.split(|byte| *byte == 0);
@@ -125,25 +132,26 @@ fn note(kind: u8, body: &[u8], conn: &ConnectionState) {
 }
 
 impl BackendMessages {
-    /// Whether the login is over. Before it, the client's messages are of another form.
+    /// Whether the login is complete. Before, the client's messages have another form.
     pub(crate) fn is_started(&self) -> bool {
         self.is_started
     }
 
-    /// Looks at what was read. Returns how many of the last bytes are an error whose reply is not complete.
+    /// Reads bytes from the server. Returns how many of the last ones belong to an error whose reply is incomplete; the
+    /// caller must hold these back.
     ///
-    /// The server sends an error at once and the end of that reply a moment later. A driver that is shown the
-    /// error alone returns with a reply outstanding, and nobody knows whether the transaction has failed; so
-    /// the error is held until its reply is complete. An error that follows a complete reply is the server
-    /// ending the session, and must not reach the driver before it has taken that reply.
+    /// The server sends an error immediately and the end of that reply a moment later. The driver returns as soon as it
+    /// reads the error, with a reply outstanding and the transaction status unknown. The error is therefore held back until
+    /// its reply is complete. An error after a complete reply means that the server ends the session; the driver must
+    /// process that reply before it reads the error.
     pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) -> usize {
         while !bytes.is_empty() {
             let count = match self.cursor.next(&mut bytes) {
                 Part::Header(_, b'E') if self.since_error == 0 => {
                     self.since_error = 5;
                     if self.is_copying {
-                        // Whether the Sync sent with the statement has a reply of its own now depends on which of
-                        // the two the server met first.
+                        // The Sync sent with the statement has a reply of its own only if the server read it
+                        // after it raised the error.
                         conn.lose_count();
                     }
                     continue;
@@ -162,11 +170,11 @@ impl BackendMessages {
                 Part::Body(part, kind @ (b'K' | b'C' | b'S')) => {
                     let is_complete = self.cursor.is_between();
                     if is_complete && self.body.is_empty() {
-                        note(kind, part, conn);
+                        note_body(kind, part, conn);
                     } else {
-                        self.body.extend(part.iter().take(MOST_OF_BODY.saturating_sub(self.body.len())));
+                        self.body.extend(part.iter().take(MAX_BODY.saturating_sub(self.body.len())));
                         if is_complete {
-                            note(kind, &std::mem::take(&mut self.body), conn);
+                            note_body(kind, &std::mem::take(&mut self.body), conn);
                         }
                     }
                     part.len()
@@ -182,9 +190,11 @@ impl BackendMessages {
     }
 }
 
-/// What an ErrorResponse says, where `bytes` begin with a complete one (PostgreSQL, "Error and Notice Message
-/// Fields": `V` is the severity, in older servers only `S` in the server's language; `C` the SQLSTATE, `M` the message).
-pub(crate) fn last_words_of(bytes: &[u8]) -> Option<LastWords> {
+/// Parses the ErrorResponse at the start of `bytes`; `None` if it is incomplete or another message.
+///
+/// PostgreSQL, "Error and Notice Message Fields": `V` is the severity, `S` the severity in the server's language (all that
+/// older servers send), `C` the SQLSTATE, `M` the message.
+pub(crate) fn parse_error(bytes: &[u8]) -> Option<FinalError> {
     let [b'E', a, b, c, d, rest @ ..] = bytes else { return None };
     let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
     let fields = rest.get(..length)?;
@@ -192,50 +202,52 @@ pub(crate) fn last_words_of(bytes: &[u8]) -> Option<LastWords> {
         let text = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[name]))?;
         Some(String::from_utf8_lossy(text).into_owned())
     };
-    Some(LastWords {
+    Some(FinalError {
         severity: field(b'V').or_else(|| field(b'S')).unwrap_or_default(),
         code: field(b'C').unwrap_or_default(),
         message: field(b'M')?,
     })
 }
 
-/// Follows the client's messages for those that have a reply of their own: Sync (`S`) and Query (`Q`). The driver
-/// sends several at once, as when it closes a statement on the way.
+/// Reads the driver's messages and counts those that have a reply of their own: Sync (`S`) and Query (`Q`).
+///
+/// The driver sends several at once, for example when it closes a statement ahead of the next request.
 #[derive(Debug, Default)]
 pub(crate) struct FrontendMessages {
     cursor: Cursor,
-    /// Since the last Sync something was said whose reply somebody waits for. Nobody waits for that of a Close, which
-    /// goes out by itself ahead of the next request.
-    has_question: bool,
-    /// A message that has such a reply was begun.
-    is_asking: bool,
+    /// A message other than Close was begun since the last Sync: the driver waits for the reply of the next Sync. It does
+    /// not wait for the reply of a Close alone, which it sends ahead of the next request.
+    needs_reply: bool,
+    /// A Sync or Query was begun whose reply the driver waits for.
+    has_request: bool,
 }
 
 impl FrontendMessages {
-    /// Whether all of a question that somebody waits for an answer to has been written; true once for each.
-    pub(crate) fn take_question(&mut self) -> bool {
-        self.cursor.is_between() && std::mem::take(&mut self.is_asking)
+    /// Whether a request whose reply the driver waits for is written completely. True once for each request.
+    pub(crate) fn take_request(&mut self) -> bool {
+        self.cursor.is_between() && std::mem::take(&mut self.has_request)
     }
 
+    /// Reads bytes that were written to the server.
     pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) {
         while !bytes.is_empty() {
             match self.cursor.next(&mut bytes) {
                 Part::Header(_, b'Q') => {
                     conn.add_request();
-                    self.is_asking = true;
+                    self.has_request = true;
                 }
                 Part::Header(_, b'S') => {
                     conn.add_request();
-                    self.is_asking |= std::mem::take(&mut self.has_question);
+                    self.has_request |= std::mem::take(&mut self.needs_reply);
                 }
                 Part::Header(_, b'C') => {}
-                // The Sync that followed the statement was swallowed by the COPY it began (PostgreSQL, "COPY
-                // Operations"); the one that follows this message ends both.
+                // The server ignores a Sync while it reads COPY data (PostgreSQL, "COPY Operations"). The Sync that
+                // followed the COPY statement therefore has no reply; the one after this message has.
                 Part::Header(_, b'c' | b'f') => {
                     conn.end_request();
-                    self.has_question = true;
+                    self.needs_reply = true;
                 }
-                Part::Header(..) => self.has_question = true,
+                Part::Header(..) => self.needs_reply = true,
                 Part::HeaderBegun(_) | Part::Body(..) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! The user a server runs as.
+//! The user a server runs as: PostgreSQL refuses to run as root.
 
 use super::ClusterError;
 use nix::unistd::{User, geteuid};
@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The user a server runs as, where that is not ourselves.
+/// The user a server runs as, if not the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) uid: u32,
@@ -16,8 +16,8 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// `None` for an ordinary user, who runs the server as themselves. PostgreSQL refuses to run as root, so
-    /// that root needs somebody else: whoever owns `data` already, or the user `postgres`.
+    /// Returns `None` for an ordinary user, who runs the server. Root needs another user, because PostgreSQL refuses
+    /// to run as root: the owner of `data`, or the user `postgres`.
     pub(crate) fn for_server(data: &Path) -> Result<Option<Account>, ClusterError> {
         if !geteuid().is_root() {
             return Ok(None);
@@ -35,7 +35,8 @@ impl Account {
         }
     }
 
-    /// Whether this user can enter `directory`, asked of the operating system so that every rule counts.
+    /// Whether this user can enter `directory`. A shell tries it as that user, so that every rule of the system
+    /// counts.
     pub(crate) fn can_enter(&self, directory: &Path) -> bool {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "cd -- \"$1\"", "sh"]).arg(directory).current_dir("/");

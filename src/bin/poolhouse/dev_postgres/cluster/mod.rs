@@ -1,5 +1,5 @@
-//! A PostgreSQL server of our own: its programs found, its data directory made, the server started and
-//! stopped. Whose server it is, and where it lives, is the caller's business.
+//! A PostgreSQL server: finds the programs, creates the data directory, starts and stops the server. It knows neither
+//! which project the server is for nor where its directory is; the caller decides both.
 
 mod account;
 pub(crate) mod processes;
@@ -27,18 +27,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often a change of the server's state is looked for.
+/// How often the state of a process is checked.
 const POLL: Duration = Duration::from_millis(10);
-/// A crashed server repairs itself before it is ready, so that this is generous.
+/// How long a start may take; generous, because a crashed server recovers first.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// The extension of a data directory in the making, before the number of the process that makes it.
+/// The extension of a data directory that is being created; the id of the creating process follows.
 const HALF_MADE: &str = "new-";
-/// Other programs take ports too; losing this race five times in a row is not bad luck any more.
+/// How many ports are tried: another program may take a free port before the server does.
 const PORT_ATTEMPTS: usize = 5;
-/// How long a server that must not be started after all may take to end, before it is told so less gently.
-const UNWANTED_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the fast shutdown of a server may take whose start was cancelled.
+const CANCELLED_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a server could not be found, made, started or stopped, in words for its user.
+/// Why a server could not be found, created, started or stopped, as text for the user.
 #[derive(Debug)]
 pub(crate) struct ClusterError(String);
 
@@ -47,7 +47,7 @@ impl ClusterError {
         ClusterError(text.into())
     }
 
-    /// For `map_err`: what was being done, then the operating system's words.
+    /// For `map_err`: the text is what was attempted, then the error.
     pub(crate) fn during<E: fmt::Display>(doing: impl fmt::Display) -> impl FnOnce(E) -> ClusterError {
         move |error| ClusterError(format!("cannot {doing}: {error}"))
     }
@@ -59,31 +59,31 @@ impl fmt::Display for ClusterError {
     }
 }
 
-/// A data directory, and what is needed to run a server on it.
+/// A data directory, and how to run a server on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
     programs: Programs,
     data: PathBuf,
     account: Option<Account>,
-    is_unwanted: fn() -> bool,
+    is_cancelled: fn() -> bool,
 }
 
 impl Cluster {
-    /// A cluster that may or may not exist yet. `data` must be absolute: the server changes into it.
+    /// A cluster, which need not exist yet. `data` must be absolute, because the server changes its directory.
     pub(crate) fn new(programs: Programs, data: PathBuf, account: Option<Account>) -> Cluster {
-        Cluster { programs, data, account, is_unwanted: || false }
+        Cluster { programs, data, account, is_cancelled: || false }
     }
 
-    /// Has making and starting the server end, with an error and without a trace, once `is_unwanted` says so.
-    pub(crate) fn unless(self, is_unwanted: fn() -> bool) -> Cluster {
-        Cluster { is_unwanted, ..self }
+    /// Cancels creating and starting the server once `is_cancelled` returns true: they fail and leave nothing behind.
+    pub(crate) fn unless(self, is_cancelled: fn() -> bool) -> Cluster {
+        Cluster { is_cancelled, ..self }
     }
 
-    /// The version that made the data directory `data`; `None` where there is none, or an empty one.
+    /// The major version of the data directory `data`; `None` if there is none, or an empty one.
     ///
     /// # Errors
     ///
-    /// There is something, and it does not say which version made it: damaged, or half a backup.
+    /// The directory has files and no readable version: it is damaged, or half a backup.
     pub(crate) fn version_of(data: &Path) -> Result<Option<u32>, ClusterError> {
         let file = data.join("PG_VERSION");
         let fault = match fs::read_to_string(&file) {
@@ -97,12 +97,12 @@ impl Cluster {
         Err(ClusterError(format!("{} is not the data of a PostgreSQL server: {fault}", data.display())))
     }
 
-    /// Makes the data directory: superuser `user`, every login by `password`.
+    /// Creates the data directory, with the superuser `user`, and a password for every login.
     ///
-    /// It appears under its name only when complete, so that an interrupted attempt is simply repeated.
+    /// It gets its name only when complete, so that an interrupted attempt can be repeated.
     pub(crate) fn create(&self, user: &str, password: &str) -> Result<(), ClusterError> {
         self.remove_half_made();
-        // The process in the name: what an interrupted attempt started may not have noticed its end yet.
+        // With the process id in the name, because processes of an interrupted attempt may still be writing.
         let half_made = self.data.with_extension(format!("{HALF_MADE}{}", std::process::id()));
         self.make_directory(&half_made)
             .map_err(ClusterError::during(format!("make the directory {}", half_made.display())))?;
@@ -124,7 +124,7 @@ impl Cluster {
         named
     }
 
-    /// Removes what interrupted attempts have left, as far as that is possible now.
+    /// Removes what interrupted attempts have left, as far as possible.
     fn remove_half_made(&self) {
         let Some(siblings) = self.data.parent().and_then(|home| fs::read_dir(home).ok()) else { return };
         for path in siblings.flatten().map(|entry| entry.path()) {
@@ -146,9 +146,10 @@ impl Cluster {
         command.arg("--pgdata").arg(data).arg("--username").arg(user).arg("--pwfile").arg(password_file);
         command.args(["--auth=scram-sha-256", "--encoding=UTF8"]);
         command.arg(format!("--locale={locale}"));
-        // A group of its own, which ends with us: left alone it would go on writing while the next run begins.
+        // In a process group of its own, which the watchdog kills: left alone, it would go on writing during the next
+        // run.
         command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
-        self.check_wanted()?;
+        self.check_cancelled()?;
         let child = command.spawn().map_err(ClusterError::during("run initdb"))?;
         let watchdog = Watchdog::over_group(child.id()).ok();
         let outcome = self.wait_for_initdb(child);
@@ -160,7 +161,7 @@ impl Cluster {
 
     fn wait_for_initdb(&self, mut child: Child) -> Result<(), ClusterError> {
         let stderr = child.stderr.take();
-        // Read meanwhile: with the pipe full it would not go on.
+        // Read in another thread: with a full pipe initdb would block.
         let words = std::thread::spawn(move || {
             let mut words = Vec::new();
             let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut words));
@@ -170,10 +171,10 @@ impl Cluster {
             if let Some(status) = child.try_wait().map_err(ClusterError::during("run initdb"))? {
                 break status;
             }
-            if let Err(unwanted) = self.check_wanted() {
+            if let Err(cancelled) = self.check_cancelled() {
                 let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
                 let _ = child.wait();
-                return Err(unwanted);
+                return Err(cancelled);
             }
             std::thread::sleep(POLL);
         };
@@ -184,8 +185,8 @@ impl Cluster {
         Err(ClusterError::new(format!("initdb failed: {}", String::from_utf8_lossy(&words).trim())))
     }
 
-    fn check_wanted(&self) -> Result<(), ClusterError> {
-        if (self.is_unwanted)() { Err(ClusterError::new("interrupted")) } else { Ok(()) }
+    fn check_cancelled(&self) -> Result<(), ClusterError> {
+        if (self.is_cancelled)() { Err(ClusterError::new("interrupted")) } else { Ok(()) }
     }
 
     /// Starts a server as [`start`](Cluster::start) does, on any free port.
@@ -198,14 +199,15 @@ impl Cluster {
         loop {
             let port = free_port().map_err(ClusterError::during("find a free port on 127.0.0.1"))?;
             match self.start(port, options, log) {
-                // Somebody else took the port between our look and the server's.
+                // Another program took the port first.
                 Err(error) if attempt < PORT_ATTEMPTS && error.0.contains("could not bind") => attempt += 1,
                 outcome => return outcome,
             }
         }
     }
 
-    /// Starts a server on `port` of 127.0.0.1 and waits until it answers. Its words go to the end of `log`.
+    /// Starts a server on `port` of 127.0.0.1 and waits until it accepts connections. Its output is appended to
+    /// `log`.
     pub(crate) fn start(
         &self,
         port: u16,
@@ -222,12 +224,12 @@ impl Cluster {
 
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data).arg("-p").arg(port.to_string());
-        // TCP on this machine only; a socket file would bring a path-length limit and a place to clean up.
+        // TCP on 127.0.0.1 only: a socket file has a path-length limit and must be cleaned up.
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
         for (name, value) in options {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        // In a process group of its own, a Ctrl-C meant for us does not end it while connections are in use.
+        // In a process group of its own, so that Ctrl-C does not end it while connections are in use.
         command.process_group(0).stdout(log_file).stderr(stderr);
         let child = command.spawn().map_err(ClusterError::during("start the PostgreSQL server"))?;
         let mut server = Server::new(child, port, &self.data);
@@ -241,9 +243,9 @@ impl Cluster {
                 let words = tail(log, log_start);
                 return Err(ClusterError::new(format!("the PostgreSQL server ended ({status}): {words}")));
             }
-            if let Err(unwanted) = self.check_wanted() {
-                let _ = server.stop(Shutdown::Fast, UNWANTED_PATIENCE);
-                return Err(unwanted);
+            if let Err(cancelled) = self.check_cancelled() {
+                let _ = server.stop(Shutdown::Fast, CANCELLED_STOP_TIMEOUT);
+                return Err(cancelled);
             }
             if Instant::now() > deadline {
                 let words = tail(log, log_start);
@@ -256,23 +258,23 @@ impl Cluster {
         }
     }
 
-    /// Whether a server runs on this data directory that an earlier process of ours left behind, and which.
+    /// Finds a server that an earlier process left running on this data directory.
     ///
-    /// A `postmaster.pid` whose process is no server of this directory is removed: after a restart of the
-    /// machine that number may be anybody's, and the server would refuse to start because of it. So it would
-    /// with one that a power cut has left empty or garbled.
+    /// Removes a `postmaster.pid` whose process is no server of this directory: after a reboot another process may
+    /// have that id, and the server would refuse to start. The same holds for an empty or garbled file after a power
+    /// cut.
     ///
     /// # Errors
     ///
-    /// The system does not show its processes; nothing is removed then.
+    /// The system does not list its processes; nothing is removed then.
     pub(crate) fn left_behind(&self) -> Result<Option<Pid>, ClusterError> {
         let lock = LockFile::read(&self.data);
-        // Dead: the server itself sees that, and checks for orphaned backends by what the file says.
+        // The process has ended: the server detects that itself, and uses the file to check for orphaned backends.
         if lock.as_ref().is_some_and(|lock| kill(lock.pid, None).is_err()) {
             return Ok(None);
         }
         let data = self.data.to_string_lossy();
-        // As `start` writes it; the watchdog's command line names the directory too.
+        // As `start` writes it. The watchdog's command line contains the directory too.
         let option = format!(" -D {data} ");
         let is_ours = |process: &Process| match &lock {
             _ if process.has_ended() => false,
@@ -288,7 +290,7 @@ impl Cluster {
         Ok(running)
     }
 
-    /// The port of the server that is ready on the data directory `data`, whoever started it.
+    /// The port of the server that accepts connections on the data directory `data`, whichever process started it.
     pub(crate) fn port_of_running(data: &Path) -> Option<u16> {
         LockFile::read(data).filter(|file| file.is_ready && kill(file.pid, None) != Err(Errno::ESRCH))?.port
     }
@@ -296,8 +298,8 @@ impl Cluster {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.bin.join(program));
         for (name, _) in std::env::vars_os() {
-            // PGDATA, PGPORT, PGOPTIONS and the like are about another server; and what a supervisor is told, it is
-            // told by us.
+            // PGDATA, PGPORT, PGOPTIONS and the like are about another server. NOTIFY_SOCKET is for this process
+            // only.
             if name.to_string_lossy().starts_with("PG") || name == "NOTIFY_SOCKET" {
                 command.env_remove(name);
             }
@@ -309,7 +311,7 @@ impl Cluster {
         command
     }
 
-    /// Makes a directory that only the server's user can read.
+    /// Creates a directory that only the server's user can read.
     pub(crate) fn make_directory(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir(directory)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
@@ -332,8 +334,8 @@ impl Cluster {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on. Not one the operating system hands to outgoing connections:
-/// a server that is restarted on the same port would now and then find it taken by one.
+/// Finds a port of 127.0.0.1 on which nothing listens. It lies outside the range for outgoing connections: otherwise
+/// a server that restarts on the same port would sometimes find it taken by one.
 pub(crate) fn free_port() -> io::Result<u16> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..100 {
@@ -346,7 +348,7 @@ pub(crate) fn free_port() -> io::Result<u16> {
     Err(last)
 }
 
-/// Whether `data` can be made: there is nothing, or an empty directory.
+/// Whether `data` can be created: it is missing, or an empty directory.
 fn is_vacant(data: &Path) -> bool {
     match fs::read_dir(data) {
         Ok(mut entries) => entries.next().is_none(),
@@ -354,7 +356,7 @@ fn is_vacant(data: &Path) -> bool {
     }
 }
 
-/// The last of what was written to `log` since `start`, in one line.
+/// The last five lines of `log` after the byte `start`, as one line.
 pub(crate) fn tail(log: &Path, start: u64) -> String {
     let text = fs::read(log).unwrap_or_default();
     let new = text.get(usize::try_from(start).unwrap_or(0)..).unwrap_or_default();

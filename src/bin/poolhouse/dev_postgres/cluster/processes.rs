@@ -1,4 +1,4 @@
-//! The system's table of processes: for servers that are no children of ours, or that do not answer any more.
+//! The system's process table: for servers that are no children of this process, or that do not react any more.
 
 use super::ClusterError;
 use nix::errno::Errno;
@@ -19,27 +19,27 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Whether it is but an entry that its parent has not taken note of.
+    /// Whether it has ended and is a zombie that its parent has not reaped.
     pub(crate) fn has_ended(&self) -> bool {
         self.state == 'Z'
     }
 }
 
-/// Whether a process has not ended yet. One that nobody buries, as its parent should, keeps its number.
+/// Whether a process runs. A zombie keeps its id, and does not run.
 pub(crate) fn is_running(pid: Pid) -> bool {
     let has_ended = |row: &Process| row.pid == pid && row.has_ended();
     kill(pid, None) != Err(Errno::ESRCH) && !table().is_ok_and(|table| table.iter().any(has_ended))
 }
 
-/// Whether a process has been stopped where it stands, as by SIGSTOP or a debugger: it will not react to anything.
+/// Whether a process is stopped, as by SIGSTOP or a debugger: it does not react to signals.
 pub(super) fn is_frozen(pid: Pid) -> bool {
     let is_frozen = |row: &Process| row.pid == pid && row.state.eq_ignore_ascii_case(&'T');
     table().is_ok_and(|table| table.iter().any(is_frozen))
 }
 
-/// Ends a server and every process of it at once, also where they are frozen.
+/// Kills a server with all its processes, also if they are stopped.
 pub(crate) fn kill_all(postmaster: Pid) {
-    // Stopped, it makes no more of them; and as long as it lives, their numbers are nobody else's.
+    // A stopped postmaster starts no processes; while it exists, their ids are not reused.
     let _ = kill(postmaster, Signal::SIGSTOP);
     for child in table().unwrap_or_default().iter().filter(|row| row.parent == postmaster) {
         let _ = kill(child.pid, Signal::SIGKILL);
@@ -47,13 +47,13 @@ pub(crate) fn kill_all(postmaster: Pid) {
     let _ = kill(postmaster, Signal::SIGKILL);
 }
 
-/// Every process. Small systems have no `ps`, others no `/proc`.
+/// Lists all processes. Some systems have no `ps`, others no `/proc`.
 ///
 /// # Errors
 ///
-/// They have neither.
+/// The system has neither.
 pub(crate) fn table() -> Result<Vec<Process>, ClusterError> {
-    // Whatever may be hidden from us: where we are missing, it is no table.
+    // A list that lacks this process is not complete.
     let is_whole = |table: &Vec<Process>| table.iter().any(|row| row.pid == Pid::this());
     let table = Some(table_of_proc()).filter(is_whole).or_else(|| Some(table_of_ps()).filter(is_whole));
     table.ok_or_else(|| ClusterError::new("neither /proc nor ps shows which processes run"))
@@ -64,7 +64,7 @@ fn table_of_proc() -> Vec<Process> {
     let row = |entry: fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let text = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // Behind the program's name, which may contain anything.
+        // The fields follow the program's name, which may contain any character.
         let (_, fields) = text.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         let state = fields.next()?.chars().next()?;

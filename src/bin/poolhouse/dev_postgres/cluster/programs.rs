@@ -1,4 +1,4 @@
-//! Where the server's programs are.
+//! Finds the server's programs and their version.
 
 use super::ClusterError;
 use std::fs;
@@ -23,7 +23,7 @@ impl Programs {
                 found.push(Programs { bin, major });
             }
         }
-        // Of several directories with the same version the first.
+        // Of several directories with the same version, the first.
         let newest = found.iter().rev().max_by_key(|programs| programs.major).cloned();
         match (wanted, newest) {
             (_, None) => Err(ClusterError::new(format!(
@@ -55,7 +55,7 @@ fn candidate_directories() -> Vec<PathBuf> {
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
         directories.extend(versions.flatten().map(|version| version.path().join("bin")));
     }
-    // Homebrew keeps all but one version out of PATH.
+    // Homebrew links only one version into PATH.
     for prefix in ["/opt/homebrew/opt", "/usr/local/opt"] {
         let kegs = fs::read_dir(prefix).into_iter().flatten().flatten();
         let of_server = kegs.filter(|keg| keg.file_name().to_string_lossy().starts_with("postgresql"));

@@ -1,4 +1,4 @@
-//! A running server.
+//! A running server, and how it is stopped.
 
 use super::processes::{is_frozen, kill_all};
 use super::{POLL, Watchdog};
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// How long an immediate end may take: the server has nothing to write then.
-const INSISTENCE: Duration = Duration::from_secs(2);
+/// How long an immediate shutdown may take: the server writes nothing then.
+const IMMEDIATE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running server, a child of ours. It ends when this is dropped, or when we die; [`stop`](Server::stop)
-/// waits for that.
+/// A running server, a child of this process. Dropping it, or the end of this process, stops the server in the
+/// background; [`stop`](Server::stop) waits.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -23,8 +23,8 @@ pub(crate) struct Server {
     watchdog: Option<Watchdog>,
 }
 
-/// What a server says about itself in `postmaster.pid`: process, directory, start, port, socket, address, shared
-/// memory and state, a line each.
+/// The contents of `postmaster.pid`: process, directory, start time, port, socket, address, shared memory and state,
+/// one line each.
 pub(super) struct LockFile {
     pub(super) pid: Pid,
     pub(super) port: Option<u16>,
@@ -41,20 +41,21 @@ impl LockFile {
     }
 }
 
-/// How a server ends.
+/// How to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shutdown {
-    /// Ends every session, writes everything out.
+    /// Ends every session and writes everything to disk.
     Fast,
-    /// Ends at once; the next start repairs.
+    /// Ends at once; the next start recovers.
     Immediate,
-    /// `kill -9` of every process of it.
+    /// `kill -9` of all its processes.
     Crash,
 }
 
 impl Server {
     pub(super) fn new(child: Child, port: u16, data: &Path) -> Server {
-        // From here on our death must be its end. Without a shell to see to that, it is only a worse guest.
+        // From here on the watchdog ends the server if this process ends. Without a shell for it the server still
+        // runs.
         let watchdog = Watchdog::over(child.id(), data).ok();
         Server { child, port, data: data.to_owned(), watchdog }
     }
@@ -69,22 +70,22 @@ impl Server {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// How the server ended; `None` while it runs.
+    /// The exit status; `None` while the server runs.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Ends the server and waits for it: the `first` way for `patience`, then ever less gently, for two seconds more
-    /// at most. A frozen one would not hear anything, and is killed with all its processes.
-    pub(crate) fn stop(mut self, first: Shutdown, patience: Duration) -> io::Result<ExitStatus> {
-        let status = self.end(first, patience)?;
+    /// Stops the server and waits for its end: `first` gets `timeout`, then stronger ways follow, for two seconds
+    /// more at most. A frozen server does not react to signals and is killed with all its processes.
+    pub(crate) fn stop(mut self, first: Shutdown, timeout: Duration) -> io::Result<ExitStatus> {
+        let status = self.end(first, timeout)?;
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.dismiss();
         }
         Ok(status)
     }
 
-    fn end(&mut self, first: Shutdown, patience: Duration) -> io::Result<ExitStatus> {
+    fn end(&mut self, first: Shutdown, timeout: Duration) -> io::Result<ExitStatus> {
         let steps = [Shutdown::Fast, Shutdown::Immediate, Shutdown::Crash];
         for step in steps.into_iter().skip_while(|step| *step != first) {
             if let Some(status) = self.exit_status() {
@@ -93,19 +94,19 @@ impl Server {
             match step {
                 Shutdown::Crash => kill_all(self.pid()),
                 _ if is_frozen(self.pid()) => {}
-                Shutdown::Fast => self.ask(Signal::SIGINT, patience),
+                Shutdown::Fast => self.signal(Signal::SIGINT, timeout),
                 Shutdown::Immediate => {
-                    self.ask(Signal::SIGQUIT, if step == first { patience } else { INSISTENCE });
+                    self.signal(Signal::SIGQUIT, if step == first { timeout } else { IMMEDIATE_TIMEOUT });
                 }
             }
         }
         self.child.wait()
     }
 
-    /// Sends a signal, and gives the server `patience` to end by it.
-    fn ask(&mut self, signal: Signal, patience: Duration) {
+    /// Sends a signal, and waits up to `timeout` for the end.
+    fn signal(&mut self, signal: Signal, timeout: Duration) {
         let _ = kill(self.pid(), signal);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while self.exit_status().is_none() && Instant::now() < deadline {
             std::thread::sleep(POLL);
         }

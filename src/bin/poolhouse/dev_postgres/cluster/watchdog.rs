@@ -1,4 +1,4 @@
-//! The end of a server whose starter has died.
+//! Stops a server after the process that started it has died.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-/// A shell that ends a server when we die without having done so: by `kill -9`, by an abort.
+/// A shell that stops a server if this process ends without having done so: by `kill -9`, by an abort.
 ///
-/// It waits on a pipe whose other end is ours: the operating system closes that end whatever we die of.
+/// It reads from a pipe; the operating system closes the other end, however this process ends.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shell: Child,
@@ -16,12 +16,12 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Runs `script` with `arguments` as `$1`…, when this process ends before [`dismiss`](Watchdog::dismiss).
+    /// Runs `script` with `arguments` as `$1`…, if this process ends before [`dismiss`](Watchdog::dismiss).
     pub(crate) fn new<A: AsRef<OsStr>>(
         script: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> io::Result<Watchdog> {
-        // A line read is our leave to go; the end of the pipe is our death.
+        // A line dismisses the shell; the end of the pipe means that this process has died.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("read -r leave && exit 0\n{script}"), "poolhouse-watchdog"]);
         command.args(arguments).current_dir("/").process_group(0);
@@ -31,10 +31,10 @@ impl Watchdog {
         Ok(Watchdog { shell, pipe })
     }
 
-    /// Ends the server `pid` on the data directory `data` fast, after ten seconds at once, and after two more, if it
-    /// is frozen, by killing every process of it.
+    /// Stops the server `server` on the data directory `data`: a fast shutdown, after ten seconds an immediate one,
+    /// and after two more, if it is frozen, `kill -9` of all its processes.
     pub(super) fn over(server: u32, data: &Path) -> io::Result<Watchdog> {
-        // The lock file says whether this process number is still that server.
+        // The lock file shows whether the process id still belongs to that server.
         const SCRIPT: &str = r#"
             ours() { [ "$(head -n 1 "$2/postmaster.pid" 2>/dev/null)" = "$1" ] && kill -0 "$1" 2>/dev/null; }
             within() { tenths=$1; shift; while ours "$@" && [ $tenths -gt 0 ]; do sleep 0.1; tenths=$((tenths - 1)); done; }
@@ -47,13 +47,13 @@ impl Watchdog {
         Watchdog::new(SCRIPT, [OsStr::new(&server.to_string()), data.as_os_str()])
     }
 
-    /// Ends every process of the group `group` at once.
+    /// Kills every process of the group `group`.
     pub(super) fn over_group(group: u32) -> io::Result<Watchdog> {
-        // The builtin of some shells (dash) takes a group only behind `-s`.
+        // The builtin `kill` of some shells (dash) accepts a group only with `-s`.
         Watchdog::new(r#"kill -s KILL -- "-$1""#, [group.to_string()])
     }
 
-    /// Sends the shell home: the server has ended, or is somebody else's concern now.
+    /// Ends the shell: the server has ended, or needs no watchdog any more.
     pub(crate) fn dismiss(mut self) {
         if let Some(mut pipe) = self.pipe.take() {
             let _ = pipe.write_all(b"leave\n");

@@ -1,5 +1,5 @@
-//! The exchange, of a request and its answer, that a connection is at; seen from the connection, which moves bytes,
-//! and from the app, which handles requests. Both are on the same worker's thread.
+//! The exchange of one request and its response: the state shared between the connection, which moves bytes, and the
+//! app, which handles requests. Both run on the same worker thread, so the fields are cells and need no lock.
 
 use crate::http::connection::request_end::BodyEnd;
 use actix_web::HttpMessage;
@@ -18,58 +18,58 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-/// How far a connection is with the request at hand.
+/// The phase of a connection in its current exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum Phase {
-    /// For the whole of a request's head.
+    /// Waits for a complete request head.
     Waiting,
-    /// The server has the head and makes a request of it, or an error.
+    /// The server has the head and parses it.
     HandedOver,
-    /// The app has the request.
+    /// A handler runs.
     Handling,
-    /// The answer is made; not all of it is written.
+    /// The response is made and not completely written.
     Writing,
-    /// The answer is written, and the rest of a body that nobody wants is thrown away; then the connection ends.
+    /// The response is written, and the rest of an unread body is discarded; then the connection ends.
     Draining,
 }
 
-/// What a connection and the app know of the request at hand.
+/// The state of the current exchange.
 #[derive(Debug)]
 pub(in crate::http) struct Exchange {
     phase: Cell<Phase>,
     /// When this phase began.
     since: Cell<Instant>,
-    /// Whether the client does not take what is written.
-    pub(in crate::http) is_stuck: Cell<bool>,
-    /// What of the request's body has not been handed over yet.
+    /// Whether a write is blocked because the client does not read.
+    pub(in crate::http) is_write_blocked: Cell<bool>,
+    /// The part of the request's body that has not been passed to the server.
     pub(in crate::http) body: RefCell<BodyEnd>,
-    /// Set at the beginning of the handling, for the connection to look at.
+    /// Set when handling begins; the connection takes it.
     pub(in crate::http) has_begun: Cell<bool>,
-    /// The client asked to be told to go on; the server will say so at once.
+    /// The client sent `Expect: 100-continue`, and the server is about to send `100 Continue`.
     pub(in crate::http) expects_continue: Cell<bool>,
-    /// Whether the app wants the body, which the client sends only when it is told so.
+    /// Whether a handler reads the body; a client with `Expect` sends it only after `100 Continue`.
     pub(in crate::http) is_body_wanted: Cell<bool>,
-    /// There was no room for it: nothing but health is answered.
-    pub(in crate::http) is_surplus: bool,
-    /// It has to make room.
-    is_sent_away: Cell<bool>,
-    /// The connection's task, while it waits for its client.
+    /// The connection is over the limit: only health routes are answered.
+    pub(in crate::http) is_over_limit: bool,
+    /// The connection must close to make room for another.
+    is_evicted: Cell<bool>,
+    /// Wakes the connection's task while it waits for its client.
     waker: RefCell<Option<Waker>>,
     counted: RefCell<Option<Counted>>,
 }
 
 impl Exchange {
-    pub(in crate::http) fn new(is_surplus: bool) -> Exchange {
+    pub(in crate::http) fn new(is_over_limit: bool) -> Exchange {
         Exchange {
             phase: Cell::new(Phase::Waiting),
             since: Cell::new(Instant::now()),
-            is_stuck: Cell::new(false),
+            is_write_blocked: Cell::new(false),
             body: RefCell::new(BodyEnd::After(0)),
             has_begun: Cell::new(false),
             expects_continue: Cell::new(false),
             is_body_wanted: Cell::new(false),
-            is_surplus,
-            is_sent_away: Cell::new(false),
+            is_over_limit,
+            is_evicted: Cell::new(false),
             waker: RefCell::new(None),
             counted: RefCell::new(None),
         }
@@ -84,30 +84,30 @@ impl Exchange {
         self.since.set(Instant::now());
     }
 
-    /// Since when nothing happens because of the client; `None` while a request is at work, or may have come without
-    /// having been looked at.
+    /// Since when the connection waits for its client. `None` while a request is handled, and while bytes may have
+    /// arrived that the connection has not read.
     pub(in crate::http) fn idle_since(&self) -> Option<Instant> {
         (self.is_clients_turn() && self.waker.borrow().is_some()).then(|| self.since.get())
     }
 
     fn is_clients_turn(&self) -> bool {
-        matches!(self.phase(), Phase::Waiting | Phase::Draining) || self.is_stuck.get()
+        matches!(self.phase(), Phase::Waiting | Phase::Draining) || self.is_write_blocked.get()
     }
 
-    /// Has the connection end.
-    pub(in crate::http) fn send_away(&self) {
-        self.is_sent_away.set(true);
+    /// Closes the connection, to make room for another.
+    pub(in crate::http) fn evict(&self) {
+        self.is_evicted.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    /// Whether it has been sent away, and does not do more for its client than wait.
-    pub(in crate::http) fn must_go(&self) -> bool {
-        self.is_sent_away.get() && self.is_clients_turn()
+    /// Whether it is evicted and still waits for its client.
+    pub(in crate::http) fn must_close(&self) -> bool {
+        self.is_evicted.get() && self.is_clients_turn()
     }
 
-    /// The client is waited for: has `context`'s task woken when this connection must make room.
+    /// Registers `context`'s task to be woken by an eviction, while the connection waits for its client.
     pub(in crate::http) fn wait(&self, context: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
@@ -115,23 +115,23 @@ impl Exchange {
         }
     }
 
-    /// All of the answer is written.
+    /// The response is completely written.
     pub(in crate::http) fn end(&self) {
         self.counted.replace(None);
         self.waker.replace(None);
-        self.is_stuck.set(false);
+        self.is_write_blocked.set(false);
         self.is_body_wanted.set(false);
         self.expects_continue.set(false);
         self.enter(if self.body.borrow().is_reached() { Phase::Waiting } else { Phase::Draining });
     }
 }
 
-/// A request that the app handles, up to the end of its answer's body.
+/// A request in the app, until its response's body ends.
 #[derive(Debug)]
 pub(in crate::http) struct Handling(Option<Rc<Exchange>>);
 
 impl Handling {
-    /// Begins with `request`, which counts in `in_flight` until its answer is written.
+    /// Starts with `request`, which counts in `in_flight` until its response is written.
     pub(in crate::http) fn begin(request: &mut ServiceRequest, in_flight: &Arc<AtomicUsize>) -> Handling {
         let exchange = request.conn_data::<Rc<Exchange>>().cloned();
         if let Some(exchange) = &exchange {
@@ -149,12 +149,12 @@ impl Handling {
         Handling(exchange)
     }
 
-    /// Whether there was no room for its connection.
-    pub(in crate::http) fn is_surplus(&self) -> bool {
-        self.0.as_ref().is_some_and(|exchange| exchange.is_surplus)
+    /// Whether the connection is over the limit.
+    pub(in crate::http) fn is_over_limit(&self) -> bool {
+        self.0.as_ref().is_some_and(|exchange| exchange.is_over_limit)
     }
 
-    /// Goes with the answer, to its end.
+    /// Attaches itself to the response's body.
     pub(in crate::http) fn answer<B>(self, mut answer: ServiceResponse<B>) -> ServiceResponse<Answer<B>> {
         let is_whole = self.0.as_ref().is_none_or(|exchange| exchange.body.borrow().is_reached());
         // Nothing is upgraded here; the server would say so and hang up.
@@ -173,8 +173,8 @@ impl Drop for Handling {
     }
 }
 
-/// The body of a request as the server has understood it. What it takes for anything else than the two usual kinds
-/// (a WebSocket, a tunnel) gets no bytes, and ends the connection; an upgrade to something else means nothing.
+/// The body's length as the server understands it. A WebSocket or a tunnel gets no bytes and ends the connection; an upgrade to
+/// something else is ignored.
 fn body_of(request: &mut ServiceRequest) -> BodyEnd {
     let payload = request.take_payload();
     let has_body = !matches!(payload, Payload::None);
@@ -195,8 +195,8 @@ fn body_of(request: &mut ServiceRequest) -> BodyEnd {
     }
 }
 
-/// A request's body that says when it is asked for, and that ends with an error where it is not well-formed. The server
-/// would drop the request then, whatever its handler has done already.
+/// A request's body that records when it is read, and ends with an error if it is malformed. Without that the server
+/// would drop the request, although its handler may have done work.
 struct Body {
     payload: Payload,
     exchange: Rc<Exchange>,
@@ -216,7 +216,7 @@ impl Stream for Body {
     }
 }
 
-/// An answer's body that says when it ends.
+/// A response's body that records its end.
 pub(in crate::http) struct Answer<B> {
     body: B,
     _handling: Handling,
@@ -237,7 +237,7 @@ impl<B: MessageBody + Unpin> MessageBody for Answer<B> {
     }
 }
 
-/// One request in flight, also where its client leaves before the answer.
+/// Counts one request in flight, also if its client leaves before the response.
 #[derive(Debug)]
 struct Counted(Arc<AtomicUsize>);
 

@@ -1,25 +1,26 @@
-//! A client's connection under the HTTP server: it hands over one whole request after the other, and bounds how long
-//! a client is waited for.
+//! The transport of one client connection, below the HTTP server: it passes one whole request at a time to the server
+//! and bounds every wait for the client. It knows no routes and no handlers.
 //!
-//! The server reads ahead: while it makes one answer it takes up the next request, and then ends the first answer as
-//! the second request wants it (no body after `HEAD`, `Connection: close`, HTTP/1.0). Its timer for slow heads runs once
-//! per connection. And the end of a body that nobody wants is waited for without limit. So it gets
+//! The HTTP server reads ahead: while it writes one response it parses the next request, and then ends the first
+//! response as the second request requires (no body after `HEAD`, `Connection: close`, HTTP/1.0). Its timer for slow
+//! heads runs only once per connection. It waits without limit for the end of a body that no handler reads. Therefore
+//! this stream passes on
 //!
-//! - a head only when that is complete;
-//! - of a body what belongs to it, and nothing of the next request before the answer is written;
-//! - the end of the stream where a client keeps an ended request open, or takes nothing of its answer, or has to make
-//!   room for others.
+//! - a head only once it is complete;
+//! - the bytes of a body, and nothing of the next request before the response is written;
+//! - the end of the stream if a client does not complete its request, does not read its response, or is evicted to
+//!   make room for others.
 //!
-//! What the server writes on its own account, about requests it cannot read, has no body: it gets one here. And it says
-//! `100 Continue` to whatever asks for it: here that waits until a handler wants the body, so that a refusal comes first.
+//! The responses that the server itself makes for unreadable requests have no body; they get one here. The server
+//! sends `100 Continue` on request; here it is delayed until a handler reads the body, so that a refusal comes first.
 
-pub(in crate::http) mod crowd;
 pub(in crate::http) mod exchange;
 mod request_end;
+pub(in crate::http) mod slots;
 
-use crate::http::connection::crowd::{Ceiling, Place};
 use crate::http::connection::exchange::{Exchange, Phase};
 use crate::http::connection::request_end::{HeadEnd, is_no_request};
+use crate::http::connection::slots::{ConnectionLimit, Slot};
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Instant, Sleep, sleep_until};
 use std::io;
@@ -30,55 +31,59 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A head of so many bytes is handed over in any case, and the server refuses it.
+/// The longest head. A longer one is passed on incomplete, and the server refuses it.
 const LONGEST_HEAD: usize = 128 * 1024;
 
-/// So much is read ahead of what may be handed over. A client that sends more is left alone with it.
+/// How many bytes are read ahead of what may be passed on. Then the connection stops reading.
 const AHEAD: usize = 16 * 1024;
 
-/// An answer has so many times the patience to be taken by its client, who may be slow but not stand still.
+/// A response may take this many times the client timeout in all: a client may be slow, but must not stop reading.
 const ANSWER: u32 = 12;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What the server says to a first request; to later ones it would say nothing.
+/// The server sends this by itself on the first request of a connection only.
 const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n";
 
 /// The stream that the HTTP server reads and writes.
 #[derive(Debug)]
 pub(in crate::http) struct Connection {
     socket: TcpStream,
-    place: Place,
-    /// How long a client is waited for.
-    patience: Duration,
-    /// Read, and not handed over yet.
-    held: Vec<u8>,
-    /// So many of these may be handed over.
-    granted: usize,
+    slot: Slot,
+    /// How long the connection waits for its client.
+    client_timeout: Duration,
+    /// Bytes that were read and not yet passed to the server.
+    buffered: Vec<u8>,
+    /// How many of these may be passed on.
+    releasable: usize,
     head: HeadEnd,
-    /// Ours, to be written before anything of the server's.
-    ours: Vec<u8>,
-    /// `100 Continue`, which the server has said already, is still to be said.
+    /// A response or `100 Continue` of our own, to be written before any bytes of the server.
+    own_response: Vec<u8>,
+    /// The server has sent `100 Continue`; it is delayed until a handler reads the body.
     owes_continue: bool,
-    /// Runs while a client is waited for that has begun a head, does not take its answer, or does not end its body.
+    /// Runs while the client must complete a head, read its response, or complete a body.
     timer: Option<Pin<Box<Sleep>>>,
-    /// When that answer must have been taken.
-    answer_until: Option<Instant>,
+    /// The deadline for reading all of the response.
+    response_deadline: Option<Instant>,
 }
 
 impl Connection {
-    pub(in crate::http) fn new(socket: TcpStream, patience: Duration, ceiling: Ceiling) -> Connection {
+    pub(in crate::http) fn new(
+        socket: TcpStream,
+        client_timeout: Duration,
+        limit: ConnectionLimit,
+    ) -> Connection {
         Connection {
             socket,
-            place: Place::take(ceiling),
-            patience,
-            held: Vec::new(),
-            granted: 0,
+            slot: Slot::take(limit),
+            client_timeout,
+            buffered: Vec::new(),
+            releasable: 0,
             head: HeadEnd::default(),
-            ours: Vec::new(),
+            own_response: Vec::new(),
             owes_continue: false,
             timer: None,
-            answer_until: None,
+            response_deadline: None,
         }
     }
 
@@ -86,38 +91,38 @@ impl Connection {
         self.socket.peer_addr().ok()
     }
 
-    /// What the app knows of this connection.
+    /// The state shared with the handlers.
     pub(in crate::http) fn exchange(&self) -> &Rc<Exchange> {
-        &self.place.exchange
+        &self.slot.exchange
     }
 
-    /// Reads into `buffer`; ready with nothing at the client's end.
+    /// Reads into `buffer`; ready with 0 at the end of the stream.
     fn poll_socket(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// Reads more to hold; ready with 0 at the client's end.
-    fn poll_hold(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads more into `buffered`; ready with 0 at the end of the stream.
+    fn poll_buffer(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut some = [0; 4096];
         let count = ready!(self.poll_socket(context, &mut some))?;
-        self.held.extend_from_slice(&some[..count]);
+        self.buffered.extend_from_slice(&some[..count]);
         Poll::Ready(Ok(count))
     }
 
-    /// Hands over what is granted, as far as there is room.
-    fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) {
-        let count = self.granted.min(buffer.remaining());
-        buffer.put_slice(&self.held[..count]);
-        self.held.drain(..count);
-        self.granted -= count;
+    /// Passes on the releasable bytes, as far as `buffer` has room.
+    fn release(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.releasable.min(buffer.remaining());
+        buffer.put_slice(&self.buffered[..count]);
+        self.buffered.drain(..count);
+        self.releasable -= count;
     }
 
-    /// A head, once it is whole; or what will never be one.
+    /// Passes on a head once it is complete, or bytes that cannot become one.
     fn poll_head(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
-            // As a rule one read gets one head, and nothing is copied.
+        if self.buffered.is_empty() {
+            // Fast path: usually one read is exactly one head, and nothing is copied.
             let before = buffer.filled().len();
             ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
             let read = &buffer.filled()[before..];
@@ -125,80 +130,80 @@ impl Connection {
                 self.exchange().enter(Phase::HandedOver);
                 return Poll::Ready(Ok(()));
             }
-            self.held.extend_from_slice(read);
+            self.buffered.extend_from_slice(read);
             self.head = HeadEnd::default();
             buffer.set_filled(before);
         }
         loop {
-            let end = self.head.find(&self.held);
-            let is_hopeless = self.held.len() >= LONGEST_HEAD || is_no_request(&self.held);
+            let end = self.head.find(&self.buffered);
+            let is_hopeless = self.buffered.len() >= LONGEST_HEAD || is_no_request(&self.buffered);
             let mut is_over = false;
             if end.is_none() && !is_hopeless {
-                match self.poll_hold(context)? {
+                match self.poll_buffer(context)? {
                     Poll::Ready(count) => is_over = count == 0,
                     Poll::Pending => {
-                        ready!(self.poll_timer(context, Instant::now() + self.patience));
-                        self.ours = with_body(TOO_LATE);
-                        let _ = self.poll_ours(context)?;
+                        ready!(self.poll_timer(context, Instant::now() + self.client_timeout));
+                        self.own_response = with_body(TOO_LATE);
+                        let _ = self.poll_own_response(context)?;
                         return Poll::Ready(Ok(()));
                     }
                 }
             }
             if end.is_some() || is_hopeless || is_over {
                 self.timer = None;
-                self.granted = end.unwrap_or(self.held.len());
+                self.releasable = end.unwrap_or(self.buffered.len());
                 self.exchange().enter(Phase::HandedOver);
-                self.hand_over(buffer);
+                self.release(buffer);
                 return Poll::Ready(Ok(()));
             }
         }
     }
 
-    /// What belongs to the request's body.
+    /// Passes on the bytes of the request's body.
     fn poll_body(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
+        if self.buffered.is_empty() {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
             let read = &buffer.filled()[before..];
-            let taken = self.place.exchange.body.borrow_mut().take(read);
-            self.held.extend_from_slice(&read[taken..]);
+            let taken = self.slot.exchange.body.borrow_mut().take(read);
+            self.buffered.extend_from_slice(&read[taken..]);
             let is_end = read.is_empty();
             buffer.set_filled(before + taken);
             if taken > 0 || is_end {
                 return Poll::Ready(Ok(()));
             }
         } else {
-            self.granted = self.place.exchange.body.borrow_mut().take(&self.held);
-            if self.granted > 0 {
-                self.hand_over(buffer);
+            self.releasable = self.slot.exchange.body.borrow_mut().take(&self.buffered);
+            if self.releasable > 0 {
+                self.release(buffer);
                 return Poll::Ready(Ok(()));
             }
         }
         self.poll_ahead(context)
     }
 
-    /// Nothing: the next request has to wait. But a client that hangs up is told of.
+    /// Passes on nothing, because the next request has to wait; reports the end of the stream.
     fn poll_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.held.len() < AHEAD {
-            if ready!(self.poll_hold(context))? == 0 {
+        while self.buffered.len() < AHEAD {
+            if ready!(self.poll_buffer(context))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
         Poll::Pending
     }
 
-    /// Throws the rest of a body away; ready at its end, or at the end of the patience with it.
+    /// Reads and discards the rest of a body; ready at its end or at the timeout.
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let exchange = self.exchange().clone();
-        exchange.body.borrow_mut().take(&std::mem::take(&mut self.held));
+        exchange.body.borrow_mut().take(&std::mem::take(&mut self.buffered));
         let mut some = [0; 16 * 1024];
-        // A client that sends faster than this must not keep the others of its worker waiting.
+        // Bounded, so that a fast client does not starve the other connections of this worker.
         for _ in 0..16 {
             if exchange.body.borrow().is_reached() {
                 return Poll::Ready(Ok(()));
             }
             let Poll::Ready(read) = self.poll_socket(context, &mut some) else {
-                return self.poll_timer(context, Instant::now() + self.patience).map(|()| Ok(()));
+                return self.poll_timer(context, Instant::now() + self.client_timeout).map(|()| Ok(()));
             };
             let count = read?;
             if count == 0 {
@@ -207,44 +212,47 @@ impl Connection {
             exchange.body.borrow_mut().take(&some[..count]);
         }
         context.waker().wake_by_ref();
-        self.poll_timer(context, Instant::now() + self.patience).map(|()| Ok(()))
+        self.poll_timer(context, Instant::now() + self.client_timeout).map(|()| Ok(()))
     }
 
-    /// Ready at the end of the time that runs, or that begins to run now until `deadline`.
+    /// Starts the timer if it does not run; ready when it has expired.
     fn poll_timer(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline))).as_mut().poll(context)
     }
 
-    /// Writes `bytes`; an error where the client takes nothing for too long.
+    /// Writes `bytes`; fails if the client reads nothing for too long.
     fn poll_socket_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
         if written.is_ready() {
             self.timer = None;
-            self.exchange().is_stuck.set(false);
+            self.exchange().is_write_blocked.set(false);
             return written;
         }
         let now = Instant::now();
-        let until = *self.answer_until.get_or_insert(now + self.patience * ANSWER);
-        if !self.exchange().is_stuck.replace(true) {
+        let until = *self.response_deadline.get_or_insert(now + self.client_timeout * ANSWER);
+        if !self.exchange().is_write_blocked.replace(true) {
             let phase = self.exchange().phase();
             self.exchange().enter(phase);
         }
         self.exchange().wait(context);
-        let is_late = self.poll_timer(context, until.min(now + self.patience)).is_ready();
-        if is_late || self.exchange().must_go() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no answer")));
+        let is_late = self.poll_timer(context, until.min(now + self.client_timeout)).is_ready();
+        if is_late || self.exchange().must_close() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client does not read the response",
+            )));
         }
         Poll::Pending
     }
 
-    /// Writes all that is ours.
-    fn poll_ours(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.ours.is_empty() {
-            let ours = std::mem::take(&mut self.ours);
-            let written = self.poll_socket_write(context, &ours);
-            self.ours = ours;
+    /// Writes all of `own_response`.
+    fn poll_own_response(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.own_response.is_empty() {
+            let own_response = std::mem::take(&mut self.own_response);
+            let written = self.poll_socket_write(context, &own_response);
+            self.own_response = own_response;
             let count = ready!(written)?;
-            self.ours.drain(..count);
+            self.own_response.drain(..count);
         }
         Poll::Ready(Ok(()))
     }
@@ -256,11 +264,11 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.granted > 0 {
-            self.hand_over(buffer);
+        if self.releasable > 0 {
+            self.release(buffer);
             return Poll::Ready(Ok(()));
         }
-        if self.exchange().must_go() {
+        if self.exchange().must_close() {
             return Poll::Ready(Ok(()));
         }
         let has_more = !self.exchange().body.borrow().is_reached();
@@ -288,11 +296,11 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_ours(context))?;
+        ready!(self.poll_own_response(context))?;
         match self.exchange().phase() {
             Phase::Waiting | Phase::HandedOver => {
-                self.ours = with_body(bytes);
-                let _ = self.poll_ours(context)?;
+                self.own_response = with_body(bytes);
+                let _ = self.poll_own_response(context)?;
                 Poll::Ready(Ok(bytes.len()))
             }
             _ if bytes.starts_with(CONTINUE) && self.exchange().expects_continue.take() => {
@@ -303,18 +311,18 @@ impl AsyncWrite for Connection {
         }
     }
 
-    /// Called when the server has written all it has.
+    /// The server calls this when it has no more to write.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_ours(context))?;
+        ready!(self.poll_own_response(context))?;
         let exchange = self.exchange().clone();
         if exchange.phase() == Phase::Handling {
             if self.owes_continue && exchange.is_body_wanted.get() {
                 self.owes_continue = false;
-                self.ours = CONTINUE.to_vec();
-                ready!(self.poll_ours(context))?;
+                self.own_response = CONTINUE.to_vec();
+                ready!(self.poll_own_response(context))?;
             }
-            // A body that has come along with its head: the server must ask again for it.
-            if exchange.has_begun.take() && !self.held.is_empty() {
+            // The body arrived together with its head: wake the server to read it.
+            if exchange.has_begun.take() && !self.buffered.is_empty() {
                 context.waker().wake_by_ref();
             }
         }
@@ -322,25 +330,25 @@ impl AsyncWrite for Connection {
             exchange.end();
             self.head = HeadEnd::default();
             self.owes_continue = false;
-            (self.timer, self.answer_until) = (None, None);
-            if exchange.phase() == Phase::Draining || !self.held.is_empty() {
+            (self.timer, self.response_deadline) = (None, None);
+            if exchange.phase() == Phase::Draining || !self.buffered.is_empty() {
                 context.waker().wake_by_ref();
             } else {
-                // The server has looked for more already. A large head's memory is not kept for the small ones after it.
+                // The server has already polled for more. Frees the memory of a large head.
                 exchange.wait(context);
-                self.held = Vec::new();
+                self.buffered = Vec::new();
             }
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_ours(context))?;
+        ready!(self.poll_own_response(context))?;
         Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }
 
-/// An answer of the server's own, which has no body, with the one that every error has; it ends the connection.
+/// Gives a response that the server itself made the body that every error has. The connection ends after it.
 fn with_body(answer: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(answer);
     let mut lines = text.lines();

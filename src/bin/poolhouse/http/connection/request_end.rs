@@ -1,22 +1,22 @@
-//! Where a request ends among the bytes of a connection.
+//! Finds where a request ends in the bytes of a connection. It interprets nothing else of a request.
 //!
-//! Both searches follow the parser of the HTTP server to the byte, or stop before it: a byte too few is waited for
-//! until a deadline, a byte too many would hand over a part of the next request.
+//! Both searches agree with the parser of the HTTP server to the byte, or end before it. A missing byte only means
+//! waiting until a deadline; a byte too many would pass on a part of the next request.
 
 use std::mem;
 
-/// Looks for the end of a request's head: the first empty line after something else. As httparse has it, a line ends
-/// with CR LF or LF, and empty lines before a request mean nothing.
+/// Searches for the end of a request's head: the first empty line after a line that is not empty. As in httparse, a
+/// line ends with CR LF or LF, and empty lines before a request are skipped.
 #[derive(Debug, Default)]
 pub(in crate::http) struct HeadEnd {
-    /// Everything before has been looked at.
+    /// The bytes before this index have been searched.
     looked: usize,
     line_start: usize,
     has_begun: bool,
 }
 
 impl HeadEnd {
-    /// The length of the head that `bytes` begin with. `bytes` are those of the last call, and more.
+    /// Returns the length of the head at the start of `bytes`. `bytes` begins with the bytes of the last call.
     pub(in crate::http) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
         while let Some(length) = bytes[self.looked..].iter().position(|byte| *byte == b'\n') {
             let end = self.looked + length;
@@ -33,22 +33,22 @@ impl HeadEnd {
     }
 }
 
-/// Whether no request can begin with `bytes`: somebody speaks TLS, or nothing at all.
+/// Whether `bytes` cannot begin an HTTP request: a TLS handshake, for example.
 pub(in crate::http) fn is_no_request(bytes: &[u8]) -> bool {
     let first = bytes.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
     first.is_some_and(|byte| !byte.is_ascii_graphic())
 }
 
-/// What is still to come of a request's body.
+/// The part of a request's body that is still to come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::http) enum BodyEnd {
-    /// So many bytes.
+    /// This many bytes.
     After(u64),
-    /// In chunks.
+    /// Chunks, up to the last chunk and the trailers.
     Chunks(Chunk),
 }
 
-/// Where in a chunked body we are (RFC 9112, section 7.1).
+/// The state of the parser of a chunked body (RFC 9112, section 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::http) enum Chunk {
     SizeFirst,
@@ -59,12 +59,12 @@ pub(in crate::http) enum Chunk {
     Data(u64),
     DataCr,
     DataLf,
-    /// At the start of a line behind the last chunk.
+    /// At the start of a line after the last chunk.
     LineStart,
     Trailer,
     TrailerLf,
     EndLf,
-    /// Not well-formed: from here on nothing is handed over.
+    /// Malformed: nothing after this is passed on.
     Broken,
 }
 
@@ -75,12 +75,12 @@ impl BodyEnd {
         *self == BodyEnd::After(0)
     }
 
-    /// Whether it will never be reached, because the body is not well-formed.
+    /// Whether the end will never come, because the body is malformed.
     pub(in crate::http) fn is_lost(&self) -> bool {
         *self == BodyEnd::Chunks(Chunk::Broken)
     }
 
-    /// Takes the bytes at the start of `bytes` that belong to the body; returns how many those are.
+    /// Consumes the bytes at the start of `bytes` that belong to the body; returns their number.
     pub(in crate::http) fn take(&mut self, bytes: &[u8]) -> usize {
         match self {
             BodyEnd::After(left) => {
@@ -198,12 +198,12 @@ mod tests {
         }
     }
 
-    /// Where the server itself sees the ends of a request's head and of its body, as far as it sees them.
+    /// Where the server's own parser finds the end of the head and of the body, as far as it gets.
     fn seen_by_the_server(bytes: &[u8]) -> Result<(Option<usize>, Option<usize>), ParseError> {
         thread_local! {
             static SYSTEM: SystemRunner = System::new();
         }
-        // A clock runs in it.
+        // The codec needs a running clock.
         let mut codec = SYSTEM.with(|system| system.block_on(async { Codec::new(ServiceConfig::default()) }));
         let mut left = BytesMut::from(bytes);
         let mut ends = (None, None);
@@ -243,13 +243,13 @@ mod tests {
             ),
         ) {
             let body = pieces.concat().into_bytes();
-            let mut ours = BodyEnd::CHUNKED;
-            let taken = ours.take(&body);
-            let ours = ours.is_reached().then_some(HEAD.len() + taken);
+            let mut own_response = BodyEnd::CHUNKED;
+            let taken = own_response.take(&body);
+            let own_response = own_response.is_reached().then_some(HEAD.len() + taken);
             match seen_by_the_server(&[HEAD, &body].concat()) {
-                Ok((_, end)) => prop_assert_eq!(ours, end),
-                // Where it stops reading, so do we.
-                Err(_) => prop_assert_eq!(ours, None),
+                Ok((_, end)) => prop_assert_eq!(own_response, end),
+                // Where the server stops, ours must stop too.
+                Err(_) => prop_assert_eq!(own_response, None),
             }
         }
 

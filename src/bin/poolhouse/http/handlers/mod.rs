@@ -1,5 +1,5 @@
-//! HTTP in, HTTP out: each handler reads its input, makes one call to a service on a blocking thread, and
-//! writes the answer.
+//! The handlers: each parses its input, calls one service function on a thread that may block, and writes the
+//! response. They know no SQL.
 
 mod input;
 pub(crate) mod movies;

@@ -1,4 +1,4 @@
-//! `/api/movies`: reading is open, writing needs a token.
+//! The routes below `/api/movies`: reading needs no token, writing does.
 
 use crate::http::handlers::input::{self, Body, MovieId};
 use crate::services::movies::{self as service, Movie, MovieError};
@@ -49,7 +49,7 @@ async fn remove(id: MovieId) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Writes a movie and hands it back for the answer.
+/// Writes a movie and returns it for the response.
 async fn write(movie: Movie, how: fn(&Movie) -> Result<(), MovieError>) -> Result<Movie, ApiError> {
     blocking(move || how(&movie).map(|()| movie)).await
 }

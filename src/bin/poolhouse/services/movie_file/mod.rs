@@ -1,5 +1,5 @@
-//! The MovieLens format, line by line: `movieId,title,genres`, the year in parentheses at the title's end, the
-//! genres separated by `|`. Nothing here knows a database.
+//! Parses the MovieLens format, line by line: `movieId,title,genres`, the year in parentheses at the title's end, the
+//! genres separated by `|`. It knows no database.
 
 use crate::problems::Problems;
 use crate::services::movies::{GENRES, YEARS, is_visible};
@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-/// The first line.
+/// The required first line.
 const HEADER: [&str; 3] = ["movieId", "title", "genres"];
-/// What MovieLens writes for a movie without genres.
+/// What the file has for a movie without genres.
 const NO_GENRES: &str = "(no genres listed)";
-/// No movie is described in more; a missing closing quote would have us read the rest of the file as one field.
+/// The most bytes of a record: after a missing closing quote the rest of the file would be read as one field.
 const RECORD_LIMIT: u64 = 1024 * 1024;
 
-/// A movie as one line describes it, still in the file's text.
+/// A movie on one line, borrowed from the file's text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MovieLine<'a> {
     pub(crate) movie_id: i32,
@@ -25,8 +25,8 @@ pub(crate) struct MovieLine<'a> {
     pub(crate) genres: Vec<&'a str>,
 }
 
-/// Reads a file movie by movie. The memory it takes is one record's, and some bytes per movie for its id and
-/// line, so that a second line with the same id can name the first.
+/// Reads a file movie by movie. It uses the memory of one record, and some bytes for each movie's id and line, so
+/// that a duplicate id can name the first line.
 pub(crate) struct MovieFile<R> {
     records: csv::Reader<Metered<R>>,
     record: ByteRecord,
@@ -43,10 +43,10 @@ impl<R: Read> MovieFile<R> {
         let metered = Metered { input, bytes: Rc::clone(&bytes), record_start, has_ended: false };
         let records = csv::ReaderBuilder::new()
             .has_headers(false)
-            // A wrong number of fields is ours to report: csv would stop at the first.
+            // We report a wrong number of fields ourselves: csv would stop at the first.
             .flexible(true)
-            // Left to itself csv takes CR LF for the end of a line and the start of the next: every record would
-            // bear the number of the line before.
+            // By default csv takes CR LF for the end of a line and the start of the next one, so that every record
+            // has the number of the line before.
             .terminator(csv::Terminator::Any(b'\n'))
             .buffer_capacity(64 * 1024)
             .from_reader(metered);
@@ -65,17 +65,17 @@ impl<R: Read> MovieFile<R> {
         self.bytes.get()
     }
 
-    /// What was wrong with the lines so far.
+    /// The problems of the lines so far.
     pub(crate) fn into_problems(self) -> Problems {
         self.problems
     }
 
-    /// Whether all was well so far.
+    /// Whether all lines so far were valid.
     pub(crate) fn is_good(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// Reads on to the next good line; `None` at the end, or where reading on makes no sense.
+    /// Reads to the next valid line; `None` at the end, or if the rest cannot be read.
     pub(crate) fn next(&mut self) -> io::Result<Option<MovieLine<'_>>> {
         if !self.is_header_read {
             self.is_header_read = true;
@@ -102,7 +102,7 @@ impl<R: Read> MovieFile<R> {
                 },
             }
         }
-        // Parsed twice, because the borrow checker does not see that a return inside the loop ends the loan.
+        // Parsed twice, because the borrow checker does not see that returning from the loop ends the borrow.
         Ok(parse_line(&self.record).ok())
     }
 
@@ -117,7 +117,7 @@ impl<R: Read> MovieFile<R> {
             return Ok(false);
         }
         let found: Vec<_> = fields(&self.record).map(String::from_utf8_lossy).collect();
-        // Some editors put a byte order mark in front.
+        // Some editors write a byte order mark first.
         let is_right = found.len() == HEADER.len()
             && found.iter().zip(HEADER).all(|(found, name)| found.trim_start_matches('\u{feff}') == name);
         if !is_right {
@@ -127,7 +127,7 @@ impl<R: Read> MovieFile<R> {
         Ok(is_right)
     }
 
-    /// Reads a record that is no empty line; `false` at the end.
+    /// Reads the next record that is no empty line; `false` at the end.
     fn read_record(&mut self) -> io::Result<bool> {
         loop {
             let start = self.records.position().line();
@@ -147,11 +147,11 @@ impl<R: Read> MovieFile<R> {
     }
 }
 
-/// Counts what is read, refuses records without an end, and ends the last line.
+/// Counts the bytes that are read, refuses records that are too long, and ends the last line.
 struct Metered<R> {
     input: R,
     bytes: Rc<Cell<u64>>,
-    /// The count when the current record was asked for.
+    /// The count at the start of the current record.
     record_start: Rc<Cell<u64>>,
     has_ended: bool,
 }
@@ -164,8 +164,8 @@ impl<R: Read> Read for Metered<R> {
         let read = self.input.read(buffer)?;
         self.bytes.set(self.bytes.get() + read as u64);
         if read == 0 && !self.has_ended && !buffer.is_empty() {
-            // Where a quote is still open, csv takes the end of the file for its end. A line break more, and the
-            // field contains one, which no field may; where none is open, it is an empty line.
+            // csv takes the end of the file as the end of an open quote. One more line break makes such a field
+            // contain a line break, which is refused; without an open quote it is an empty line.
             self.has_ended = true;
             buffer[0] = b'\n';
             return Ok(1);
@@ -183,7 +183,7 @@ fn fields(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Reads one record; the error says what is wrong and what would be right.
+/// Parses one record; the error says what is wrong and what would be right.
 fn parse_line(record: &ByteRecord) -> Result<MovieLine<'_>, String> {
     if fields(record).any(|field| field.contains(&b'\n') || field.contains(&b'\r')) {
         return Err("a line break inside a field: is a closing quote missing?".to_owned());
@@ -222,8 +222,7 @@ fn parse_id(text: &str) -> Result<i32, String> {
     }
 }
 
-/// `Toy Story (1995)` → `Toy Story` and 1995. What does not end like that is a title as it stands, and so is a
-/// year that leaves no title.
+/// `Toy Story (1995)` → `Toy Story` and 1995. Any other text is a title as it is, also if only the year would remain.
 fn split_year(text: &str) -> (&str, Option<i32>) {
     let split = || {
         let (title, year) = text.strip_suffix(')')?.rsplit_once('(')?;
@@ -255,7 +254,7 @@ fn parse_genres(text: &str) -> Result<Vec<&str>, String> {
     Ok(genres)
 }
 
-/// Text from a file, for a message: short, and nothing that moves a terminal's cursor.
+/// Text from a file for a message: short, and without control characters, which could move a terminal's cursor.
 fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
     let start: String = text.chars().take(SHOWN).collect();

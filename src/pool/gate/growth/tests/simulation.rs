@@ -1,6 +1,6 @@
-//! Callers, connections and connectors in virtual time, with the rule that the gate runs. It is compared with a pool
-//! that has its maximum from the beginning, and with perfect foresight: the best of all sizes, ordered when the
-//! first caller comes by somebody who knows everything that will come.
+//! A simulation of callers, connections and connectors in virtual time, with the growth rule of the gate. It is compared with a
+//! pool that has its maximum from the beginning, and with perfect foresight: the best of all sizes, requested when the first
+//! caller arrives.
 
 use crate::pool::gate::growth::tests::{Growth, MS};
 use fastrand::Rng;
@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 const MIN: u32 = 2;
 const MAX: u32 = 10;
 const CONNECTOR_THREADS: u32 = 4;
-/// From releasing a connection to asking for the next.
+/// The time between a release and the next request of the same caller.
 const THINK: Duration = Duration::from_micros(20);
 
-/// Who decides about connections.
+/// The policy that requests connections.
 #[derive(Clone, Copy, PartialEq)]
-enum Who {
-    /// The rule.
+enum Policy {
+    /// The growth rule.
     Rule,
-    /// Somebody who orders as many as make this size when the first caller comes.
+    /// Connections up to this size are requested when the first caller arrives.
     Foresight(u32),
-    /// Nobody: so many are there from the beginning.
+    /// This many connections are open from the beginning, and no other is requested.
     Warm(u32),
 }
 
-/// What comes.
+/// The callers.
 #[derive(Clone)]
 enum Load {
-    /// So many who call again as soon as they are served, in each `on` of `on` + `off`.
+    /// `count` callers that call again as soon as they are served, during `on` of every `on` + `off`.
     Callers { count: usize, on: Duration, off: Duration },
-    /// One call at each of these times.
+    /// One caller at each of these times.
     Arrivals(Vec<Duration>),
 }
 
@@ -39,7 +39,7 @@ struct Scene {
     load: Load,
     connect: Duration,
     hold: Duration,
-    /// What is counted lies between these; nobody comes after the second.
+    /// Results are counted between these times; no caller arrives after the second.
     counted_from: Duration,
     ends: Duration,
     min: u32,
@@ -49,19 +49,19 @@ struct Scene {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive(usize),
-    /// What this caller has had since this time comes back.
+    /// This caller returns the connection that it has held since this time.
     Done(usize, Duration),
-    Made,
-    /// A waiting caller wakes because an order may be due.
-    Look,
+    Connected,
+    /// A waiter wakes up because growth may be due.
+    Wake,
 }
 
-/// What became of it.
+/// The results.
 #[derive(Debug, Default)]
 struct Outcome {
     served: u32,
     waits: Waits,
-    /// How long callers waited, all of them together in one queue: the time in which it was not empty.
+    /// The time during which the queue was not empty.
     pressed: Duration,
     opened: u32,
 }
@@ -69,7 +69,7 @@ struct Outcome {
 #[derive(Default)]
 struct Waits(Vec<Duration>);
 
-// Thousands of them are no help in a message.
+// Thousands of values do not help in a message.
 impl std::fmt::Debug for Waits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} waits", self.0.len())
@@ -86,7 +86,7 @@ impl Outcome {
         self.waits.0.iter().max().copied().unwrap_or_default()
     }
 
-    /// The time in which somebody waited, and a connect time for each connection opened.
+    /// The time during which the queue was not empty, plus a connect time for each connection opened.
     fn cost(&self, scene: &Scene) -> Duration {
         self.pressed + scene.connect * self.opened
     }
@@ -94,7 +94,7 @@ impl Outcome {
 
 struct World<'a> {
     scene: &'a Scene,
-    who: Who,
+    policy: Policy,
     start: Instant,
     now: Duration,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
@@ -104,44 +104,44 @@ struct World<'a> {
     queue: VecDeque<(usize, Duration)>,
     idle: u32,
     in_use: u32,
-    ordered: u32,
+    requested: u32,
     connecting: u32,
-    /// Whether a look is among the events.
-    looks: bool,
+    /// Whether a `Wake` is among the events.
+    has_wake: bool,
     outcome: Outcome,
 }
 
-fn run(scene: &Scene, who: Who, seed: u64) -> Outcome {
+fn run(scene: &Scene, policy: Policy, seed: u64) -> Outcome {
     let callers = match &scene.load {
         Load::Callers { count, .. } => *count,
         Load::Arrivals(times) => times.len(),
     };
     let mut world = World {
         scene,
-        who,
+        policy,
         start: Instant::now(),
         now: Duration::ZERO,
         events: BinaryHeap::new(),
         count: 0,
         growth: Growth::default(),
-        // Each caller holds its connections for the same times, whoever decides.
+        // The hold times of a caller are the same under every policy.
         random: (0..callers as u64).map(|caller| Rng::with_seed(seed << 32 | caller)).collect(),
         queue: VecDeque::new(),
-        idle: if let Who::Warm(size) = who { size } else { scene.min },
+        idle: if let Policy::Warm(size) = policy { size } else { scene.min },
         in_use: 0,
-        ordered: 0,
+        requested: 0,
         connecting: 0,
-        looks: false,
+        has_wake: false,
         outcome: Outcome::default(),
     };
-    // Learnt when the minimum was made, and from the calls before.
+    // As learnt while the minimum was opened, and from earlier calls.
     world.growth.note_connect(scene.connect);
     world.growth.note_use(scene.hold);
     for caller in 0..callers {
         let at = if let Load::Arrivals(times) = &scene.load { times[caller] } else { Duration::ZERO };
         world.at(at, Event::Arrive(caller));
     }
-    world.live();
+    world.run();
     world.outcome
 }
 
@@ -151,7 +151,7 @@ impl World<'_> {
         self.events.push(Reverse((when, self.count, event)));
     }
 
-    fn live(&mut self) {
+    fn run(&mut self) {
         let mut has_begun = false;
         while let Some(Reverse((when, _, event))) = self.events.pop() {
             if !self.queue.is_empty() {
@@ -160,14 +160,14 @@ impl World<'_> {
             self.now = when;
             match event {
                 Event::Arrive(caller) => {
-                    if let (Who::Foresight(size), false) = (self.who, has_begun) {
-                        self.ordered = size - self.scene.min;
-                        self.make();
+                    if let (Policy::Foresight(size), false) = (self.policy, has_begun) {
+                        self.requested = size - self.scene.min;
+                        self.start_connects();
                     }
                     has_begun = true;
                     self.queue.push_back((caller, self.now));
                     self.serve();
-                    self.order();
+                    self.request();
                 }
                 Event::Done(caller, since) => {
                     self.growth.note_use(self.now - since);
@@ -177,24 +177,24 @@ impl World<'_> {
                     self.come_again(caller);
                     self.serve();
                 }
-                Event::Made => {
+                Event::Connected => {
                     self.connecting -= 1;
                     self.idle += 1;
                     self.outcome.opened += 1;
                     self.growth.note_connect(self.scene.connect);
                     self.serve();
-                    self.order();
-                    self.make();
+                    self.request();
+                    self.start_connects();
                 }
-                Event::Look => {
-                    self.looks = false;
-                    self.order();
+                Event::Wake => {
+                    self.has_wake = false;
+                    self.request();
                 }
             }
-            let total = self.idle + self.in_use + self.ordered + self.connecting;
+            let total = self.idle + self.in_use + self.requested + self.connecting;
             assert!(total <= self.scene.max, "{total} connections");
         }
-        assert!(self.queue.is_empty() && self.in_use == 0, "everybody is served in the end");
+        assert!(self.queue.is_empty() && self.in_use == 0, "every caller is served in the end");
     }
 
     fn is_counted(&self) -> bool {
@@ -229,41 +229,42 @@ impl World<'_> {
     }
 
     fn unserved(&self) -> usize {
-        self.queue.len().saturating_sub((self.ordered + self.connecting) as usize)
+        self.queue.len().saturating_sub((self.requested + self.connecting) as usize)
     }
 
     fn note_demand(&mut self) {
         self.growth.note_demand(self.start + self.now, self.unserved());
     }
 
-    /// As the gate does for whoever waits.
-    fn order(&mut self) {
-        let total = self.idle + self.in_use + self.ordered + self.connecting;
-        if self.who != Who::Rule || total == self.scene.max || self.queue.is_empty() {
+    /// Requests connects as the gate does for its waiters.
+    fn request(&mut self) {
+        let total = self.idle + self.in_use + self.requested + self.connecting;
+        if self.policy != Policy::Rule || total == self.scene.max || self.queue.is_empty() {
             return;
         }
         let now = self.start + self.now;
-        let wanted = self.growth.orders(now, self.in_use, 0, self.unserved()).min(self.scene.max - total);
-        self.ordered += wanted;
+        let wanted =
+            self.growth.connects_wanted(now, self.in_use, 0, self.unserved()).min(self.scene.max - total);
+        self.requested += wanted;
         self.note_demand();
-        self.make();
+        self.start_connects();
         if let Some(due) = self.growth.due().filter(|due| *due > now)
-            && !self.looks
+            && !self.has_wake
         {
-            self.looks = true;
-            self.at(due - self.start, Event::Look);
+            self.has_wake = true;
+            self.at(due - self.start, Event::Wake);
         }
     }
 
-    /// As the connectors do: what nobody waits for any more is not made.
-    fn make(&mut self) {
-        while self.ordered > 0 && self.connecting < CONNECTOR_THREADS {
-            self.ordered -= 1;
-            if self.who == Who::Rule && self.queue.len() <= self.connecting as usize {
+    /// Starts attempts as the connectors do: a request that no caller waits for any more is dropped.
+    fn start_connects(&mut self) {
+        while self.requested > 0 && self.connecting < CONNECTOR_THREADS {
+            self.requested -= 1;
+            if self.policy == Policy::Rule && self.queue.len() <= self.connecting as usize {
                 continue;
             }
             self.connecting += 1;
-            self.at(self.now + self.scene.connect, Event::Made);
+            self.at(self.now + self.scene.connect, Event::Connected);
         }
     }
 }
@@ -272,7 +273,7 @@ fn micros(micros: u64) -> Duration {
     Duration::from_micros(micros)
 }
 
-/// Connects × statements × callers.
+/// Connect times × hold times × numbers of callers.
 fn rows() -> impl Iterator<Item = (Duration, Duration, usize)> {
     [micros(500), 3 * MS, 10 * MS, 30 * MS, 100 * MS].into_iter().flat_map(|connect| {
         [micros(200), 2 * MS, 20 * MS].into_iter().flat_map(move |hold| {
@@ -292,8 +293,8 @@ fn lasting_demand_has_the_throughput_and_the_latency_of_the_maximum_after_ten_co
     for (connect, hold, count) in rows() {
         let load = Load::Callers { count, on: ALWAYS, off: Duration::ZERO };
         let scene = scene(connect, hold, load, 10 * connect, 100 * hold.max(MS));
-        let mut ours = run(&scene, Who::Rule, 1);
-        let mut full = run(&scene, Who::Warm(MAX), 1);
+        let mut ours = run(&scene, Policy::Rule, 1);
+        let mut full = run(&scene, Policy::Warm(MAX), 1);
         let ratio = f64::from(ours.served) / f64::from(full.served);
         let row = format!("connect {connect:?}, hold {hold:?}, {count} callers: {ours:?}");
         assert!(ratio >= 0.95, "{ratio:.3} of the throughput, {row}");
@@ -305,31 +306,31 @@ fn lasting_demand_has_the_throughput_and_the_latency_of_the_maximum_after_ten_co
 }
 
 #[test]
-fn a_spike_orders_next_to_nothing() {
-    // That of the README: 50 at once on 5, 2 ms each, a connect of 150 ms. And one that takes as long as a connect.
+fn a_spike_opens_next_to_nothing() {
+    // 50 callers on 5 connections, 2 ms each, with a connect time of 150 ms; and a spike that lasts as long as a connect.
     for (count, most) in [(50, 0), (360, 2)] {
         let load = Load::Arrivals(vec![Duration::ZERO; count]);
         let mut scene = scene(150 * MS, 2 * MS, load, Duration::ZERO, ALWAYS);
         (scene.min, scene.max) = (5, 50);
         for seed in 0..20 {
-            let outcome = run(&scene, Who::Rule, seed);
+            let outcome = run(&scene, Policy::Rule, seed);
             assert!(outcome.opened <= most, "{count} at once: {outcome:?}");
         }
     }
 }
 
 #[test]
-fn load_in_pulses_pays_for_its_connections_once() {
+fn load_in_pulses_opens_its_connections_once() {
     for (connect, hold, count) in rows().filter(|(connect, _, count)| *connect < 100 * MS && *count > 1) {
-        // Six pulses and six more, each so long that one alone would not bring the pool to its size.
+        // Six pulses and six more, each too short to bring the pool to its size alone.
         let (on, off) = (3 * connect, 10 * connect);
         let load = Load::Callers { count, on, off };
         let early = scene(connect, hold, load, Duration::ZERO, 6 * (on + off));
         let late = Scene { counted_from: 6 * (on + off), ends: 12 * (on + off), ..early.clone() };
         let row = format!("connect {connect:?}, hold {hold:?}, {count} callers");
-        let (first, all) = (run(&early, Who::Rule, 1), run(&late, Who::Rule, 1));
+        let (first, all) = (run(&early, Policy::Rule, 1), run(&late, Policy::Rule, 1));
         assert!(all.opened <= (count as u32).clamp(MIN, MAX) - MIN, "{row}: {all:?}");
-        let full = run(&late, Who::Warm(MAX), 1);
+        let full = run(&late, Policy::Warm(MAX), 1);
         assert!(
             f64::from(all.served) >= 0.9 * f64::from(full.served),
             "{row}: {} of {}",
@@ -340,12 +341,12 @@ fn load_in_pulses_pays_for_its_connections_once() {
     }
 }
 
-/// Calls that come at random: a rate that changes, with spikes in between.
+/// Random arrivals: a rate that changes, with spikes in between.
 fn random_arrivals(random: &mut Rng, hold: Duration, lasts: Duration) -> Vec<Duration> {
     let mut times = Vec::new();
     let mut now = Duration::ZERO;
     while now < lasts {
-        // So many busy connections this phase would need.
+        // The number of busy connections that this phase needs.
         let load = [0.2, 0.8, 1.5, 3.0, 6.0][random.usize(0..5)];
         let phase_ends = now + lasts.mul_f64(0.02 + 0.2 * random.f64());
         if random.u8(0..4) == 0 {
@@ -359,8 +360,7 @@ fn random_arrivals(random: &mut Rng, hold: Duration, lasts: Duration) -> Vec<Dur
     times
 }
 
-/// In the time in which somebody waited plus a connect for each connection opened, in the longest wait, and in the
-/// connections alone.
+/// Regret in cost ([`Outcome::cost`]), in the longest wait, and in the number of connections opened.
 #[test]
 fn against_perfect_foresight_the_regret_is_bounded() {
     let (mut opened, mut best_opened, mut ratios) = (0, 0, 0.0);
@@ -372,12 +372,12 @@ fn against_perfect_foresight_the_regret_is_bounded() {
         let lasts = (hold * 400).max(20 * connect).min(hold * 1000);
         let arrivals = random_arrivals(random, hold, lasts);
         let scene = scene(connect, hold, Load::Arrivals(arrivals), Duration::ZERO, ALWAYS);
-        let ours = run(&scene, Who::Rule, seed);
+        let ours = run(&scene, Policy::Rule, seed);
         let best = (MIN..=MAX)
-            .map(|size| run(&scene, Who::Foresight(size), seed))
+            .map(|size| run(&scene, Policy::Foresight(size), seed))
             .min_by_key(|outcome| outcome.cost(&scene))
             .expect("sizes");
-        // What a rule cannot know before its first connection would have been made costs it as much again.
+        // A rule without foresight needs a connect time more before its first connection.
         let ratio = ours.cost(&scene).as_secs_f64() / (best.cost(&scene) + connect).as_secs_f64();
         let row = format!("seed {seed}, connect {connect:?}, hold {hold:?}: {ours:?}, at best {best:?}");
         assert!(ratio <= 3.0, "{ratio:.2} times the cost, {row}");

@@ -1,5 +1,5 @@
-//! Random histories: one thread does one thing after the other to a gate with patient callers and connectors in
-//! threads of their own, and a plain account beside it says who must have been served by now.
+//! Random histories: one thread applies events to a gate whose callers and connectors are other threads. After each event a
+//! simple model of the gate says which callers must have been served or refused.
 
 mod tally;
 mod world;
@@ -12,27 +12,27 @@ use proptest::prelude::*;
 const AGES: Duration = Duration::from_secs(60);
 const MAX: u32 = 4;
 
-/// One thing that happens to a gate. Where it is done to one of several, the number says to which.
+/// An event. A number selects one of several connections.
 #[derive(Debug, Clone)]
 enum Event {
-    /// Somebody comes who waits as long as it takes.
-    Come,
-    /// Somebody comes who does not wait.
+    /// A caller with a long timeout arrives, in a thread of its own.
+    Arrive,
+    /// The main thread acquires with a zero timeout.
     Try,
-    /// The main thread asks, and waits a moment.
-    Ask,
-    /// The main thread's connection is dead.
-    AskAgain(usize),
+    /// The main thread acquires with a short timeout.
+    Acquire,
+    /// A lent connection is dead, and the main thread acquires again.
+    AcquireAgain(usize),
     Release(usize),
     Discard(usize),
     Detach(usize),
     BeginCheck(u32),
     EndCheck,
     EndCheckClosed,
-    Made {
+    Connected {
         took: Duration,
     },
-    Failed {
+    ConnectFailed {
         is_login: bool,
     },
     Resize(u32, u32),
@@ -43,19 +43,19 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        8 => Just(Event::Come),
+        8 => Just(Event::Arrive),
         4 => Just(Event::Try),
-        2 => Just(Event::Ask),
-        2 => (0..9usize).prop_map(Event::AskAgain),
+        2 => Just(Event::Acquire),
+        2 => (0..9usize).prop_map(Event::AcquireAgain),
         10 => (0..9usize).prop_map(Event::Release),
         3 => (0..9usize).prop_map(Event::Discard),
         1 => (0..9usize).prop_map(Event::Detach),
         2 => (1..4u32).prop_map(Event::BeginCheck),
         2 => Just(Event::EndCheck),
         1 => Just(Event::EndCheckClosed),
-        10 => prop_oneof![Just(Duration::ZERO), Just(AGES)].prop_map(|took| Event::Made { took }),
-        1 => any::<bool>().prop_map(|is_login| Event::Failed { is_login }),
-        // Never smaller than it was: what a smaller maximum does is a story of its own.
+        10 => prop_oneof![Just(Duration::ZERO), Just(AGES)].prop_map(|took| Event::Connected { took }),
+        1 => any::<bool>().prop_map(|is_login| Event::ConnectFailed { is_login }),
+        // Never smaller than before: other tests cover a smaller maximum.
         1 => (0..=MAX, MAX..2 * MAX).prop_map(|(min, max)| Event::Resize(min, max)),
         1 => Just(Event::Suspend),
         2 => Just(Event::Resume),
@@ -67,7 +67,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, max_shrink_time: 30_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn callers_are_served_in_order_and_everything_balances(
+    fn callers_are_served_in_order_and_every_count_matches(
         min in 0..=MAX,
         events in vec(event(), 1..60),
     ) {
@@ -75,7 +75,7 @@ proptest! {
         world.gate.keep_minimum();
         world.settle();
         for event in &events {
-            world.live_through(event);
+            world.apply(event);
         }
         world.end();
     }

@@ -1,13 +1,12 @@
-//! The counters that a history must leave behind.
+//! The counters expected after a history.
 
 use super::*;
-use crate::pool::status::PoolStatus;
 
-/// What the counters must show.
+/// The expected counters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) requests: u64,
-    /// Calls that were served, or gave up or were turned away after waiting.
+    /// Calls that were served, or that gave up or were turned away after waiting.
     pub(super) waits: u64,
     pub(super) used: u64,
     pub(super) timed_out: u64,
@@ -21,13 +20,11 @@ impl Tally {
             Refusal::TimedOut | Refusal::Suspended | Refusal::SelfDeadlock => self.timed_out += 1,
             Refusal::Saturated | Refusal::Shed => self.rejected += 1,
             Refusal::Down | Refusal::Login => self.refused_down += 1,
-            Refusal::Closed | Refusal::CalledOff => {}
+            Refusal::Closed | Refusal::Cancelled => {}
         }
     }
 
-    pub(super) fn shown(counts: &Counts) -> Tally {
-        let mut status = PoolStatus::default();
-        counts.fill(&mut status);
+    pub(super) fn shown(status: &PoolStatus) -> Tally {
         Tally {
             requests: status.requests,
             waits: status.wait_times.count(),

@@ -1,4 +1,4 @@
-//! The account that a gate is held against, and the threads that use it.
+//! A simple model of the gate, which the gate is compared with, and the threads that use the gate.
 
 use super::*;
 use crate::pool::gate::tests::histories::tally::Tally;
@@ -9,36 +9,36 @@ const MOMENT: Duration = Duration::from_millis(2);
 const MAX_WAITING: u32 = 3;
 const CONNECTOR_THREADS: usize = 2;
 
-/// What a thread tells the main one.
+/// What a thread reports to the main one.
 enum Report {
     Caller(usize, Result<Permit, Refusal>),
-    /// This connector has an order in hand.
-    Maker(usize),
+    /// This connector has taken a request.
+    Connector(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Borrower {
     Main,
     Other,
-    /// It is being cleaned.
-    Nobody,
+    /// The connection is being cleaned.
+    Detached,
 }
 
-/// The account, and the threads.
+/// The model, and the threads.
 pub(super) struct World {
     pub(super) gate: Arc<Gate>,
     reports: Receiver<Report>,
     reporter: Sender<Report>,
-    verdicts: Vec<Sender<()>>,
-    /// Makers with an order in hand.
-    in_hand: Vec<usize>,
+    results: Vec<Sender<()>>,
+    /// Connectors with an attempt in progress.
+    connecting: Vec<usize>,
     phase: PoolState,
     max: u32,
     idle: u32,
     checking: u32,
     lent: Vec<(Permit, Borrower)>,
     callers: usize,
-    /// The patient ones, in the order in which they came.
+    /// The waiting callers, in order of arrival.
     queue: VecDeque<usize>,
     outage: Option<Refusal>,
     tally: Tally,
@@ -49,25 +49,25 @@ impl World {
         let outage_grace = AGES;
         let gate = Arc::new(Gate::new(Limits { max_waiting: MAX_WAITING, outage_grace, ..limits(min, MAX) }));
         let (reporter, reports) = channel();
-        let verdicts = (0..CONNECTOR_THREADS).map(|name| {
-            let (verdict, verdicts) = channel();
+        let results = (0..CONNECTOR_THREADS).map(|name| {
+            let (result, results) = channel();
             let (gate, reporter) = (gate.clone(), reporter.clone());
             std::thread::spawn(move || {
                 while let ConnectRequest::Connect(_) = gate.next_connect_request() {
-                    if reporter.send(Report::Maker(name)).is_err() || verdicts.recv().is_err() {
+                    if reporter.send(Report::Connector(name)).is_err() || results.recv().is_err() {
                         return;
                     }
                 }
             });
-            verdict
+            result
         });
-        let verdicts = verdicts.collect();
+        let results = results.collect();
         World {
             gate,
             reports,
             reporter,
-            verdicts,
-            in_hand: Vec::new(),
+            results,
+            connecting: Vec::new(),
             phase: PoolState::Open,
             max: MAX,
             idle: 0,
@@ -94,7 +94,7 @@ impl World {
         }
     }
 
-    /// What somebody who finds nothing is told before waiting.
+    /// The refusal of a caller that finds no idle connection, before it waits.
     fn refusal(&self, waits: bool, is_main: bool, is_again: bool) -> Option<Refusal> {
         let requested = self.gate.lock().requested;
         let all_lent = requested == 0 && self.lent.len() as u32 >= self.max;
@@ -104,8 +104,8 @@ impl World {
         } else if self.live() == 0 && self.outage == Some(Refusal::Login) {
             Some(Refusal::Login)
         } else if !waits && self.checking == 0 {
-            Some(self.time_is_up(is_again))
-        } else if is_main && all_lent && has(Borrower::Main) && !has(Borrower::Nobody) {
+            Some(self.timeout_refusal(is_again))
+        } else if is_main && all_lent && has(Borrower::Main) && !has(Borrower::Detached) {
             Some(Refusal::SelfDeadlock)
         } else if self.queue.len() >= MAX_WAITING as usize && !is_again {
             Some(Refusal::Saturated)
@@ -114,7 +114,7 @@ impl World {
         }
     }
 
-    fn time_is_up(&self, is_again: bool) -> Refusal {
+    fn timeout_refusal(&self, is_again: bool) -> Refusal {
         if self.phase == PoolState::Suspended {
             return Refusal::Suspended;
         }
@@ -123,8 +123,8 @@ impl World {
         self.outage.or(no_answer).filter(|_| !is_served).unwrap_or(Refusal::TimedOut)
     }
 
-    /// Somebody patient comes.
-    fn come(&mut self) {
+    /// A caller with a long timeout arrives.
+    fn arrive(&mut self) {
         let name = self.callers;
         self.callers += 1;
         self.tally.requests += 1;
@@ -134,26 +134,26 @@ impl World {
             let _ = reporter.send(Report::Caller(name, gate.acquire_here(AGES)));
         });
         if let Some(refusal) = expected {
-            self.hear(BTreeSet::new(), BTreeSet::from([name]), refusal);
+            self.expect(BTreeSet::new(), BTreeSet::from([name]), refusal);
             self.tally.waits -= 1;
         } else {
             self.queue.push_back(name);
             let gate = self.gate.clone();
-            let has_come = |world: &World| world.is_free() || gate.lock().queue.len() == world.queue.len();
-            self.until("the caller is in the queue", has_come);
+            let has_arrived = |world: &World| world.is_free() || gate.lock().queue.len() == world.queue.len();
+            self.until("the caller is in the queue", has_arrived);
         }
     }
 
-    /// Asks from the main thread, and holds the answer against the account.
-    fn ask(&mut self, timeout: Duration, again: Option<Permit>) {
+    /// Acquires in the main thread, and compares the result with the model.
+    fn acquire(&mut self, timeout: Duration, again: Option<Permit>) {
         let is_again = again.is_some();
         let at_once = self.refusal(!timeout.is_zero(), true, is_again);
-        let expected = (!self.is_free()).then(|| at_once.unwrap_or(self.time_is_up(is_again)));
-        // Its first wait is not counted any more.
+        let expected = (!self.is_free()).then(|| at_once.unwrap_or(self.timeout_refusal(is_again)));
+        // The wait for the dead connection is no longer counted.
         self.tally.waits +=
             u64::from(expected.is_none() || at_once.is_none() || is_again) - u64::from(is_again);
-        // Where an attempt has been in hand for long, because this test was held up.
-        let may_hang = self.live() == 0 && !self.in_hand.is_empty();
+        // An attempt may have been in progress for long because this test was delayed.
+        let may_hang = self.live() == 0 && !self.connecting.is_empty();
         let started = now();
         let outcome = match again {
             None => {
@@ -174,50 +174,50 @@ impl World {
                 let is_in_time = refusal != Refusal::TimedOut || waited >= timeout;
                 assert!(is_in_time && waited < AGES / 10, "{refusal:?} after {waited:?}");
                 let shown = (numbers.in_use as usize, numbers.idle, numbers.waiting as usize, numbers.max);
-                let account = (self.lent.len(), self.idle + self.checking, self.queue.len(), self.max);
-                assert_eq!(shown, account, "{refusal:?}");
+                let model = (self.lent.len(), self.idle + self.checking, self.queue.len(), self.max);
+                assert_eq!(shown, model, "{refusal:?}");
                 self.tally.count(refusal);
             }
             (outcome, expected) => panic!("{outcome:?} instead of {expected:?}"),
         }
     }
 
-    /// Those who must be told of a refused login, now that nothing is left.
-    fn tell_of_login(&mut self) {
+    /// Expects every waiter to be refused if the login is refused and no connection is left.
+    fn expect_login_refusals(&mut self) {
         if self.live() == 0 && self.outage == Some(Refusal::Login) {
-            self.turn_away(Refusal::Login);
+            self.expect_all_refused(Refusal::Login);
         }
     }
 
-    fn turn_away(&mut self, refusal: Refusal) {
-        let everybody = std::mem::take(&mut self.queue).into_iter().collect();
-        self.hear(BTreeSet::new(), everybody, refusal);
+    fn expect_all_refused(&mut self, refusal: Refusal) {
+        let all = std::mem::take(&mut self.queue).into_iter().collect();
+        self.expect(BTreeSet::new(), all, refusal);
     }
 
-    /// Hears from those who must have been served, from the head of the queue on.
-    fn serve(&mut self) {
+    /// Expects the head of the queue to be served while connections are idle.
+    fn expect_served(&mut self) {
         let mut served = BTreeSet::new();
         while self.is_free() {
             let Some(name) = self.queue.pop_front() else { break };
             self.idle -= 1;
             served.insert(name);
         }
-        self.hear(served, BTreeSet::new(), Refusal::Closed);
+        self.expect(served, BTreeSet::new(), Refusal::Closed);
     }
 
-    /// Waits for these callers' reports, and accepts no other's.
-    fn hear(&mut self, mut served: BTreeSet<usize>, mut refused: BTreeSet<usize>, refusal: Refusal) {
+    /// Waits for the reports of these callers, and accepts no other.
+    fn expect(&mut self, mut served: BTreeSet<usize>, mut refused: BTreeSet<usize>, refusal: Refusal) {
         while !served.is_empty() || !refused.is_empty() {
             let report = self.reports.recv_timeout(AGES / 6);
             match report.unwrap_or_else(|_| panic!("{served:?} not served, {refused:?} not refused")) {
-                Report::Maker(name) => self.in_hand.push(name),
+                Report::Connector(name) => self.connecting.push(name),
                 Report::Caller(name, Ok(permit)) => {
                     assert!(served.remove(&name), "{name} is served before {served:?}, {:?}", self.queue);
                     self.tally.waits += 1;
                     self.lent.push((permit, Borrower::Other));
                 }
                 Report::Caller(name, Err(other)) => {
-                    assert!(refused.remove(&name), "{name} is told {other:?}");
+                    assert!(refused.remove(&name), "{name} is refused with {other:?}");
                     assert_eq!(other, refusal);
                     self.tally.waits += 1;
                     self.tally.count(other);
@@ -230,39 +230,40 @@ impl World {
     fn until(&mut self, what: &str, condition: impl Fn(&World) -> bool) {
         let end = Instant::now() + AGES / 6;
         while !condition(self) {
-            assert!(Instant::now() < end, "this never came true: {what}; {:?}", self.gate.lock());
+            assert!(Instant::now() < end, "the condition never became true: {what}; {:?}", self.gate.lock());
             std::thread::sleep(Duration::from_micros(20));
-            self.hear_connectors();
+            self.receive_connectors();
         }
     }
 
-    fn hear_connectors(&mut self) {
+    fn receive_connectors(&mut self) {
         for report in self.reports.try_iter() {
             match report {
-                Report::Maker(name) => self.in_hand.push(name),
-                Report::Caller(name, outcome) => panic!("nothing was due to {name}: {outcome:?}"),
+                Report::Connector(name) => self.connecting.push(name),
+                Report::Caller(name, outcome) => panic!("unexpected outcome of {name}: {outcome:?}"),
             }
         }
     }
 
-    /// Lets things come to rest, and compares the gate with the account.
+    /// Waits until the gate is at rest, and compares it with the model.
     pub(super) fn settle(&mut self) {
-        self.serve();
+        self.expect_served();
         let gate = self.gate.clone();
-        self.until("the connectors have what is ordered", |world| {
+        self.until("the connectors have taken the requests", |world| {
             let state = gate.lock();
-            let is_hand_free = world.in_hand.len() < CONNECTOR_THREADS;
-            let heard = state.connecting as usize == world.in_hand.len();
-            heard && (state.requested == state.connecting || !is_hand_free || state.outage.is_down())
+            let has_free_connector = world.connecting.len() < CONNECTOR_THREADS;
+            let are_known = state.connecting as usize == world.connecting.len();
+            are_known
+                && (state.requested == state.connecting || !has_free_connector || state.backoff.is_down())
         });
         let state = gate.lock();
         state.check_bounded();
         let shown = (state.idle, state.checking, state.in_use as usize, state.queue.len(), state.phase);
-        let account = (self.idle, self.checking, self.lent.len(), self.queue.len(), self.phase);
-        assert_eq!(shown, account);
-        assert_eq!(state.outage.is_down(), self.outage.is_some());
+        let model = (self.idle, self.checking, self.lent.len(), self.queue.len(), self.phase);
+        assert_eq!(shown, model);
+        assert_eq!(state.backoff.is_down(), self.outage.is_some());
         if self.phase == PoolState::Open && !self.queue.is_empty() {
-            assert!(state.total() > 0, "they wait for nothing: {state:?}");
+            assert!(state.total() > 0, "callers wait and no connection is open or requested: {state:?}");
         }
     }
 
@@ -274,18 +275,18 @@ impl World {
         Some(self.lent.swap_remove(number).0)
     }
 
-    pub(super) fn live_through(&mut self, event: &Event) {
+    pub(super) fn apply(&mut self, event: &Event) {
         let is_open = self.phase != PoolState::Closed;
         match *event {
-            Event::Come => self.come(),
-            Event::Try => self.ask(Duration::ZERO, None),
-            Event::Ask => self.ask(MOMENT, None),
-            Event::AskAgain(number) => {
+            Event::Arrive => self.arrive(),
+            Event::Try => self.acquire(Duration::ZERO, None),
+            Event::Acquire => self.acquire(MOMENT, None),
+            Event::AcquireAgain(number) => {
                 if let Some(dead) = self.take_lent(number) {
-                    let told = self.live() == 0 && self.outage == Some(Refusal::Login);
-                    let queue = if told { std::mem::take(&mut self.queue) } else { VecDeque::new() };
-                    self.ask(MOMENT, Some(dead));
-                    self.hear(BTreeSet::new(), queue.into_iter().collect(), Refusal::Login);
+                    let are_refused = self.live() == 0 && self.outage == Some(Refusal::Login);
+                    let queue = if are_refused { std::mem::take(&mut self.queue) } else { VecDeque::new() };
+                    self.acquire(MOMENT, Some(dead));
+                    self.expect(BTreeSet::new(), queue.into_iter().collect(), Refusal::Login);
                 }
             }
             Event::Release(number) => {
@@ -299,14 +300,14 @@ impl World {
                 if let Some(permit) = self.take_lent(number) {
                     self.tally.used += 1;
                     self.gate.discard(permit);
-                    self.tell_of_login();
+                    self.expect_login_refusals();
                 }
             }
             Event::Detach(number) => {
                 let count = self.lent.len().max(1);
                 if let Some((permit, borrower)) = self.lent.get_mut(number % count) {
                     self.gate.detach(permit);
-                    *borrower = Borrower::Nobody;
+                    *borrower = Borrower::Detached;
                 }
             }
             Event::BeginCheck(most) => {
@@ -323,23 +324,23 @@ impl World {
             Event::EndCheckClosed if self.checking > 0 => {
                 self.checking -= 1;
                 self.gate.end_check_closed();
-                self.tell_of_login();
+                self.expect_login_refusals();
             }
             Event::EndCheck | Event::EndCheckClosed => {}
-            Event::Made { took } => {
-                if let Some(connector) = self.in_hand.pop() {
+            Event::Connected { took } => {
+                if let Some(connector) = self.connecting.pop() {
                     self.add_idle();
                     self.outage = None;
-                    self.gate.made(took);
-                    self.verdicts[connector].send(()).unwrap();
+                    self.gate.connected(took);
+                    self.results[connector].send(()).unwrap();
                 }
             }
-            Event::Failed { is_login } => {
-                if let Some(connector) = self.in_hand.pop() {
+            Event::ConnectFailed { is_login } => {
+                if let Some(connector) = self.connecting.pop() {
                     self.outage = Some(if is_login { Refusal::Login } else { Refusal::Down });
-                    self.gate.failed("refused".to_owned(), is_login);
-                    self.verdicts[connector].send(()).unwrap();
-                    self.tell_of_login();
+                    self.gate.connect_failed("refused".to_owned(), is_login);
+                    self.results[connector].send(()).unwrap();
+                    self.expect_login_refusals();
                 }
             }
             Event::Resize(min, max) => {
@@ -359,19 +360,19 @@ impl World {
                 self.phase = PoolState::Closed;
                 self.idle = 0;
                 self.gate.close();
-                self.turn_away(Refusal::Closed);
+                self.expect_all_refused(Refusal::Closed);
             }
         }
         self.settle();
     }
 
-    /// Closes the gate, brings everything back, and shows that nothing is left and everything was counted.
+    /// Closes the gate, returns every connection, and asserts that none is left and that the counters are right.
     pub(super) fn end(mut self) {
-        self.live_through(&Event::Close);
-        while !self.lent.is_empty() || self.checking > 0 || !self.in_hand.is_empty() {
-            self.live_through(&Event::Release(0));
-            self.live_through(&Event::EndCheckClosed);
-            self.live_through(&Event::Made { took: Duration::ZERO });
+        self.apply(&Event::Close);
+        while !self.lent.is_empty() || self.checking > 0 || !self.connecting.is_empty() {
+            self.apply(&Event::Release(0));
+            self.apply(&Event::EndCheckClosed);
+            self.apply(&Event::Connected { took: Duration::ZERO });
         }
         assert_eq!(self.gate.wait_until_idle(now() + AGES), 0);
         let state = self.gate.lock();

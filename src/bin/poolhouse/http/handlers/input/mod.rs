@@ -1,7 +1,8 @@
-//! What clients send → values the service takes, or a 422 that lists what is wrong with it.
+//! Parses what clients send into values for the services, or into a 422 that lists every problem. It calls no
+//! service.
 //!
-//! Nothing is repaired: an unknown, repeated or mistyped field is refused. One courtesy, for HTML forms: a
-//! query parameter without a value counts as not given.
+//! Nothing is repaired: unknown, repeated and mistyped fields are refused. One exception, for HTML forms: a query
+//! parameter without a value counts as not given.
 
 use crate::problems::Problems;
 use crate::services::movies::{GENRES, Movie, MovieFilter, YEARS, is_visible};
@@ -16,24 +17,24 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::RangeInclusive;
 
-/// The most movies on a page, and how many where nobody asks.
+/// The number of movies on a page: the range, and the default.
 const LIMITS: RangeInclusive<u16> = 1..=100;
 const DEFAULT_LIMIT: u16 = 20;
 
 /// The ids a movie may have.
 const IDS: RangeInclusive<i32> = 1..=i32::MAX;
 
-/// The most characters of a title, and of a search.
+/// The most characters of a title and of a search.
 const TITLE_LENGTH: usize = 500;
 const SEARCH_LENGTH: usize = 200;
 
-/// The most characters of a bad value that an answer repeats.
+/// The most characters of a bad value that a response repeats.
 const SHOWN_LENGTH: usize = 40;
 
 const PARAMETERS: [&str; 5] = ["search", "genre", "year", "after", "limit"];
 const FIELDS: [&str; 4] = ["movie_id", "title", "year", "genres"];
 
-/// A JSON object as it was sent. A map would keep the last of several fields with the same name, and not say so.
+/// A JSON object as it was sent: a map would silently keep only the last of several fields with one name.
 #[derive(Debug)]
 pub(crate) struct Body(Vec<(String, Value)>);
 
@@ -75,7 +76,7 @@ impl FromRequest for MovieId {
     }
 }
 
-/// Reads the query string of a list: the filter, and the number of movies asked for.
+/// Parses the query string of a list: the filter, and the number of movies.
 pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> {
     let Query(pairs) = Query::<Vec<(String, String)>>::from_query(query)
         .map_err(|error| ApiError::invalid(format!("the query string is malformed: {error}")))?;
@@ -104,7 +105,7 @@ pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> 
     Ok((filter, limit))
 }
 
-/// Reads the body of a write. The id is the path's where there is one, and the body may only repeat it.
+/// Parses the body of a write. The id is the path's if there is one, and the body may only repeat it.
 pub(crate) fn movie(body: &Body, path_id: Option<i32>) -> Result<Movie, ApiError> {
     let mut problems = Problems::default();
     let mut fields: HashMap<&str, &Value> = HashMap::new();
@@ -116,7 +117,7 @@ pub(crate) fn movie(body: &Body, path_id: Option<i32>) -> Result<Movie, ApiError
         }
     }
     let field = |name| fields.get(name).copied();
-    // Every field is read whatever became of the others, so that every problem is told at once.
+    // Parses every field before it returns, so that all problems are reported at once.
     let movie_id = problems.take(body_id(field("movie_id"), path_id));
     let title = problems.take(body_title(field("title")));
     let year = problems.take(body_year(field("year")));
@@ -184,7 +185,7 @@ fn body_genres(value: Option<&Value>) -> Result<Vec<String>, String> {
     Ok(genres)
 }
 
-/// A search needs something to find: of punctuation alone no title has a word.
+/// A search without a letter or digit matches no title.
 fn search(text: &str) -> Result<String, String> {
     if !text.contains(char::is_alphanumeric) {
         return Err(format!("search: {} has no letter and no digit", shown(text)));
@@ -198,7 +199,7 @@ fn known_genre(text: &str) -> Result<&'static str, String> {
     known.ok_or_else(|| format!("genre: {} is unknown, known are {}", shown(text), GENRES.join(", ")))
 }
 
-/// Refuses what PostgreSQL could not store (NUL) and nobody could read (the other control characters).
+/// Refuses NUL, which PostgreSQL cannot store, and the other control characters, which cannot be read.
 fn printable(name: &str, text: &str, longest: usize) -> Result<(), String> {
     if let Some(character) = text.chars().find(|character| character.is_control()) {
         return Err(format!("{name}: has the control character U+{:04X}", u32::from(character)));
@@ -227,9 +228,9 @@ fn json_number(name: &str, value: &Value, allowed: RangeInclusive<i32>) -> Resul
     within(name, whole(value), value, allowed)
 }
 
-/// JSON has one kind of number: `1995.0` and `1e3` are whole.
+/// JSON has one type of number: `1995.0` and `1e3` are whole.
 fn whole(value: &Value) -> Option<i64> {
-    /// Up to here every whole number has a float of its own.
+    /// Up to here a float represents every whole number.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let float = || value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
     value.as_i64().or_else(|| float().map(|float| float as i64))
@@ -251,7 +252,7 @@ where
     })
 }
 
-/// A value as an answer repeats it: quoted, and cut where it is long.
+/// A value as a response repeats it: quoted, and shortened.
 fn shown(value: &(impl fmt::Display + ?Sized)) -> String {
     let text = value.to_string();
     match text.char_indices().nth(SHOWN_LENGTH) {
