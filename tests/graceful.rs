@@ -5,7 +5,7 @@ mod ends;
 mod private_server;
 mod supervisors;
 
-use crate::support::{App, SOON, children_of, eventually, processes, running};
+use crate::support::{App, SOON, children_of, eventually, freeze, processes, running};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{ErrorKind, Read, Write};

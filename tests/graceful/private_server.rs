@@ -49,11 +49,7 @@ fn a_frozen_one_is_killed_with_all_its_processes_and_a_signal_ends_the_next_load
     client(app.directory()).batch_execute(stumbling_block).unwrap();
     let family = family_of(postmaster_of(&app));
     assert!(family.len() > 5, "{family:?}");
-    kill(family[0], Signal::SIGSTOP).unwrap();
-    for pid in &family[1..] {
-        // One may have come to its end.
-        let _ = kill(*pid, Signal::SIGSTOP);
-    }
+    freeze(&family);
     let start = Instant::now();
     let (status, log, project) = app.stop();
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());

@@ -17,7 +17,7 @@ pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use postgres::Database;
 pub(crate) use proxy::Proxy;
 pub(crate) use server::cluster::processes::is_running;
-pub(crate) use server::{Postgres, children_of, processes, running};
+pub(crate) use server::{Postgres, children_of, freeze, processes, running};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

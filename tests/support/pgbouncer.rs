@@ -8,6 +8,8 @@
 //! ```
 
 use super::server::cluster::{Account, Watchdog, free_port, tail};
+use super::SOON;
+use super::server::freeze;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use poolhouse::PoolSettings;
@@ -116,7 +118,7 @@ impl PgBouncer {
             command.uid(account.uid).gid(account.gid);
         }
         let child = process.insert(command.spawn().expect("pgbouncer starts"));
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + SOON;
         let port = self.settings.hosts[0].1;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = child.try_wait().expect("its status");
@@ -127,7 +129,7 @@ impl PgBouncer {
 
     /// Stops it where it stands: connections stay open, nothing answers.
     pub(crate) fn freeze(&self) {
-        kill(self.pid(), Signal::SIGSTOP).expect("it stops");
+        freeze(&[self.pid()]);
     }
 
     /// The end of what it has logged.

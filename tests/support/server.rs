@@ -112,7 +112,7 @@ impl Postgres {
     /// `kill -9` of every process of it, as in a crash of the machine.
     pub(crate) fn kill(&self) {
         // Stopped first, so that no session is born that would not be known of.
-        kill(self.pid(), Signal::SIGSTOP).expect("the postmaster stops");
+        freeze(&[self.pid()]);
         let processes = self.processes();
         self.end(Shutdown::Crash);
         // The next start is refused while one of them holds on to the shared memory.
@@ -131,10 +131,8 @@ impl Postgres {
     pub(crate) fn freeze(&self) {
         // The postmaster first, so that no session is born while the others are stopped.
         let postmaster = self.pid();
-        kill(postmaster, Signal::SIGSTOP).expect("the postmaster stops");
-        for pid in children_of(postmaster) {
-            let _ = kill(pid, Signal::SIGSTOP);
-        }
+        freeze(&[postmaster]);
+        freeze(&children_of(postmaster));
     }
 
     /// Lets a frozen server go on.
@@ -275,6 +273,17 @@ pub(crate) fn processes() -> Vec<Process> {
 /// The processes whose parent is `parent`.
 pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     processes().iter().filter(|process| process.parent == parent).map(|process| process.pid).collect()
+}
+
+/// Stops those of `pids` that have not ended where they stand. On a busy machine a signal may take its time.
+pub(crate) fn freeze(pids: &[Pid]) {
+    for pid in pids {
+        let _ = kill(*pid, Signal::SIGSTOP);
+    }
+    let is_frozen = |process: &Process| process.state.eq_ignore_ascii_case(&'T') || process.has_ended();
+    eventually("they have stopped", SOON, || {
+        processes().iter().filter(|process| pids.contains(&process.pid)).all(is_frozen)
+    });
 }
 
 /// Those of `pids` that have not ended.

@@ -1,6 +1,6 @@
 //! A server that follows another, and can take its place.
 
-use super::{BASE, Postgres, children_of};
+use super::{BASE, Postgres, children_of, freeze};
 use crate::support::eventually;
 use crate::support::postgres::SUPERUSER;
 use nix::sys::signal::{Signal, kill};
@@ -68,7 +68,7 @@ impl Postgres {
         let sender = "SELECT pid FROM pg_stat_replication WHERE application_name = 'walreceiver'";
         let sender = Pid::from_raw(client.query_one(sender, &[]).expect("one standby").get(0));
         assert!(children_of(self.pid()).contains(&sender), "{sender} is a process of this server");
-        kill(sender, Signal::SIGSTOP).expect("the WAL sender stops");
+        freeze(&[sender]);
         let is_proven = Arc::new(AtomicBool::new(false));
         let writer = {
             let (mut client, is_proven) = (self.client(), is_proven.clone());
