@@ -1,7 +1,7 @@
 # Everything one does with this repository. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model fuzz chaos bench bench-http deps
+.PHONY: help run build test model fuzz chaos bench bench-http deny deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -46,6 +46,10 @@ bench-http: deps ## Measure the service against the same endpoint written async 
 	@sh config/install-deps.sh bench-http
 	cargo build --release --locked
 	cargo run --release --locked --quiet --manifest-path benches/http/Cargo.toml --target-dir target -- $(ARGS)
+
+deny: ## Check the dependencies' licences, sources and security advisories (installs cargo-deny if missing)
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check
 
 deps: ## Install what is missing
 	@sh config/install-deps.sh
