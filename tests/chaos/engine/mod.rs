@@ -82,7 +82,7 @@ const HANGS: Duration = Duration::from_secs(30);
 
 /// Carries out a plan.
 pub(crate) fn run(plan: Plan) -> Outcome {
-    let stage = Stage::set(plan.with_standby);
+    let stage = Stage::set(plan.with_standby, plan.leniency);
     let (mut claims, mut counts, mut findings) = Default::default();
     let mut before = None;
     if plan.is_alone {

@@ -54,11 +54,13 @@ impl Node {
 pub(crate) struct Stage {
     nodes: Vec<Node>,
     primary: AtomicUsize,
+    leniency: Duration,
 }
 
 impl Stage {
-    /// Starts everything, with the ledger's tables; with a standby where one is asked for and possible.
-    pub(crate) fn set(with_standby: bool) -> Stage {
+    /// Starts everything, with the ledger's tables; with a standby where one is asked for and possible. `leniency` is what a
+    /// login may take longer than usual.
+    pub(crate) fn set(with_standby: bool, leniency: Duration) -> Stage {
         let primary = Node::new(Postgres::start_with(OPTIONS));
         let mut client = primary.server.client();
         client.batch_execute(TABLES).expect("the tables");
@@ -68,6 +70,7 @@ impl Stage {
         Stage {
             nodes: [Some(primary), standby].into_iter().flatten().collect(),
             primary: AtomicUsize::new(0),
+            leniency,
         }
     }
 
@@ -121,7 +124,7 @@ impl Stage {
         }
         let mut settings = PoolSettings::new(database);
         (settings.min_connections, settings.max_connections) = (2, MOST_CONNECTIONS);
-        settings.connect_timeout = CONNECT_TIMEOUT;
+        settings.connect_timeout = CONNECT_TIMEOUT + self.leniency;
         settings.acquire_timeout = ACQUIRE_TIMEOUT;
         settings.statement_timeout = Some(STATEMENT_TIMEOUT);
         settings.outage_grace = OUTAGE_GRACE;
