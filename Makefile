@@ -1,17 +1,18 @@
-# Everything one does with this repository. `make` alone lists it.
+# The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model fuzz chaos bench bench-http deps
+.PHONY: help run build test model fuzz chaos bench bench-http deny deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
 		printf '%-18s %s\n' "$$target" "$$words"; done
 
-run: deps ## Install what is missing, build, and serve the movies on 127.0.0.1:5000
-	cargo build --release --locked
-	exec cargo run --release --locked --quiet -- serve
+# Its profile compiles in a fraction of the time and runs slower than `build`; see Cargo.toml.
+run: deps ## Install what is missing, build quickly, and serve the movies on 127.0.0.1:5000
+	cargo build --profile quick --locked
+	exec cargo run --profile quick --locked --quiet -- serve
 
-build: deps ## Build the program: target/release/poolhouse
+build: deps ## Build the optimised program: target/release/poolhouse
 	cargo build --release --locked
 
 test: deps ## Install what is missing; check format, lints and docs; run all tests
@@ -23,19 +24,19 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 	cargo test --locked
 	cargo test --locked --lib --no-default-features
 
-# Its own target folder, because the flag would have everything else compiled anew.
+# In a target folder of its own, because the flag would have the other targets compile everything again.
 model: deps ## Explore the interleavings of the gate's threads (about a minute)
 	RUSTFLAGS='--cfg poolhouse_shuttle' CARGO_TARGET_DIR=target/model \
 		cargo test --locked --lib gate::tests::interleavings
 
-# Everything that takes its number of random cases from PROPTEST_CASES; a failure prints the smallest input. Of the
-# adversary's statements, each of which is run on a real server, it is a twentieth.
+# Runs every test that takes its number of random cases from PROPTEST_CASES. A failure prints the smallest input. The
+# adversary runs each of its statements on a real server, and takes a twentieth of the cases.
 fuzz: deps ## Random settings, headers, requests, rows, CSV, SQL texts and adversaries, CASES=20000 of each kind
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --lib --bins
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test --release --locked --test integration -- \
 		settings::bad_values decode::round_trips hostile::a_damaged_request pool::adversary pool::messages
 
-chaos: deps ## Break a real server in every way for MINUTES=3, and judge what callers were told; SEED=… again
+chaos: deps ## Break a real server for MINUTES=3, and check every reported outcome; SEED=… repeats a run
 	cargo test --release --locked --test chaos -- --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 bench: deps ## Measure the pool against its peers (benches/README.md)
@@ -46,6 +47,10 @@ bench-http: deps ## Measure the service against the same endpoint written async 
 	@sh config/install-deps.sh bench-http
 	cargo build --release --locked
 	cargo run --release --locked --quiet --manifest-path benches/http/Cargo.toml --target-dir target -- $(ARGS)
+
+deny: ## Check the dependencies' licences, sources and security advisories (installs cargo-deny if missing)
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check
 
 deps: ## Install what is missing
 	@sh config/install-deps.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what poolhouse needs and this machine lacks: a C compiler, the PostgreSQL server programs with the
-# extension unaccent. Where nothing is missing it does nothing, and needs no network and no rights.
+# extension unaccent. If nothing is missing it does nothing, and needs no network and no privileges.
 #
 #   sh config/install-deps.sh               for building and running
 #   sh config/install-deps.sh test          cargo's fmt and clippy, and PgBouncer, as well
@@ -30,7 +30,7 @@ has_server() {
     done | grep -q found
 }
 
-# Debian's server packages contain the extensions; elsewhere they may be a package of their own.
+# Debian's server packages contain the extensions; other systems may have a separate package.
 has_unaccent() {
     for directory in "$(pg_config --sharedir 2>/dev/null)" /usr/share/postgresql/* /usr/share/pgsql \
         /opt/homebrew/share/postgresql* /usr/local/share/postgresql*; do
@@ -39,13 +39,13 @@ has_unaccent() {
     return 1
 }
 
-# Debian keeps it where only root looks.
+# Debian installs it into a directory that is only in root's PATH.
 has_pgbouncer() {
     command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || [ -x /usr/local/sbin/pgbouncer ]
 }
 
 if ! command -v cargo >/dev/null; then
-    # rustup puts it there, and into PATH only of shells started later.
+    # rustup installs it there, and adds it to the PATH of new shells only.
     [ -x "$HOME/.cargo/bin/cargo" ] && fail "cargo is not in PATH: run  . \"\$HOME/.cargo/env\"  first"
     fail "Rust is missing: install it as https://rustup.rs says, then run this again"
 fi
@@ -79,5 +79,5 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "poolhouse: installing$missing"
 $as_root apt-get update
-# Unquoted on purpose: these are several words.
+# Unquoted on purpose: $missing is several words.
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends $missing

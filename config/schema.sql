@@ -1,21 +1,21 @@
 -- The reference service's tables. `poolhouse schema` applies this file, and so does
 -- `psql --single-transaction --file config/schema.sql`. Applying it again changes nothing.
 
--- "Exists already, skipping" is no news.
+-- Hides the notices "already exists, skipping".
 select set_config('client_min_messages', 'warning', true);
 
--- Two at the same time go one after the other: "if not exists" alone is no protection from that.
+-- Two concurrent applications run one after the other: "if not exists" alone does not protect from a race.
 select pg_advisory_xact_lock(hashtext('poolhouse schema'));
 
--- Takes the accents off letters. It comes with the server (Debian: package postgresql-contrib), and whoever may
--- create objects in this database may create it.
+-- Removes accents. It comes with the server (Debian: package postgresql-contrib). It is a trusted extension: the right to
+-- create objects in this database suffices.
 create extension if not exists unaccent;
 
--- The functions name what they call with its schema: pg_restore computes the generated column with an empty
--- search path. And unaccent may have been put anywhere before we came, so that its schema is looked up.
+-- The functions qualify every name with its schema, because pg_restore computes the generated column with an empty
+-- search path. The schema of unaccent is looked up: the extension may already exist in any schema.
 --
--- They are PL/pgSQL because an SQL function around unaccent, which is merely stable, cannot be inlined and costs
--- more per call. "Immutable" is a promise of ours: the rules of unaccent do not change underneath.
+-- They are PL/pgSQL because an SQL function around unaccent, which is only stable, cannot be inlined and costs more per
+-- call. "Immutable" is our promise: the rules of unaccent do not change.
 do $do$
 declare
     ours constant text := quote_ident(current_schema());
@@ -24,8 +24,8 @@ declare
         from pg_extension join pg_namespace on pg_namespace.oid = extnamespace
         where extname = 'unaccent');
 begin
-    -- The words of a text: lower case, no accents, everything but letters and digits taken as a space. A word of
-    -- the index may have 2046 bytes: of the 500 characters looked at, none has more than 4.
+    -- The words of a text: in lower case, without accents, separated by everything that is no letter or digit. It uses the
+    -- first 500 characters, of at most 4 bytes each, because a word of the index has at most 2046 bytes.
     execute format($create$
         create or replace function %1$s.poolhouse_split(words text) returns text[]
         language plpgsql immutable strict parallel safe as $body$
@@ -36,7 +36,7 @@ begin
         $body$
     $create$, ours, theirs, theirs || '.unaccent');
 
-    -- What a title is found by. "Schindler's" is three words, so that "schindlers" finds it too.
+    -- The words that find a title. "Schindler's" is three words, so that "schindlers" finds it too.
     execute format($create$
         create or replace function %1$s.poolhouse_words(title text) returns tsvector
         language plpgsql immutable strict parallel safe as $body$
@@ -51,8 +51,8 @@ begin
         $body$
     $create$, ours);
 
-    -- Free text as a query: a title must have every word, or a longer one that begins with it. A text without
-    -- words is an empty query, which matches nothing, and about which the server should not send a notice.
+    -- Free text as a query: for each word a title must have a word that begins with it. A text without words is an empty
+    -- query, which matches nothing; the server's notice about it is suppressed.
     execute format($create$
         create or replace function %1$s.poolhouse_query(words text) returns tsquery
         language plpgsql immutable strict parallel safe set client_min_messages = warning as $body$
@@ -80,5 +80,5 @@ create table if not exists movies (
 
 create index if not exists movies_search_idx on movies using gin (search);
 create index if not exists movies_genres_idx on movies using gin (genres);
--- Pages by year carry on after a (year, movie_id).
+-- For pages of one year, which continue after a movie_id.
 create index if not exists movies_year_movie_id_idx on movies (year, movie_id);

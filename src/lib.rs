@@ -1,7 +1,7 @@
 //! A blocking PostgreSQL connection pool for Rust services, built on r2d2, with shared query helpers, tiered
-//! `.env` settings and token-guarded pool health, whose deadlines hold in every fault.
+//! `.env` settings and token-guarded pool health. Its deadlines hold in every fault.
 //!
-//! No ORM, no async pool, no query builder, no wire protocol of its own, no proxy and no cluster.
+//! It is no ORM, no async pool and no query builder, and has no proxy and no cluster of its own.
 //!
 //! ```no_run
 //! use poolhouse::{DatabasePool, Settings, execute_query};
@@ -24,33 +24,33 @@
 //!
 //! # Vocabulary
 //!
-//! - **tier**: dev, preprod or production; picks the settings' file.
+//! - **tier**: dev, preprod or production; selects the settings' file.
 //! - **settings**: validated, built once. A **variable** is one line of a `.env` file, or of the environment.
-//! - **pool**: our handle, cheap to clone.
-//! - **connection**: what the pool counts and lends. **Acquire** and **release** are its ways out and back.
-//! - **session**: the server side's state behind a connection.
-//! - **waiting**: callers in the queue.
-//! - **exhausted**: no connection came free until the caller's time ran out. **Saturated**: the queue is full,
-//!   refused at once. **Down**: the server cannot be reached, or does not answer. Three different errors, with
-//!   different advice.
-//! - **outcome unknown**: a commit, or a write, whose answer was lost.
+//! - **pool**: the handle [`Pool`], cheap to clone.
+//! - **connection**: the unit that the pool counts and lends. A caller **acquires** and **releases** it.
+//! - **session**: the server's state behind a connection.
+//! - **waiting**: the callers in the queue.
+//! - **exhausted**: no connection became free within the caller's timeout. **Saturated**: the queue is full, and the caller
+//!   fails immediately. **Down**: the server cannot be reached, or does not respond. These are three errors with different
+//!   advice.
+//! - **outcome unknown**: a commit or a write whose reply was lost.
 //!
-//! # The way of the data
+//! # Modules
 //!
-//! Modules in the order in which they may use each other; each knows only those before it.
+//! In the order of the data's way from a variable to a response. Each module uses only those before it.
 //!
-//! 1. `error`: [`Error`], one enum a caller can act on, and [`Result`]. It knows no HTTP.
-//! 2. [`settings`]: variables become a validated value, every problem reported at once.
+//! 1. `error`: [`Error`], one enum for callers to act on, and [`Result`]. It knows nothing of HTTP.
+//! 2. [`settings`]: variables become a validated value, and every problem is reported at once.
 //! 3. `decode`: a row becomes any serde type.
-//! 4. `pool`: [`Pool`] and [`Connection`]. A gate decides who gets a connection next; r2d2 stores connections and
-//!    makes them; a bounded transport under the driver keeps the deadlines; a keeper does the upkeep behind.
+//! 4. `pool`: [`Pool`] and [`Connection`]. A gate decides which caller gets the next connection; r2d2 stores and opens
+//!    connections; a transport under the driver enforces the deadlines; a background thread maintains idle connections.
 //! 5. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`].
-//! 6. `database_pool`: [`DatabasePool`], the one pool of the process, and the free functions over it.
-//! 7. [`health`]: the pool's numbers become a verdict, warnings, recommendations.
-//! 8. [`web`]: for actix-web: the one bridge from async code, bearer tokens, health routes, errors as answers.
+//! 6. `database_pool`: [`DatabasePool`], the process-wide pool, and the free functions over it.
+//! 7. [`health`]: the pool's numbers become a verdict, warnings and recommendations.
+//! 8. [`web`]: for actix-web: the bridge from async code, bearer tokens, health routes, errors as HTTP responses.
 //!
-//! Every function that waits says how long, bounded by what, under *Blocking*. A [`Connection`] must not be used
-//! or dropped inside async code: go through [`web::blocking`].
+//! Every function that blocks documents the bound under *Blocking*. A [`Connection`] must not be used or dropped inside async
+//! code; use [`web::blocking`].
 
 mod database_pool;
 mod decode;
@@ -58,7 +58,7 @@ mod error;
 pub mod health;
 #[cfg_attr(
     not(feature = "web"),
-    allow(dead_code, unused_imports, reason = "what only the bridge from async code uses")
+    allow(dead_code, unused_imports, reason = "only the bridge from async code uses some of it")
 )]
 mod pool;
 mod query;

@@ -12,25 +12,25 @@ const PINNED: [(&str, &str, &[&str]); 3] = [
         &[
             "connect.rs: connects the socket first, calls `make_tls_connect` once it is connected, and with direct \
              negotiation hands the socket to `TlsConnect::connect` before a byte is read or written \
-             (src/pool/transport.rs lets go of the listener then, src/pool/decoy.rs closes it)",
-            "connect_tls.rs: asks for a host's name and passes it on without looking at it (src/pool/transport.rs)",
+             (src/pool/transport/connector.rs drops that socket, src/pool/transport/placeholder.rs closes the listener)",
+            "connect_tls.rs: asks for a host's name and passes it on without looking at it (src/pool/transport/connector.rs)",
             "connection.rs: reports the end of the stream, or an error that belongs to no request, before it looks at the \
-             reply it has just read, and flushes in every poll (src/pool/transport.rs holds both back)",
-            "connection.rs: hands a last error to the oldest request without a reply (src/pool/wire.rs, `last_words`)",
+             reply it has just read, and flushes in every poll (src/pool/transport/stream.rs holds both back)",
+            "connection.rs: hands a last error to the oldest request without a reply (src/pool/transport/connection_state.rs, `final_error`)",
             "statement.rs: closes a dropped statement by a Close and a Sync of their own, ahead of the next \
-             request (src/pool/frames.rs counts replies so)",
+             request (src/pool/transport/protocol/mod.rs counts replies so)",
             "query.rs: looks types up with statements of its own, after the statement has run where it was sent with its \
-             types (src/pool/session.rs, `asks_afterwards`)",
+             types (src/pool/session/statement_cache.rs, `may_look_up_types`)",
         ],
     ),
     (
         "postgres",
         "0.19.14",
         &[
-            "connection.rs: runs the connection on the caller's thread, in a runtime with one thread (src/pool/wire.rs makes \
-             do with relaxed atomics, src/pool/line.rs waits in the read)",
-            "client.rs: dropping a client says goodbye and waits for what is outstanding (src/pool/session.rs bounds that)",
-            "config.rs: unwraps where no runtime can be built (src/pool/manager.rs catches it)",
+            "connection.rs: runs the connection on the caller's thread, in a runtime with one thread (relaxed \
+             atomics are enough for src/pool/transport/connection_state.rs, and src/pool/transport/socket.rs waits in the read)",
+            "client.rs: dropping a client says goodbye and waits for what is outstanding (src/pool/session/mod.rs bounds that)",
+            "config.rs: unwraps where no runtime can be built (src/pool/store/mod.rs catches it)",
         ],
     ),
     (
@@ -38,10 +38,10 @@ const PINNED: [(&str, &str, &[&str]); 3] = [
         "0.8.10",
         &[
             "lib.rs: with `min_idle` = `max_size` asks for a connection for every one that is lacking, as soon as it is \
-             (src/pool/manager.rs parks makers by it)",
-            "lib.rs: stores a new connection right after `connect` has returned it (src/pool/lending.rs, `take`)",
+             (src/pool/store/mod.rs parks connectors by it)",
+            "lib.rs: stores a new connection right after `connect` has returned it (src/pool/acquire.rs, `take`)",
             "lib.rs: calls `has_broken` and then `on_release` when a guard with a broken connection is dropped, and lends \
-             last in, first out (src/pool/manager.rs, src/pool/keeper.rs)",
+             last in, first out (src/pool/store/mod.rs, src/pool/maintenance/mod.rs)",
         ],
     ),
 ];

@@ -1,4 +1,4 @@
-//! Arrays: nested sequences over one run of elements in row-major order.
+//! Arrays: nested sequences over one list of elements in row-major order.
 
 use crate::decode::failure::Failure;
 use crate::decode::format::Format;
@@ -11,7 +11,7 @@ use serde::forward_to_deserialize_any;
 /// PostgreSQL's `MAXDIM`.
 const MAX_DIMENSIONS: usize = 6;
 
-/// An array that has been checked as far as its header goes.
+/// An array with a valid header. Its elements are checked while they are read.
 pub(super) struct Array<'de> {
     format: Format<'de>,
     lengths: [usize; MAX_DIMENSIONS],
@@ -30,15 +30,15 @@ impl<'de> Array<'de> {
         let mut headers = array.dimensions();
         while let Some(header) = headers.next().map_err(malformed)? {
             let slot = lengths.get_mut(dimensions).ok_or_else(|| malformed("too many dimensions".into()))?;
-            // The server sends an empty array without dimensions. A length of 0 would let a few bytes
-            // announce any number of empty rows.
+            // The server sends an empty array without dimensions. With a length of 0, a few bytes could announce any number
+            // of empty rows.
             *slot = usize::try_from(header.len)
                 .ok()
                 .filter(|&length| length > 0)
                 .ok_or_else(|| malformed("an array dimension without elements".into()))?;
             dimensions += 1;
         }
-        // An empty array is one empty sequence, whatever the number of dimensions its type is used with.
+        // An empty array is one empty sequence, whatever its declared number of dimensions.
         Ok(Array { format, lengths, dimensions: dimensions.max(1), values: array.values(), bytes })
     }
 
@@ -47,7 +47,7 @@ impl<'de> Array<'de> {
         self.lengths[0]
     }
 
-    /// Shows the elements to `visitor`.
+    /// Passes the elements to `visitor`.
     pub(super) fn visit<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Failure> {
         let lengths = &self.lengths[..self.dimensions];
         let value = Level { format: self.format, lengths, values: &mut self.values }.visit(visitor)?;
@@ -59,7 +59,7 @@ impl<'de> Array<'de> {
     }
 }
 
-/// One row of a dimension: of values when it is the last, else of rows of the next.
+/// One row of a dimension: its elements are values in the last dimension, and rows of the next dimension otherwise.
 struct Level<'a, 'de> {
     format: Format<'de>,
     lengths: &'a [usize],
@@ -71,7 +71,7 @@ impl<'de> Level<'_, 'de> {
         let length = self.lengths[0];
         let mut elements = Elements { level: self, length, next: 0 };
         let value = visitor.visit_seq(&mut elements)?;
-        // Elements left over would be taken for those of the next row.
+        // Remaining elements would be read as those of the next row.
         if elements.next < length {
             return Err(Failure::stated(format!("only {} of {length} elements are wanted", elements.next)));
         }
@@ -145,14 +145,14 @@ impl<'de> Deserializer<'de> for Level<'_, 'de> {
         visitor.visit_newtype_struct(self)
     }
 
-    // `ignored_any` among them: an ignored row must be walked over like any other.
+    // `ignored_any` too: an ignored row must be consumed like any other.
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         seq map struct enum identifier ignored_any
     }
 }
 
-/// A tuple or fixed-size array takes exactly its own number of elements.
+/// Checks that a tuple or fixed-size array gets exactly its number of elements.
 pub(super) fn check_length(expected: usize, found: usize) -> Result<(), Failure> {
     if expected == found {
         return Ok(());

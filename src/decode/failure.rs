@@ -1,14 +1,14 @@
-//! What went wrong inside a row, before it is known in which column.
+//! The internal error of decoding, which becomes a `DecodeError` once its column is known.
 
 use crate::error::DecodeError;
 use postgres::Column;
 use serde::de::{Expected, Unexpected};
 use std::fmt::{self, Display};
 
-/// The longest message kept: a value quoted in it may be megabytes.
+/// The longest message kept: a value quoted in it may have megabytes.
 const MAX_MESSAGE: usize = 400;
 
-/// A failure on its way up from a value. Boxed, so that the `Result`s of the hot path stay small.
+/// A failure to decode a value. Boxed, so that the `Result`s of the hot path stay small.
 #[derive(Debug)]
 pub(super) struct Failure(Box<Inner>);
 
@@ -20,15 +20,15 @@ struct Inner {
 
 #[derive(Debug)]
 enum Cause {
-    /// Said completely.
+    /// A complete message.
     Stated(String),
-    /// Said by the target type, which may not have quoted the value it refused.
+    /// The message of the target type, which may not quote the refused value.
     Refused(String),
-    /// The target wants a field that is not there.
+    /// The target requires a field that is missing.
     MissingField(&'static str),
-    /// The target met a field twice.
+    /// The target found a field twice.
     DuplicateField(&'static str),
-    /// The target denies a field that is there.
+    /// The target denies an existing field.
     UnknownField(String, &'static [&'static str]),
 }
 
@@ -37,24 +37,24 @@ impl Failure {
         Failure(Box::new(Inner { column: None, cause }))
     }
 
-    /// A failure in the words of `message`.
+    /// A failure with a complete message.
     pub(super) fn stated(message: impl Into<String>) -> Failure {
         Failure::new(Cause::Stated(shortened(message.into())))
     }
 
-    /// Bytes that are not the binary form of their type: a server or a driver gone wrong.
+    /// A failure for bytes that are not the binary form of their type, which is a defect of the server or the driver.
     pub(super) fn malformed(bytes: &[u8], reason: impl Display) -> Failure {
         Failure::stated(format!("malformed value of {} bytes: {reason}", bytes.len()))
     }
 
-    /// The contents of a JSON column do not fit.
+    /// A failure for a JSON column whose contents do not fit.
     pub(super) fn json(error: serde_json::Error) -> Failure {
         Failure::stated(format!(
             "the JSON does not fit: {error}; for the JSON as text, cast it in SQL, as in (column)::text"
         ))
     }
 
-    /// Names the column it happened in, unless one nearer has been named.
+    /// Sets the column, unless an inner deserializer has set it.
     pub(super) fn at(mut self, column: usize) -> Failure {
         if self.0.column.is_none() {
             self.0.column = Some(column);
@@ -62,22 +62,22 @@ impl Failure {
         self
     }
 
-    /// Names the element of an array it happened in, counted from 1 like PostgreSQL does.
+    /// Adds the index of the array element, counted from 1 as in PostgreSQL.
     pub(super) fn in_element(self, index: usize) -> Failure {
         Failure::stated(format!("element {}: {}", index + 1, self.0.cause))
     }
 
-    /// Quotes the value, where the type that refused it has not done so.
+    /// Adds the value to the message, unless the message quotes it already.
     pub(super) fn reading(mut self, value: &str) -> Failure {
         if let Cause::Refused(reason) = &self.0.cause {
-            // Ours are ASCII; only a numeric can be longer than this.
+            // The texts are ASCII; only a numeric can be longer than this.
             let value = value.get(..80).unwrap_or(value);
             self.0.cause = Cause::Stated(shortened(format!("cannot read \"{value}\": {reason}")));
         }
         self
     }
 
-    /// Adds `advice`, unless it is about a column in particular.
+    /// Adds `advice`, unless the failure concerns a particular column.
     pub(super) fn with_advice(mut self, advice: &str) -> Failure {
         if let (None, Cause::Stated(reason) | Cause::Refused(reason)) = (self.0.column, &self.0.cause) {
             self.0.cause = Cause::Stated(format!("{reason}; {advice}"));
@@ -85,7 +85,7 @@ impl Failure {
         self
     }
 
-    /// The error for callers, with the column's name and type.
+    /// Converts into the public error, with the column's name and type.
     pub(super) fn into_decode_error(self, columns: &[Column]) -> DecodeError {
         let Inner { column, cause } = *self.0;
         if let Some(column) = column.and_then(|index| columns.get(index)) {
@@ -111,7 +111,7 @@ impl Failure {
         DecodeError { column: String::new(), postgres_type: String::new(), message: shortened(message) }
     }
 
-    /// What to say of two columns with the same name.
+    /// The message for two columns with the same name.
     pub(super) fn ambiguous(name: &str) -> String {
         format!("more than one column is named \"{name}\": give the others names of their own with AS")
     }
@@ -160,7 +160,7 @@ impl serde::de::Error for Failure {
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Failure {
         match unexpected {
-            // How a NULL shows up where no Option stands.
+            // serde's representation of a NULL for a target that is not an Option.
             Unexpected::Option => {
                 Failure::stated(format!("expected {expected}, found NULL: use Option, or COALESCE in SQL"))
             }
@@ -209,12 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_quoted_only_where_the_target_has_not_done_so() {
+    fn a_value_is_quoted_unless_the_target_has_quoted_it() {
         assert_eq!(
             Failure::custom("bad date").reading("infinity").to_string(),
             "cannot read \"infinity\": bad date"
         );
-        let said = Failure::invalid_type(Unexpected::Str("infinity"), &"i32").reading("infinity");
-        assert_eq!(said.to_string(), "expected i32, found string \"infinity\"");
+        let quoted = Failure::invalid_type(Unexpected::Str("infinity"), &"i32").reading("infinity");
+        assert_eq!(quoted.to_string(), "expected i32, found string \"infinity\"");
     }
 }

@@ -1,8 +1,8 @@
-//! Which binary form the values of a PostgreSQL type have.
+//! The binary format of each PostgreSQL type.
 
 use postgres::types::{Kind, Type};
 
-/// A binary form, with what is needed to read it.
+/// A binary format, with the data needed to decode it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Format<'de> {
     Bool,
@@ -18,11 +18,11 @@ pub(super) enum Format<'de> {
     Float4,
     Float8,
     Numeric,
-    /// Every type whose binary form is its text.
+    /// Every type whose binary format is its text.
     Text,
     Bytea,
     Json,
-    /// JSON text behind a version byte.
+    /// JSON text after a version byte.
     Jsonb,
     Date,
     Time,
@@ -36,14 +36,14 @@ pub(super) enum Format<'de> {
     /// Six or eight bytes.
     MacAddr,
     Void,
-    /// Elements of this type.
+    /// An array with elements of this type.
     Array(&'de Type),
-    /// None that is read here.
+    /// A type that cannot be decoded here.
     Unsupported(&'de Type),
 }
 
 impl<'de> Format<'de> {
-    /// The form of values of type `ty`.
+    /// The format of values of type `ty`.
     pub(super) fn of(ty: &'de Type) -> Format<'de> {
         match *ty {
             Type::BOOL => Format::Bool,
@@ -87,7 +87,7 @@ impl<'de> Format<'de> {
             Kind::Array(element) => Format::Array(element),
             Kind::Domain(base) => Format::of(base),
             Kind::Enum(_) => Format::Text,
-            // An extension's type has no fixed OID, so it is known by its name, in whatever schema it lives.
+            // An extension's type has no fixed OID, so its name identifies it, in any schema.
             Kind::Simple if ty.name() == "citext" => Format::Text,
             _ => Format::Unsupported(ty),
         }
@@ -99,14 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_over_a_domain_has_the_form_of_the_base() {
+    fn a_domain_over_a_domain_has_the_format_of_the_base() {
         let inner = Type::new("positive".into(), 70_001, Kind::Domain(Type::INT4), "public".into());
         let outer = Type::new("movie_id".into(), 70_002, Kind::Domain(inner), "public".into());
         assert!(matches!(Format::of(&outer), Format::Int4));
     }
 
     #[test]
-    fn types_without_a_simple_binary_form_are_unsupported() {
+    fn types_without_a_simple_binary_format_are_unsupported() {
         for ty in [
             Type::POINT,
             Type::RECORD,

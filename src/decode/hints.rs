@@ -1,4 +1,5 @@
-//! What a target's hints make of a value: numbers of a numeric, bytes of a bytea, fields of a JSON object.
+//! Decoding by the target's hint, which is the serde method that it calls: an integer from a numeric, bytes from a bytea,
+//! fields from a JSON object. Without an applicable hint, `value` decodes by the format alone.
 
 use crate::decode::array::{Array, check_length};
 use crate::decode::failure::Failure;
@@ -9,7 +10,7 @@ use postgres_protocol::types as binary;
 use serde::de::value::SeqDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
 
-/// Hands a JSON text to serde_json, which knows every hint itself.
+/// Decodes a JSON text with serde_json, which handles every hint itself.
 macro_rules! from_json {
     ($text:expr, $visitor:expr, $method:ident($($argument:expr),*)) => {{
         let mut json = serde_json::Deserializer::from_slice($text);
@@ -19,8 +20,8 @@ macro_rules! from_json {
     }};
 }
 
-/// What every hint comes to where the format has no use for it.
-macro_rules! json_or_as_it_is {
+/// A hint that the format does not use: JSON goes to serde_json, any other value is decoded by its format.
+macro_rules! json_or_by_format {
     ($value:expr, $visitor:expr, $method:ident($($argument:expr),*)) => {
         match $value.json()? {
             Some(text) => from_json!(text, $visitor, $method($($argument),*)),
@@ -29,16 +30,16 @@ macro_rules! json_or_as_it_is {
     };
 }
 
-/// Hints that say nothing the format does not know better.
-macro_rules! as_it_is {
+/// Hints that no format uses.
+macro_rules! by_format {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-            json_or_as_it_is!(self, visitor, $method())
+            json_or_by_format!(self, visitor, $method())
         }
     )*};
 }
 
-/// Integers: serde's own visitors check the range.
+/// Integers. serde's visitors check the range.
 macro_rules! integers {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -52,14 +53,14 @@ macro_rules! integers {
                     }
                 }
                 (Format::Char, Some(bytes)) => visitor.visit_i8(i8::from_be_bytes(fixed(bytes)?)),
-                (Format::Json | Format::Jsonb, Some(_)) => json_or_as_it_is!(self, visitor, $method()),
+                (Format::Json | Format::Jsonb, Some(_)) => json_or_by_format!(self, visitor, $method()),
                 _ => self.visit(visitor),
             }
         }
     )*};
 }
 
-/// Floats: exact, NaN and infinities included.
+/// Floats: exact, including NaN and infinities.
 macro_rules! floats {
     ($($method:ident $visit:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -69,20 +70,20 @@ macro_rules! floats {
                 Format::Float4 => visitor.visit_f32(binary::float4_from_sql(bytes).map_err(malformed)?),
                 Format::Float8 => visitor.visit_f64(binary::float8_from_sql(bytes).map_err(malformed)?),
                 Format::Numeric => visitor.$visit(Numeric::parse(bytes)?.to_float()?),
-                Format::Json | Format::Jsonb => json_or_as_it_is!(self, visitor, $method()),
+                Format::Json | Format::Jsonb => json_or_by_format!(self, visitor, $method()),
                 _ => self.visit(visitor),
             }
         }
     )*};
 }
 
-/// Text: a float stays one, lest a column of numbers decode where it happens to hold NaN.
+/// Text. A float is not text: otherwise a column of numbers would decode as text in rows with NaN only.
 macro_rules! texts {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
             match self.format {
                 Format::Float4 | Format::Float8 => self.deserialize_f64(visitor),
-                _ => json_or_as_it_is!(self, visitor, $method()),
+                _ => json_or_by_format!(self, visitor, $method()),
             }
         }
     )*};
@@ -93,7 +94,7 @@ macro_rules! byte_strings {
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
             match (self.format, self.bytes) {
                 (Format::Bytea, Some(bytes)) => visitor.visit_borrowed_bytes(bytes),
-                _ => json_or_as_it_is!(self, visitor, $method()),
+                _ => json_or_by_format!(self, visitor, $method()),
             }
         }
     )*};
@@ -102,7 +103,7 @@ macro_rules! byte_strings {
 impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
     type Error = Failure;
 
-    as_it_is! { deserialize_any deserialize_bool deserialize_map deserialize_identifier }
+    by_format! { deserialize_any deserialize_bool deserialize_map deserialize_identifier }
     integers! {
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
@@ -125,7 +126,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         match (self.format, self.bytes) {
             (Format::Bytea, Some(bytes)) => visit_bytes(bytes, visitor),
-            _ => json_or_as_it_is!(self, visitor, deserialize_seq()),
+            _ => json_or_by_format!(self, visitor, deserialize_seq()),
         }
     }
 
@@ -140,7 +141,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
                 check_length(length, array.len())?;
                 array.visit(visitor)
             }
-            _ => json_or_as_it_is!(self, visitor, deserialize_tuple(length)),
+            _ => json_or_by_format!(self, visitor, deserialize_tuple(length)),
         }
     }
 
@@ -159,7 +160,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        json_or_as_it_is!(self, visitor, deserialize_struct(name, fields))
+        json_or_by_format!(self, visitor, deserialize_struct(name, fields))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -168,7 +169,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         match self.json()? {
-            // serde_json's RawValue is a newtype with a name only serde_json understands.
+            // serde_json's RawValue is a newtype with a name that only serde_json knows.
             Some(text) => from_json!(text, visitor, deserialize_newtype_struct(name)),
             None => visitor.visit_newtype_struct(self),
         }
@@ -185,7 +186,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
                 let label = str::from_utf8(bytes).map_err(|error| Failure::malformed(bytes, error))?;
                 visitor.visit_enum(label.into_deserializer())
             }
-            _ => json_or_as_it_is!(self, visitor, deserialize_enum(name, variants)),
+            _ => json_or_by_format!(self, visitor, deserialize_enum(name, variants)),
         }
     }
 

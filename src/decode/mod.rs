@@ -1,9 +1,12 @@
-//! A row of the driver → any serde type: struct, tuple, scalar, map, JSON value.
+//! Decodes a row of the driver into any serde type: struct, tuple, scalar, map, JSON value.
 //!
-//! Written here because no crate fits: `serde_postgres` stopped at tokio-postgres 0.5, and `serde-pgrow` reads
-//! neither numeric, bytea, dates, uuid nor enums, and its errors name no column.
+//! It knows PostgreSQL's binary formats and serde, and nothing of connections or statements.
 //!
-//! The tables of types are in `docs/types.md`.
+//! No published crate fits: `serde_postgres` requires tokio-postgres 0.5, and `serde-pgrow` decodes neither numeric, bytea,
+//! dates, uuid nor enums, and its errors name no column.
+//!
+//! The tables of types are in `docs/types.md`. Path of a value: `row` → `value` (what it is, by its `format`) and `hints`
+//! (what the target asks for) → `array`, `numeric`, `text`.
 
 mod array;
 mod failure;
@@ -24,9 +27,9 @@ pub(crate) fn decode_row<T: DeserializeOwned>(row: &Row) -> Result<T, DecodeErro
     T::deserialize(RowDeserializer::new(row)).map_err(|failure| failure.into_decode_error(row.columns()))
 }
 
-/// Decodes every row; the first that does not fit ends it.
+/// Decodes all rows; returns the error of the first row that does not fit.
 pub(crate) fn decode_rows<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>, DecodeError> {
-    // Nothing is prepared per statement: telling a column's format is one jump, a field's name one comparison.
+    // Nothing is prepared per statement: finding a column's format is one jump, matching a field's name one comparison.
     let mut decoded = Vec::with_capacity(rows.len());
     for row in rows {
         decoded.push(decode_row(row)?);

@@ -1,4 +1,4 @@
-//! NUMERIC: exact decimals of any length, in groups of four digits.
+//! NUMERIC: exact decimals of any length, stored in groups of four digits.
 
 use crate::decode::failure::Failure;
 use crate::decode::text::Text;
@@ -11,7 +11,7 @@ const NAN: &str = "NaN";
 const INFINITY: &str = "Infinity";
 const MINUS_INFINITY: &str = "-Infinity";
 
-/// A value in its binary form, checked.
+/// A value in its binary form, validated.
 #[derive(Debug)]
 pub(super) enum Numeric<'a> {
     /// A number.
@@ -20,7 +20,7 @@ pub(super) enum Numeric<'a> {
     Special(&'static str),
 }
 
-/// The digits of a number: groups of four, the first worth 10000^weight.
+/// The digits of a number in groups of four; the first group has the weight 10000^weight.
 #[derive(Debug)]
 pub(super) struct Finite<'a> {
     is_negative: bool,
@@ -58,7 +58,7 @@ impl<'a> Numeric<'a> {
         Ok(Numeric::Finite(Finite { is_negative, weight, scale: usize::from(scale), groups }))
     }
 
-    /// Hands the exact text to `use_text`: on the stack where it is short, as nearly all are.
+    /// Passes the exact text to `use_text`. A short text, which is nearly every one, stays on the stack.
     pub(super) fn with_text<R>(&self, use_text: impl FnOnce(&str) -> R) -> R {
         match self {
             Numeric::Special(text) => use_text(text),
@@ -75,7 +75,7 @@ impl<'a> Numeric<'a> {
         }
     }
 
-    /// The value, if it is whole.
+    /// The value as an integer; an error if it is not whole.
     pub(super) fn to_integer(&self) -> Result<i128, Failure> {
         self.integer().map_err(|reason| {
             self.with_text(|text| {
@@ -114,13 +114,13 @@ impl<'a> Numeric<'a> {
 }
 
 impl Finite<'_> {
-    /// The group at `index`; those not stored are 0.
+    /// The group at `index`; 0 if it is not stored.
     fn group(&self, index: i32) -> u16 {
         let stored = usize::try_from(index).ok().and_then(|index| self.groups.get(2 * index..2 * index + 2));
         stored.map_or(0, |group| u16::from_be_bytes([group[0], group[1]]))
     }
 
-    /// No text is longer than this: sign, integer digits, point, fraction.
+    /// An upper bound of the text's length: sign, integer digits, point, fraction.
     fn max_len(&self) -> usize {
         let integer_groups = usize::try_from(self.weight + 1).unwrap_or(0).max(1);
         2 + 4 * integer_groups + self.scale
@@ -135,7 +135,7 @@ impl Finite<'_> {
         for index in 0..=self.weight {
             let group = self.group(index);
             let digits = four_digits(group);
-            // Leading zeros of the whole number are not written.
+            // Leading zeros of the integer part are not written.
             let start = if has_digits { 0 } else { digits.iter().take_while(|&&d| d == '0').count() };
             for &digit in &digits[start..] {
                 let _ = out.write_char(digit);
@@ -149,7 +149,7 @@ impl Finite<'_> {
             return;
         }
         let _ = out.write_char('.');
-        // Groups before the first one stored, as 0.00001234 has, are 0 like those after the last.
+        // Groups before the first stored one are 0, as in 0.00001234, and so are those after the last.
         let mut index = self.weight + 1;
         let mut remaining = self.scale;
         while remaining > 0 {
@@ -166,7 +166,7 @@ fn four_digits(group: u16) -> [char; 4] {
     [group / 1000, group / 100 % 10, group / 10 % 10, group % 10].map(|digit| char::from(b'0' + digit as u8))
 }
 
-/// The two floating point types, as far as they are needed here.
+/// The two floating point types, reduced to what `to_float` needs.
 pub(super) trait Float: std::str::FromStr {
     const NAME: &'static str;
     fn is_finite(&self) -> bool;

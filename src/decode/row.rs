@@ -1,4 +1,4 @@
-//! A row as serde sees it: a map, a sequence, or its only column.
+//! A row as a serde value: a map by column name, a sequence by position, or the value of its only column.
 
 use crate::decode::failure::{Failure, names};
 use crate::decode::value::ValueDeserializer;
@@ -36,7 +36,7 @@ impl<'de> RowDeserializer<'de> {
     }
 
     fn value(self, index: usize) -> Result<ValueDeserializer<'de>, Failure> {
-        // `index` is always that of a column, so this is the driver's own failure.
+        // `index` is always in range, so any error is an internal one of the driver.
         let Raw(bytes) = self.row.try_get(index).map_err(|error| Failure::stated(error.to_string()))?;
         Ok(ValueDeserializer::new(self.row.columns()[index].type_(), bytes))
     }
@@ -68,7 +68,7 @@ impl<'de> RowDeserializer<'de> {
         visitor.visit_seq(self.columns())
     }
 
-    /// A map keeps one value per name, so a second column of a name would be lost without a word.
+    /// Refuses two columns of one name: a map would silently keep only one of them.
     fn visit_by_name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         let columns = self.row.columns();
         for (index, column) in columns.iter().enumerate() {
@@ -112,7 +112,7 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
             Err(failure) if self.row.len() == 1 => failure,
             result => return result,
         };
-        // Such a target cannot be told from one that wants a map.
+        // This target cannot be distinguished from one that expects a map.
         Err(failure.with_advice("for the value of the only column, ask for a 1-tuple"))
     }
 
@@ -126,7 +126,7 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        // Names are compared by the struct itself, which also notices a field that comes twice.
+        // The struct compares the names itself, and detects a field that occurs twice.
         visitor.visit_map(self.columns())
     }
 
@@ -179,7 +179,7 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
     }
 }
 
-/// Walks the columns of a row from left to right.
+/// Iterates over the columns of a row.
 struct Columns<'de> {
     row: RowDeserializer<'de>,
     next: usize,

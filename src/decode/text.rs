@@ -1,14 +1,14 @@
-//! Dates, times, addresses and bytes as text, written without allocating.
+//! Dates, times, addresses and bytes as text, formatted without allocating. The forms are PostgreSQL's or ISO 8601's.
 
 use postgres_protocol::types::Inet;
 use std::fmt::{self, Write};
 
-/// Enough for the longest of these texts, an interval of 60 bytes, with room to spare.
+/// More than the longest of these texts, an interval of 60 bytes.
 const CAPACITY: usize = 96;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
-/// From 1970-01-01, where the calendar algorithm starts, to 2000-01-01, where PostgreSQL does.
+/// From 1970-01-01, the epoch of the calendar algorithm, to 2000-01-01, PostgreSQL's epoch.
 const DAYS_TO_2000: i64 = 10_957;
 
 /// A short text on the stack.
@@ -36,7 +36,7 @@ impl Text {
     }
 
     pub(super) fn push_str(&mut self, text: &str) {
-        // bug: a text longer than CAPACITY, which is sized for the longest there is.
+        // bug: a text longer than CAPACITY, which exceeds the longest possible one.
         debug_assert!(self.len + text.len() <= CAPACITY);
         if let Some(room) = self.bytes.get_mut(self.len..self.len + text.len()) {
             room.copy_from_slice(text.as_bytes());
@@ -158,7 +158,7 @@ pub(super) fn timestamp(micros: i64, suffix: &str) -> Text {
     }
 }
 
-/// A time of day, given in microseconds from midnight; `24:00:00` is one. `None` if it is not.
+/// A time of day, given in microseconds from midnight, up to `24:00:00`; `None` if it is out of range.
 pub(super) fn time(micros: i64) -> Option<Text> {
     if !(0..=MICROS_PER_DAY).contains(&micros) {
         return None;
@@ -168,7 +168,7 @@ pub(super) fn time(micros: i64) -> Option<Text> {
     Some(out)
 }
 
-/// A time of day with its zone, given in seconds west of Greenwich.
+/// A time of day with its zone, in seconds west of Greenwich; `None` if either is out of range.
 pub(super) fn time_with_zone(micros: i64, seconds_west: i32) -> Option<Text> {
     let mut out = time(micros)?;
     let offset = u64::from(seconds_west.unsigned_abs());
@@ -197,7 +197,7 @@ pub(super) fn interval(months: i32, days: i32, micros: i64) -> Text {
         _ => {}
     }
     let mut out = Text::of("P");
-    // Division towards zero: every part carries the sign of the whole.
+    // Division truncates towards zero, so every part has the sign of the whole.
     out.push_part(i64::from(months / 12), "Y");
     out.push_part(i64::from(months % 12), "M");
     out.push_part(i64::from(days), "D");
@@ -223,7 +223,7 @@ pub(super) fn uuid(bytes: [u8; 16]) -> Text {
     Text::of(uuid::Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut buffer))
 }
 
-/// An address; the length of the network is left out where it says nothing, save in a `cidr`.
+/// An address. A network length that covers the whole address is left out, except for `cidr`.
 pub(super) fn inet(inet: &Inet, is_cidr: bool) -> Text {
     let mut out = Text::new();
     let full = if inet.addr().is_ipv4() { 32 } else { 128 };
@@ -248,7 +248,7 @@ pub(super) fn mac_address(bytes: &[u8]) -> Option<Text> {
     Some(out)
 }
 
-/// A `"char"`, as PostgreSQL writes it: nothing for 0, `\ooo` for what is not ASCII.
+/// A `"char"`, as PostgreSQL writes it: the empty text for 0, `\ooo` for a byte that is not ASCII.
 pub(super) fn char_byte(byte: u8) -> Text {
     let mut out = Text::new();
     match byte {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn times_lose_the_trailing_zeros_of_their_fraction_only() {
+    fn times_lose_only_the_trailing_zeros_of_their_fraction() {
         for (micros, text) in [
             (0, "00:00:00"),
             (29_700_500_000, "08:15:00.5"),

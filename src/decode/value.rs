@@ -1,6 +1,4 @@
-//! One value of a column, or of an array in it, as what it is.
-//!
-//! What a target's hints make of it is in `hints`.
+//! One value of a column or of an array, decoded by its format. Decoding by the target's hint is in `hints`.
 
 use crate::decode::array::Array;
 use crate::decode::failure::Failure;
@@ -28,13 +26,13 @@ impl<'de> ValueDeserializer<'de> {
         ValueDeserializer { format, bytes }
     }
 
-    /// Whether it is NULL, of a type that is supported.
+    /// Whether it is NULL; an error if its type is not supported.
     pub(super) fn is_null(self) -> Result<bool, Failure> {
         self.check_supported()?;
         Ok(self.bytes.is_none())
     }
 
-    /// The JSON text, of a JSON value that is not NULL.
+    /// The text of a JSON value that is not NULL; `None` for any other value.
     pub(super) fn json(self) -> Result<Option<&'de [u8]>, Failure> {
         match (self.format, self.bytes) {
             (Format::Json, Some(bytes)) => Ok(Some(bytes)),
@@ -44,8 +42,8 @@ impl<'de> ValueDeserializer<'de> {
         }
     }
 
-    /// A NULL of an unsupported type is refused like any other value of it, so that a query does not begin to
-    /// fail with the first row that is not NULL.
+    /// Refuses an unsupported type even for a NULL, so that a query fails at once and not only with the first row that is not
+    /// NULL.
     fn check_supported(self) -> Result<(), Failure> {
         match self.format {
             Format::Unsupported(ty) => Err(Failure::stated(format!(
@@ -56,7 +54,7 @@ impl<'de> ValueDeserializer<'de> {
         }
     }
 
-    /// Shows the value to `visitor` as what it is, where the target has no wish that matters.
+    /// Passes the value to `visitor` in the form that its format determines, for targets whose hint does not matter.
     pub(super) fn visit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         self.check_supported()?;
         let Some(bytes) = self.bytes else { return visitor.visit_none() };
@@ -83,7 +81,7 @@ impl<'de> ValueDeserializer<'de> {
         }
     }
 
-    /// The text of a value that serde has no form for.
+    /// The text of a value for which serde has no type.
     fn text(self, bytes: &[u8]) -> Result<Text, Failure> {
         let malformed = || Failure::malformed(bytes, "out of range");
         Ok(match self.format {
@@ -115,17 +113,17 @@ impl<'de> ValueDeserializer<'de> {
     }
 }
 
-/// A value of fixed size.
+/// The bytes of a value of fixed size.
 pub(super) fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Failure> {
     bytes.try_into().map_err(|_| Failure::malformed(bytes, format_args!("expected {N} bytes")))
 }
 
-/// Shows a text we have written; where the target cannot parse it, the failure quotes it.
+/// Passes a formatted text to `visitor`. If the target cannot parse it, the failure quotes it.
 fn visit_text<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Failure> {
     visitor.visit_str(text).map_err(|failure: Failure| failure.reading(text))
 }
 
-/// Self-describing floats: those that JSON cannot write are text, for a `Value` would make them null.
+/// Passes a float. NaN and infinities become text, because a JSON `Value` would turn them into null.
 fn visit_float<'de, V: Visitor<'de>>(value: f64, visitor: V) -> Result<V::Value, Failure> {
     if value.is_finite() {
         visitor.visit_f64(value)
@@ -136,11 +134,11 @@ fn visit_float<'de, V: Visitor<'de>>(value: f64, visitor: V) -> Result<V::Value,
     }
 }
 
-/// The double that prints like `value` does: 0.1 and not 0.10000000149011612.
+/// The double with the same shortest text as `value`: 0.1 and not 0.10000000149011612.
 fn shortest(value: f32) -> f64 {
     let exact = f64::from(value);
     match value.to_string().parse::<f64>() {
-        // Rounding twice can end at a neighbour of `value`.
+        // Rounding twice can yield a neighbour of `value`.
         Ok(printed) if printed as f32 == value => printed,
         _ => exact,
     }
@@ -155,7 +153,7 @@ mod tests {
     use serde_json::Value;
     use std::collections::HashMap;
 
-    /// Every type with a binary form of its own, and one that has none.
+    /// Every supported type, and one that is not.
     fn types() -> Vec<Type> {
         let scalars = [
             Type::BOOL,
@@ -194,7 +192,7 @@ mod tests {
         T::deserialize(ValueDeserializer::new(ty, bytes))
     }
 
-    /// Decodes into every kind of target; only that it returns matters.
+    /// Decodes into every kind of target; the test is that it returns.
     fn decode_into_everything(ty: &Type, bytes: &[u8]) {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -235,7 +233,7 @@ mod tests {
             }
         }
 
-        /// Random bytes seldom look like an array or a numeric; these have a header that does.
+        /// Random bytes are rarely a valid array or numeric; these have plausible headers.
         #[test]
         fn random_headers_never_panic(
             words in proptest::collection::vec(prop_oneof![0..4_i32, -1..=0_i32, any::<i32>()], 0..12),
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_whose_header_lies_is_malformed() {
+    fn an_array_with_a_wrong_header_is_malformed() {
         let array = |words: &[i32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_be_bytes()).collect() };
         for (words, message) in [
             // Announces two elements, has one.
@@ -278,7 +276,7 @@ mod tests {
                 &[1, 0, 23, 1, 1, 4, 7, 4, 7],
                 "malformed value of 36 bytes: invalid message length: arrayvalue not drained",
             ),
-            // A thousand million empty rows in a few bytes.
+            // A billion empty rows in a few bytes.
             (
                 &[2, 0, 23, 1_000_000_000, 1, 0, 1],
                 "malformed value of 28 bytes: an array dimension without elements",
@@ -294,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_row_of_an_array_is_walked_over() {
+    fn an_ignored_row_of_an_array_is_consumed() {
         #[derive(Debug, PartialEq, Deserialize)]
         struct Second(serde::de::IgnoredAny, Vec<i32>);
         let words = [2, 0, 23, 2, 1, 2, 1, 4, 1, 4, 2, 4, 3, 4, 4];
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_leaves_elements_of_an_array_is_refused() {
+    fn a_target_that_reads_too_few_elements_of_an_array_is_refused() {
         #[derive(Debug)]
         struct First;
         impl<'de> Deserialize<'de> for First {

@@ -258,7 +258,7 @@ impl Pool {
     /// password or of a role's settings, a move of the server, or a migration.
     pub fn reset(&self) {
         self.shared.generations.outdate_all();
-        self.shared.catalogue.note_change();
+        self.shared.catalogue.reset();
         self.shared.maintenance.inspect();
     }
 

@@ -1,52 +1,46 @@
-//! The options of a transaction: isolation, access, retries, verification, timeout.
-//!
-//! These are values. `run.rs` carries them out.
+//! The options of a transaction: values only; `run` executes them.
 
+use crate::settings::with_methods::with_methods;
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
-/// How [`Pool::transaction_with`](crate::Pool::transaction_with) runs a transaction.
-///
-/// The default is what [`Pool::transaction`](crate::Pool::transaction) does.
+/// The options of [`Pool::transaction_with`](crate::Pool::transaction_with). The default is the behaviour of
+/// [`Pool::transaction`](crate::Pool::transaction).
 ///
 /// # Examples
 ///
 /// ```
 /// use poolhouse::{Isolation, RetryPolicy, TransactionOptions};
 ///
-/// let options = TransactionOptions {
-///     isolation: Some(Isolation::Serializable),
-///     retry: RetryPolicy::times(5),
-///     ..TransactionOptions::default()
-/// };
+/// let options = TransactionOptions::default()
+///     .with_isolation(Some(Isolation::Serializable))
+///     .with_retry(RetryPolicy::times(5));
 /// # let _ = options;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TransactionOptions {
     /// The isolation level; `None` is the server's default, usually read committed.
     pub isolation: Option<Isolation>,
-    /// Whether the transaction is `READ ONLY`: the server refuses writes.
+    /// Whether the server refuses writes.
     pub is_read_only: bool,
-    /// How often the transaction is attempted when it conflicts with another one.
+    /// Whether and how the transaction is retried after a conflict with another one.
     pub retry: RetryPolicy,
-    /// How long the commit status is queried for when the answer to COMMIT is lost; `None` returns `OutcomeUnknown`
-    /// without a query. See [`Pool::transaction_verified`](crate::Pool::transaction_verified).
+    /// How long to look for the commit's outcome if its reply is lost, including the wait for the server's return; `None`
+    /// does not look for it. See [`Pool::transaction_verified`](crate::Pool::transaction_verified).
     pub verify_within: Option<Duration>,
-    /// The limit for all attempts and pauses together; `None` leaves only the limits of connecting and of each
-    /// statement.
+    /// How long the whole transaction may take, with all attempts and pauses; `None` leaves it to the limits of each step.
     pub timeout: Option<Duration>,
 }
 
-/// An isolation level (PostgreSQL, "Transaction Isolation").
-///
-/// `READ UNCOMMITTED` is absent: PostgreSQL treats it as `READ COMMITTED`.
+/// The isolation levels (PostgreSQL, "Transaction Isolation"). PostgreSQL has no *read uncommitted*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Each statement sees what was committed before that statement began.
+    /// Each statement sees the changes committed before it started.
     ReadCommitted,
-    /// Every statement sees what was committed before the first statement began.
+    /// Every statement sees the changes committed before the first one started.
     RepeatableRead,
-    /// The result is as if the transactions had run one after the other.
+    /// The result is one of running the transactions one after the other.
     Serializable,
 }
 
@@ -60,22 +54,22 @@ impl Isolation {
     }
 }
 
-/// How often a transaction is attempted when it fails with a serialization failure (40001) or a deadlock (40P01).
-///
-/// The server has rolled such a transaction back. The next attempt starts from the beginning, and often succeeds.
+/// The retries of a transaction after a serialization failure (40001) or a deadlock (40P01). The server has rolled it back,
+/// and another attempt from the start may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
-    /// The total number of attempts; 0 and 1 mean no retry.
+    /// The number of attempts, the first included; 0 and 1 mean no retry.
     pub attempts: u32,
-    /// The pause after the first attempt. Each further pause is twice as long. Each is shortened at random by up to
-    /// half, so that conflicting transactions do not collide again.
+    /// The pause after the first attempt. Each further pause is twice as long, and each is shortened at random by up to half,
+    /// so that transactions in conflict do not collide again.
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
 }
 
 impl RetryPolicy {
-    /// At most `attempts` attempts, with pauses from 5 ms to 200 ms.
+    /// Returns a policy with this number of attempts and pauses from 5 ms to 200 ms.
     pub fn times(attempts: u32) -> RetryPolicy {
         RetryPolicy {
             attempts,
@@ -84,7 +78,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The pause after `failed` attempts; `None` where no attempt is left.
+    /// The pause after `failed` attempts; `None` after the last one.
     pub(super) fn pause(&self, failed: u32) -> Option<Duration> {
         if failed >= self.attempts {
             return None;
@@ -94,15 +88,49 @@ impl RetryPolicy {
     }
 }
 
-/// One attempt, without a retry.
+/// One attempt, without retry.
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy::times(1)
     }
 }
 
+with_methods! {
+    RetryPolicy {
+        with_attempts(attempts: u32),
+        with_first_pause(first_pause: Duration),
+        with_longest_pause(longest_pause: Duration),
+    } except {}
+}
+
+with_methods! {
+    TransactionOptions {
+        with_isolation(isolation: Option<Isolation>),
+        with_retry(retry: RetryPolicy),
+        with_verify_within(verify_within: Option<Duration>),
+        with_timeout(timeout: Option<Duration>),
+    } except { is_read_only }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isolation::ReadCommitted => "read committed",
+            Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
+        })
+    }
+}
+
 impl TransactionOptions {
-    /// The BEGIN statement with these options.
+    /// Sets [`is_read_only`](TransactionOptions::is_read_only).
+    #[must_use]
+    pub fn with_read_only(mut self, is_read_only: bool) -> TransactionOptions {
+        self.is_read_only = is_read_only;
+        self
+    }
+
+    /// The statement that begins the transaction.
     pub(super) fn begin_sql(&self) -> Cow<'static, str> {
         match (self.isolation, self.is_read_only) {
             (None, false) => "BEGIN".into(),
@@ -119,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn begin_has_the_isolation_level_and_the_access_mode() {
+    fn begin_contains_the_options() {
         assert_eq!(TransactionOptions::default().begin_sql(), "BEGIN");
         let options = TransactionOptions {
             isolation: Some(Isolation::Serializable),

@@ -25,6 +25,12 @@ pub struct Transaction<'a> {
     depth: u32,
 }
 
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").field("depth", &self.depth).finish_non_exhaustive()
+    }
+}
+
 impl Transaction<'_> {
     /// Runs `work` inside a savepoint.
     ///

@@ -285,7 +285,7 @@ variables! {
     DATABASE_POOL_PRE_PING = Unset, Allowed::Words(&["true", "false"]),
         "Second spelling of `DB_POOL_PRE_PING`: `true` is `on`, `false` is `off`.";
     DATABASE_STATEMENT_TIMEOUT = Unset, STATEMENT_TIMEOUT, "Second spelling of `DB_STATEMENT_TIMEOUT_MS`.";
-    HTTP_BIND = Same("127.0.0.1:5000"), Allowed::Text("address:port, as in 127.0.0.1:5000 or [::1]:5000"),
+    HTTP_BIND = Same("127.0.0.1:5000"), Allowed::Text("address:port, as in `127.0.0.1:5000` or `[::1]:5000`"),
         "Where the service listens; port 0 takes any free one.";
     HTTP_WORKERS = Computed("the machine's parallelism"), Allowed::Count { min: 1, max: 256 }, "Worker threads.";
     HTTP_SHUTDOWN_TIMEOUT_S = Same("30"), seconds(Duration::ZERO, HOUR, None),

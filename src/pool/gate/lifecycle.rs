@@ -33,11 +33,11 @@ impl Gate {
                 return Ok(());
             }
             if state.phase == PoolState::Closed || state.backoff.is_down() || now >= deadline {
-                let refusal = match state.backoff.refusal() {
-                    _ if state.phase == PoolState::Closed => Refusal::Closed,
+                let refusal = match (state.phase, state.backoff.refusal()) {
+                    (PoolState::Closed, _) => Refusal::Closed,
                     // A server that has not answered by the deadline counts as down.
-                    Refusal::TimedOut => Refusal::Down,
-                    refusal => refusal,
+                    (_, Refusal::TimedOut) => Refusal::Down,
+                    (_, refusal) => refusal,
                 };
                 return Err((refusal, Box::new(state.numbers(now.saturating_duration_since(started)))));
             }

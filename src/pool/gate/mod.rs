@@ -23,6 +23,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod waiters;
+
 use crate::error::PoolNumbers;
 use crate::pool::gate::backoff::Backoff;
 use crate::pool::gate::growth::Growth;

@@ -40,7 +40,7 @@ const SEND: SendFlags = SendFlags::DONTWAIT;
 pub(crate) struct ServerSocket {
     socket: Socket,
     conn: Arc<ConnectionState>,
-    /// The buffer that reads fill first. The driver offers all of its free capacity, megabytes after one large row, and safe
+    /// Reads go into this buffer and are copied to the driver's. The driver offers all of its free capacity, megabytes after one large row, and safe
     /// code would have to clear all of it before each read.
     read_buffer: Box<[u8]>,
     spin: AdaptiveSpin,

@@ -3,12 +3,14 @@
 //!
 //! `threads` runs the jobs. This file knows requests, deadlines and cancellation, and of the pool only its limits.
 
+mod limits;
 pub(in crate::web) mod threads;
 
-use crate::database_pool::DatabasePool;
+pub use limits::{BlockingLimits, limit_blocking};
+
 use crate::pool::{Cancellation, add, having_waited, with_deadline};
-use crate::settings::with_methods::with_methods;
 use crate::web::ApiError;
+use crate::web::bridge::limits::limits;
 use crate::web::bridge::threads::{Job, Load, Submission, Threads};
 use crate::web::request_deadline;
 use actix_web::rt::time::timeout;
@@ -16,7 +18,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 /// Put all database work of a request into one closure: each call is one switch to another thread and back. `work` may
 /// return any error that converts into an [`ApiError`], such as [`poolhouse::Error`](crate::Error).
 ///
-/// There are as many threads as the pool of [`DatabasePool`] may have connections, so that a free thread finds a free
+/// There are as many threads as the pool of [`DatabasePool`](crate::DatabasePool) may have connections, so that a free thread finds a free
 /// connection; [`limit_blocking`] sets the number for another pool. Threads start on demand and are kept. A slow query
 /// occupies one thread and one connection, and nothing else. A call without a free thread waits in a queue in order of
 /// arrival; length and waiting time are bounded as for callers of the pool. Time in this queue counts as time spent waiting for
@@ -123,65 +125,6 @@ static THREADS: Threads = Threads::new();
 /// The current load of the threads of [`blocking`].
 pub(super) fn load() -> Load {
     THREADS.load()
-}
-
-/// The number of threads of [`blocking`], and the bounds of its queue.
-///
-/// # Examples
-///
-/// ```
-/// use poolhouse::web::{BlockingLimits, limit_blocking};
-/// use std::time::Duration;
-///
-/// limit_blocking(BlockingLimits::new(30).with_wait(Duration::from_secs(2)));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BlockingLimits {
-    /// The most threads; 0 counts as 1. Use the number of connections: further threads would only wait for one.
-    pub threads: usize,
-    /// How many calls may wait for a thread; further calls fail immediately.
-    pub waiting: usize,
-    /// How long a call may wait for a thread.
-    pub wait: Duration,
-}
-
-impl BlockingLimits {
-    /// Returns limits with this number of threads, 1000 waiting calls and a wait of 5 s.
-    pub fn new(threads: usize) -> BlockingLimits {
-        BlockingLimits { threads, waiting: 1000, wait: Duration::from_secs(5) }
-    }
-}
-
-with_methods! {
-    BlockingLimits {
-        with_threads(threads: usize),
-        with_waiting(waiting: usize),
-        with_wait(wait: Duration),
-    } except {}
-}
-
-/// The limits that [`limit_blocking`] has set. Held for a copy only.
-static LIMITS: RwLock<Option<BlockingLimits>> = RwLock::new(None);
-
-/// Sets the limits of [`blocking`] for the whole process, instead of those of [`DatabasePool`]'s settings. Existing threads
-/// are kept.
-pub fn limit_blocking(limits: BlockingLimits) {
-    *LIMITS.write().unwrap_or_else(PoisonError::into_inner) = Some(limits);
-}
-
-fn limits() -> BlockingLimits {
-    if let Some(limits) = *LIMITS.read().unwrap_or_else(PoisonError::into_inner) {
-        return limits;
-    }
-    match DatabasePool::get() {
-        Ok(pool) => {
-            let (threads, waiting, wait) = pool.shared().bounds();
-            BlockingLimits { threads: threads as usize, waiting: waiting as usize, wait }
-        }
-        // Another pool, without a call of `limit_blocking`: its size is unknown here.
-        Err(_) => BlockingLimits::new(10),
-    }
 }
 
 /// Runs a check on a thread outside of [`blocking`]'s, so that it does not queue behind requests.

@@ -4,7 +4,7 @@
 //! The caller opens the pool before [`run`] and closes it after.
 
 use crate::http::connection::Connection;
-use crate::http::connection::exchange::Handling;
+use crate::http::connection::exchange::{Answer, Handling};
 use crate::http::connection::slots::ConnectionLimit;
 use crate::http::handlers::movies::movie_routes;
 use crate::process::sd_notify;
@@ -12,7 +12,8 @@ use crate::process::signals;
 use actix_http::HttpService;
 use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::App;
-use actix_web::dev::{AppConfig, Server, Service};
+use actix_web::body::EitherBody;
+use actix_web::dev::{AppConfig, Server, Service, ServiceRequest, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
@@ -69,21 +70,7 @@ impl Application {
             let counter = counter.clone();
             App::new()
                 .wrap(deadline)
-                .wrap_fn(move |mut request, service| {
-                    let handling = Handling::begin(&mut request, &counter);
-                    // Health routes answer over the limit too: a supervisor must see that the service is alive.
-                    let is_refused = handling.is_over_limit() && !request.path().starts_with("/api/health");
-                    let answer = match is_refused {
-                        true => Err(request.error_response(saturated())),
-                        false => Ok(service.call(request)),
-                    };
-                    async move {
-                        Ok(handling.answer(match answer {
-                            Ok(answer) => answer.await?.map_into_left_body(),
-                            Err(refusal) => refusal.map_into_right_body(),
-                        }))
-                    }
-                })
+                .wrap_fn(move |request, service| handle(request, service, &counter))
                 .configure(json_errors)
                 .configure(health_routes(DatabasePool, auth.clone()))
                 .configure(movie_routes(auth.clone()))
@@ -187,6 +174,29 @@ impl Application {
             true => Err(io::Error::other("the service ended because its database did: see the log")),
             false => ended,
         }
+    }
+}
+
+/// Passes a request to the app, and follows it until its response is written. Over the limit of connections only health
+/// routes answer: a supervisor must see that the service is alive.
+fn handle<S, B>(
+    mut request: ServiceRequest,
+    app: &S,
+    in_flight: &Arc<AtomicUsize>,
+) -> impl Future<Output = Result<ServiceResponse<Answer<EitherBody<B>>>, actix_web::Error>> + use<S, B>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
+{
+    let handling = Handling::begin(&mut request, in_flight);
+    let answer = match handling.is_over_limit() && !request.path().starts_with("/api/health") {
+        true => Err(request.error_response(saturated())),
+        false => Ok(app.call(request)),
+    };
+    async move {
+        Ok(handling.answer(match answer {
+            Ok(answer) => answer.await?.map_into_left_body(),
+            Err(refusal) => refusal.map_into_right_body(),
+        }))
     }
 }
 

@@ -90,6 +90,9 @@ struct Answer {
     at: Instant,
 }
 
+/// Longer texts, in bytes, are not cached: usually their literals make each of them unique.
+const LONGEST_CACHED: usize = 16 * 1024;
+
 /// The number of cached answers.
 const CACHE_SIZE: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -144,7 +147,7 @@ const HARMLESS_EXTENSIONS: &[&str] = &["pgcrypto", "uuid-ossp"];
 /// the planner look up relation by relation, of which there are few; it expects thousands of them unless they come out of
 /// an array, and then compiles the question (`jit_above_cost`), which takes a hundred times as long as answering it.
 /// Expressions are stored as trees in which `:funcid` and the like are followed by a function's id. The functions
-/// `…_to_xml` are declared stable and run whatever query they are given.
+/// `…_to_xml`, and those of the extensions tablefunc and xml2, are declared stable and run any query that they are given.
 const LOOKUP: &str = r"
 WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
     SELECT confrelid, conrelid FROM pg_catalog.pg_constraint
@@ -209,6 +212,7 @@ WITH RECURSIVE cascade (source, target) AS MATERIALIZED (
     WHERE provolatile = 'v'
             AND prorettype <> ALL ('{pg_catalog.trigger,pg_catalog.event_trigger}'::pg_catalog.regtype[])
         OR oid < 16384 AND proname LIKE '%\_to\_xml%'
+        OR proname LIKE 'crosstab%' OR proname IN ('connectby', 'xpath_table')
     UNION ALL
     SELECT false FROM relation JOIN pg_catalog.pg_class USING (oid) WHERE relkind = 'f'
     UNION ALL
@@ -259,6 +263,12 @@ impl Catalogue {
     /// A statement of this pool may have changed the catalogue.
     pub(crate) fn note_change(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Forgets all answers, and whether the catalogue could be read.
+    pub(crate) fn reset(&self) {
+        self.is_unreadable.store(false, Ordering::Relaxed);
+        self.note_change();
     }
 
     fn answers(&self) -> MutexGuard<'_, LruCache<Box<str>, Answer>> {
@@ -324,7 +334,7 @@ impl Catalogue {
             }
             Err(error) => return Err(error),
         };
-        if !session.is_dirty {
+        if !session.is_dirty && sql.len() <= LONGEST_CACHED {
             self.answers().put(sql.into(), Answer { safety, epoch, at: now });
         }
         Ok(safety)
