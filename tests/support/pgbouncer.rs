@@ -7,8 +7,8 @@
 //! bouncer.kill(); bouncer.start_again();
 //! ```
 
-use super::server::cluster::{Account, Watchdog, free_port, tail};
 use super::SOON;
+use super::server::cluster::{Account, Watchdog, free_port, tail};
 use super::server::freeze;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
