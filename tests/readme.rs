@@ -1,4 +1,4 @@
-//! README.md, CONTRIBUTING.md and docs/, kept true: their commands are run and the answers compared, their tables follow the
+//! README.md and docs/, kept true: their commands are run and the answers compared, their tables follow the
 //! code, their files exist.
 //!
 //! A block fenced as `console` is run: `curl` against the service, whatever else as a shell command with
@@ -36,7 +36,6 @@ fn pages() -> String {
     let mut pages: Vec<_> =
         fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.retain(|path| path.extension().is_some_and(|ending| ending == "md"));
-    pages.push(Path::new(ROOT).join("CONTRIBUTING.md"));
     pages.sort();
     pages.iter().fold(readme(), |all, path| all + &fs::read_to_string(path).unwrap())
 }

@@ -1,4 +1,4 @@
-//! The walks of CONTRIBUTING.md, kept true: every file is there, and has what is named beside it.
+//! The walks of docs/contributing.md, kept true: every file is there, and has what is named beside it.
 
 use super::{ROOT, names};
 use std::fs;
@@ -19,7 +19,7 @@ fn steps(walk: &str) -> Vec<Vec<&str>> {
 
 #[test]
 fn every_walk_opens_at_most_four_files_that_have_what_it_names() {
-    let page = fs::read_to_string(Path::new(ROOT).join("CONTRIBUTING.md")).unwrap();
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/contributing.md")).unwrap();
     let section = page.split_once("\n## Walks\n").unwrap().1.split_once("\n## ").unwrap().0;
     let walks: Vec<_> = section.split("\n### ").skip(1).collect();
     assert_eq!(walks.len(), 6);
