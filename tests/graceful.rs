@@ -90,7 +90,8 @@ impl Hold {
     }
 
     fn held(&mut self) -> i64 {
-        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'movies'::regclass";
+        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'movies'::regclass
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         self.0.query_one(sql, &[]).unwrap().get(0)
     }
 

@@ -161,7 +161,7 @@ fn what_nobody_waits_for_is_cancelled_on_the_server() {
     let mut watcher = database.client();
     eventually("the statement is gone", SOON, || {
         let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()
-                       AND state = 'active'";
+                       AND state = 'active' AND datname = current_database()";
         watcher.query_one(running, &[]).unwrap().get::<_, i64>(0) == 0
     });
 }

@@ -29,7 +29,8 @@ fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
         thread::scope(|scope| {
             let reading =
                 scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&2_000_000]));
-            let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1";
+            let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1
+                           AND datname = current_database()";
             crate::support::eventually("it runs", SOON, || {
                 admin.query_one(running, &[&LONG_READ]).unwrap().get::<_, i64>(0) == 1
             });
