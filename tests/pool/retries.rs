@@ -12,8 +12,8 @@ fn options(retry: RetryPolicy) -> TransactionOptions {
     TransactionOptions { isolation: Some(Isolation::Serializable), retry, ..TransactionOptions::default() }
 }
 
-/// Sums, reads, and only reads; and runs for a while.
-const LONG_READ: &str = "SELECT sum(a::bigint * a) FROM generate_series(1, $1) AS a";
+/// Only reads, and waits while the table is locked.
+const READ: &str = "SELECT count(*) FROM t";
 
 #[test]
 fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
@@ -23,18 +23,21 @@ fn a_read_lost_in_flight_is_run_again_unless_that_is_switched_off() {
         let mut settings = PoolSettings::new(proxy.settings());
         settings.retry_reads = retry_reads;
         let pool = Pool::open(&settings).unwrap();
-        let mut admin = database.client();
+        let (mut admin, mut holder) = (database.client(), database.client());
+        admin.batch_execute("CREATE TABLE IF NOT EXISTS t ()").unwrap();
         // Prepared, so that it is run when it is seen to run.
-        pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&1]).unwrap();
+        pool.execute_query_one::<i64>(READ, &[]).unwrap();
         thread::scope(|scope| {
-            let reading =
-                scope.spawn(|| pool.execute_query_one::<serde_json::Value>(LONG_READ, &[&2_000_000]));
-            let running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1
+            holder.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").unwrap();
+            let reading = scope.spawn(|| pool.execute_query_one::<i64>(READ, &[]));
+            let running =
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = $1
                            AND datname = current_database()";
             crate::support::eventually("it runs", SOON, || {
-                admin.query_one(running, &[&LONG_READ]).unwrap().get::<_, i64>(0) == 1
+                admin.query_one(running, &[&READ]).unwrap().get::<_, i64>(0) == 1
             });
             proxy.cut();
+            holder.batch_execute("ROLLBACK").unwrap();
             match reading.join().unwrap() {
                 Ok(sum) => assert!(retry_reads && sum.is_some(), "{sum:?}"),
                 Err(error) => assert!(!retry_reads && matches!(error, Error::ConnectionLost(_)), "{error}"),

@@ -66,7 +66,13 @@ impl Postgres {
         // Not every process of the server hears of it at once. That one commit waits for a standby that does
         // not answer shows that all do.
         let sender = "SELECT pid FROM pg_stat_replication WHERE application_name = 'walreceiver'";
-        let sender = Pid::from_raw(client.query_one(sender, &[]).expect("one standby").get(0));
+        let mut sender_id = None;
+        // None while the standby connects again.
+        eventually("a standby is connected", PATIENCE, || {
+            sender_id = client.query_opt(sender, &[]).expect("at most one standby").map(|row| row.get(0));
+            sender_id.is_some()
+        });
+        let sender = Pid::from_raw(sender_id.expect("one standby"));
         assert!(children_of(self.pid()).contains(&sender), "{sender} is a process of this server");
         freeze(&[sender]);
         let is_proven = Arc::new(AtomicBool::new(false));
