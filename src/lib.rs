@@ -62,6 +62,7 @@ pub mod health;
 )]
 mod pool;
 mod query;
+mod rows;
 pub mod settings;
 #[cfg(feature = "web")]
 pub mod web;
@@ -71,7 +72,8 @@ pub use database_pool::{
     transaction_with, try_transaction, try_transaction_with,
 };
 pub use error::{
-    ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, SettingsError,
+    ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, ServerError,
+    SettingsError,
 };
 pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, with_deadline};
 pub use postgres;

@@ -13,12 +13,15 @@
 //! Names are looked up in all schemas, so the result does not depend on `search_path`. A false match costs a reset. A
 //! name that cannot be looked up counts as unsafe.
 //!
-//! Lock rule: the mutex on the cache is held for one lookup or one insertion, never during a query to the server.
+//! **Lock rule**: each mutex is held for one lookup or one insertion, never during a query to the server.
 
+use crate::error::ServerError;
 use crate::pool::session::classify::{Form, Syntax};
+use crate::pool::transport::protocol::reply::Reply;
+use crate::rows::Values;
 use lru::LruCache;
-use postgres::Client;
-use postgres::types::Type;
+use postgres::types::{Oid, ToSql, Type};
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,15 +75,48 @@ impl SessionState {
     }
 }
 
-/// The cache of the catalogue's answers, shared by all sessions of a pool.
+/// What a pool knows of its statements, shared by all of its sessions.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     /// Locked for one lookup or one insertion, never during a query to the server.
-    answers: Mutex<LruCache<Box<str>, Answer>>,
+    statements: Mutex<LruCache<Box<str>, Known>>,
+    /// The types that are not PostgreSQL's own, by their ids. Locked likewise.
+    types: Mutex<HashMap<Oid, Type>>,
+    /// The number of the next description.
+    next_id: AtomicU64,
     /// Counts the statements run by this pool that may have changed the catalogue.
     epoch: Arc<AtomicU64>,
     /// The server has no such catalogue, or this role may not read it.
     is_unreadable: AtomicBool,
+}
+
+/// What is known of one statement.
+#[derive(Debug, Default)]
+struct Known {
+    answer: Option<Answer>,
+    description: Option<Arc<Description>>,
+}
+
+/// How the server described a statement.
+#[derive(Debug)]
+pub(crate) struct Description {
+    /// A number that no other description in the pool has.
+    pub(crate) id: u64,
+    /// The types of its parameters.
+    pub(crate) params: Box<[Type]>,
+}
+
+/// What must be asked to know a statement's traits, and since when.
+pub(crate) struct Question {
+    syntax: Syntax,
+    epoch: u64,
+    at: Instant,
+}
+
+/// A statement's traits, or what must be asked to know them.
+pub(crate) enum Lookup {
+    Known(Traits),
+    Ask(Box<Question>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -244,7 +280,9 @@ SELECT NOT EXISTS (SELECT FROM suspect) AS only_reads,
 impl Catalogue {
     pub(crate) fn new() -> Catalogue {
         Catalogue {
-            answers: Mutex::new(LruCache::new(CACHE_SIZE)),
+            statements: Mutex::new(LruCache::new(CACHE_SIZE)),
+            types: Mutex::default(),
+            next_id: AtomicU64::new(1),
             epoch: Arc::default(),
             is_unreadable: AtomicBool::new(false),
         }
@@ -271,90 +309,151 @@ impl Catalogue {
         self.note_change();
     }
 
-    fn answers(&self) -> MutexGuard<'_, LruCache<Box<str>, Answer>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn statements(&self) -> MutexGuard<'_, LruCache<Box<str>, Known>> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what the statement may do. Without a valid cached answer this takes one round trip.
-    pub(crate) fn traits(
+    fn types(&self) -> MutexGuard<'_, HashMap<Oid, Type>> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the server has described the statement to a session of this pool.
+    pub(crate) fn description(&self, sql: &str) -> Option<Arc<Description>> {
+        self.statements().get(sql)?.description.clone()
+    }
+
+    /// A number for a description.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes the description with this number; keeps it for other sessions where `is_shared`.
+    pub(crate) fn describe(
         &self,
-        client: &mut Client,
+        id: u64,
         sql: &str,
-        session: SessionState,
-    ) -> Result<Traits, postgres::Error> {
+        params: Vec<Type>,
+        is_shared: bool,
+    ) -> Arc<Description> {
+        let description = Arc::new(Description { id, params: params.into() });
+        if is_shared && sql.len() <= LONGEST_CACHED {
+            let mut statements = self.statements();
+            statements.get_or_insert_mut(sql.into(), Known::default).description = Some(description.clone());
+        }
+        description
+    }
+
+    /// Forgets the statement's description, and all types: the objects behind them may have changed.
+    pub(crate) fn forget(&self, sql: &str) {
+        if let Some(known) = self.statements().get_mut(sql) {
+            known.description = None;
+        }
+        self.types().clear();
+    }
+
+    /// The type with this id; `None` if it is to be looked up.
+    pub(crate) fn type_(&self, oid: Oid) -> Option<Type> {
+        Type::from_oid(oid).or_else(|| self.types().get(&oid).cloned())
+    }
+
+    pub(crate) fn put_type(&self, type_: Type) {
+        self.types().insert(type_.oid(), type_);
+    }
+
+    /// Returns what the statement may do, or what must be asked to know it.
+    pub(crate) fn traits(&self, sql: &str, session: SessionState) -> Lookup {
         let syntax = Syntax::of(sql);
         let safety = match syntax.form {
             _ if !session.is_readable => Safety::UNPROVEN,
-            Form::Query | Form::Write => self.safety(client, sql, &syntax, session)?,
+            Form::Query | Form::Write => {
+                // Read before the query: a change during the query makes the answer outdated.
+                let (epoch, at) = (self.epoch(), Instant::now());
+                match self.answer(sql, epoch, at) {
+                    _ if self.is_unreadable.load(Ordering::Relaxed) => Safety::UNPROVEN,
+                    Some(safety) => safety,
+                    None if session.is_behind(epoch) => Safety::UNPROVEN,
+                    None => return Lookup::Ask(Box::new(Question { syntax, epoch, at })),
+                }
+            }
             Form::Show => Safety { only_reads: true, is_clean: true },
             Form::Local => Safety { only_reads: false, is_clean: true },
             Form::Definition | Form::Other => Safety::UNPROVEN,
         };
-        Ok(Traits {
-            only_reads: safety.only_reads && matches!(syntax.form, Form::Query | Form::Show),
-            is_clean: safety.is_clean,
-            is_atomic: syntax.form != Form::Other,
-            controls_transaction: syntax.controls_transaction,
-            sets: syntax.sets,
-        })
+        Lookup::Known(traits(&syntax, safety))
     }
 
-    fn safety(
+    fn answer(&self, sql: &str, epoch: u64, now: Instant) -> Option<Safety> {
+        let answer = self.statements().get(sql)?.answer?;
+        let is_valid = answer.epoch == epoch && now.saturating_duration_since(answer.at) < CACHE_TTL;
+        is_valid.then_some(answer.safety)
+    }
+
+    /// Returns the traits by the server's answer. Where the server refused to answer, nothing is proven; the refusal is
+    /// returned where it has aborted the caller's transaction.
+    pub(crate) fn settle(
         &self,
-        client: &mut Client,
         sql: &str,
-        syntax: &Syntax,
+        question: &Question,
         session: SessionState,
-    ) -> Result<Safety, postgres::Error> {
-        if self.is_unreadable.load(Ordering::Relaxed) {
-            return Ok(Safety::UNPROVEN);
-        }
-        // Read before the query: a change during the query makes the answer outdated.
-        let (epoch, now) = (self.epoch(), Instant::now());
-        if let Some(answer) = self.answers().get(sql)
-            && answer.epoch == epoch
-            && now.saturating_duration_since(answer.at) < CACHE_TTL
-        {
-            return Ok(answer.safety);
-        }
-        if session.is_behind(epoch) {
-            return Ok(Safety::UNPROVEN);
-        }
-        let safety = match look_up(client, syntax) {
-            Ok(safety) => safety,
+        answer: Result<Reply, Box<ServerError>>,
+    ) -> Result<Traits, Box<ServerError>> {
+        let safety = match answer {
+            Ok(reply) => Safety::of(reply),
             // A server of another kind may not know these tables, or refuse to show them.
-            Err(error) if error.code().is_some_and(|code| matches!(&code.code()[..2], "42" | "0A")) => {
+            Err(error) if matches!(error.sqlstate().get(..2), Some("42" | "0A")) => {
                 // A borrower's role or search path says nothing about the others.
                 self.is_unreadable.fetch_or(!session.is_dirty, Ordering::Relaxed);
                 match session.in_transaction {
-                    // The failed query has aborted the transaction. The next transaction runs without it.
+                    // The next transaction runs without the question.
                     true => return Err(error),
-                    false => return Ok(Safety::UNPROVEN),
+                    false => return Ok(traits(&question.syntax, Safety::UNPROVEN)),
                 }
             }
             Err(error) => return Err(error),
         };
         if !session.is_dirty && sql.len() <= LONGEST_CACHED {
-            self.answers().put(sql.into(), Answer { safety, epoch, at: now });
+            let answer = Answer { safety, epoch: question.epoch, at: question.at };
+            self.statements().get_or_insert_mut(sql.into(), Known::default).answer = Some(answer);
         }
-        Ok(safety)
+        Ok(traits(&question.syntax, safety))
     }
 }
 
-/// Queries the server's catalogue.
-fn look_up(client: &mut Client, syntax: &Syntax) -> Result<Safety, postgres::Error> {
-    let may_write = syntax.form == Form::Write;
-    let rows = client.query_typed(
-        LOOKUP,
-        &[
-            (&syntax.names, Type::TEXT_ARRAY),
+fn traits(syntax: &Syntax, safety: Safety) -> Traits {
+    Traits {
+        only_reads: safety.only_reads && matches!(syntax.form, Form::Query | Form::Show),
+        is_clean: safety.is_clean,
+        is_atomic: syntax.form != Form::Other,
+        controls_transaction: syntax.controls_transaction,
+        sets: syntax.sets,
+    }
+}
+
+impl Question {
+    /// The query to the server's catalogue.
+    pub(crate) const SQL: &str = LOOKUP;
+
+    /// Its parameters with their types.
+    pub(crate) fn params(&self) -> [(&(dyn ToSql + Sync), Type); 5] {
+        const NO: bool = false;
+        const YES: bool = true;
+        let may_write: &bool = if self.syntax.form == Form::Write { &YES } else { &NO };
+        [
+            (&self.syntax.names, Type::TEXT_ARRAY),
             (&HARMLESS, Type::TEXT_ARRAY),
             (&HARMLESS_EXTENSIONS, Type::TEXT_ARRAY),
-            (&may_write, Type::BOOL),
-            (&syntax.sets_locally, Type::BOOL),
-        ],
-    )?;
-    let Some(row) = rows.first() else { return Ok(Safety::UNPROVEN) };
-    let is_true = |column: &str| row.try_get(column).unwrap_or(false);
-    Ok(Safety { only_reads: is_true("only_reads"), is_clean: is_true("is_clean") })
+            (may_write, Type::BOOL),
+            (&self.syntax.sets_locally, Type::BOOL),
+        ]
+    }
+}
+
+impl Safety {
+    /// The answer: one row of two booleans.
+    fn of(reply: Reply) -> Safety {
+        let rows = reply.into_rows(Arc::default());
+        let mut values = rows.bodies().next().and_then(Values::new);
+        let mut is_true = || values.as_mut().and_then(Values::next_value) == Some(Some(&[1]));
+        Safety { only_reads: is_true(), is_clean: is_true() }
+    }
 }
