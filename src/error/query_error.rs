@@ -84,12 +84,9 @@ impl QueryError {
 
 impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Server(error) if error.sqlstate().is_empty() => write!(f, "query failed: {error}")?,
-            Cause::Server(error) => write!(f, "query failed with {}: {error}", error.sqlstate())?,
-            Cause::Driver(error) => fmt_driver(error, f)?,
-            Cause::Parameter(number, error) => write!(f, "query failed: parameter ${number}: {error}")?,
-            Cause::Stated(text) => write!(f, "query failed: {text}")?,
+        match self.sqlstate() {
+            Some(code) => write!(f, "query failed with {code}: {}", self.cause)?,
+            None => write!(f, "query failed: {}", self.cause)?,
         }
         match self.statement() {
             Some(statement) => write!(f, "; statement: {statement}"),
@@ -98,20 +95,18 @@ impl fmt::Display for QueryError {
     }
 }
 
-fn fmt_driver(error: &postgres::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match (error.as_db_error(), error.source()) {
-        (Some(db_error), _) => {
-            write!(f, "query failed with {}: {}", db_error.code().code(), db_error.message())?;
-            if let Some(detail) = db_error.detail() {
-                write!(f, " ({detail})")?;
-            }
-            if let Some(hint) = db_error.hint() {
-                write!(f, " (hint: {hint})")?;
-            }
-            Ok(())
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Server(error) => error.fmt(f),
+            Cause::Driver(error) => match (error.as_db_error(), error.source()) {
+                (Some(db_error), _) => f.write_str(db_error.message()),
+                (None, Some(cause)) => write!(f, "{error}: {cause}"),
+                (None, None) => error.fmt(f),
+            },
+            Cause::Parameter(number, error) => write!(f, "parameter ${number}: {error}"),
+            Cause::Stated(text) => f.write_str(text),
         }
-        (None, Some(cause)) => write!(f, "query failed: {error}: {cause}"),
-        (None, None) => write!(f, "query failed: {error}"),
     }
 }
 

@@ -216,20 +216,23 @@ impl Session {
     /// Takes the stream from the driver. Where the driver has left a reply unread, such as that of a COPY without
     /// `finish`, this has the driver read it in one round trip.
     fn take_over(&mut self) -> Result<(), Fault> {
+        if self.conn.has_ended() {
+            let cause = match self.conn.has_timed_out() {
+                true => self.conn.timed_out(),
+                false => io::Error::other("connection closed"),
+            };
+            return Err(Broken::new(cause).into());
+        }
         if self.wire.take_over() {
             return Ok(());
         }
-        // The driver reports its errors to the request that it sends here; what they mean is in the reply.
+        // The driver reports earlier errors to the request that it sends here; they concern nothing that follows.
         let _ = self.client.batch_execute("");
-        if !self.conn.has_lost_count() && self.wire.take_over() {
+        if self.wire.take_over() {
             return Ok(());
         }
         self.conn.fail(false);
-        let cause = match self.conn.has_timed_out() {
-            true => self.conn.timed_out(),
-            false => io::Error::other("connection closed"),
-        };
-        Err(Broken::new(cause).into())
+        Err(Broken::new(io::Error::other("connection closed")).into())
     }
 
     /// Checks in one round trip that the server answers by `deadline`.

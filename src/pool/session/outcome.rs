@@ -11,6 +11,7 @@ use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::protocol::reply::Malformed;
 use crate::pool::transport::wire::Broken;
 use postgres::error::Severity;
+use std::fmt;
 use std::io;
 use std::time::Instant;
 
@@ -36,6 +37,17 @@ impl Fault {
     /// The parameter with this number, counted from 1, cannot be sent.
     pub(super) fn of_parameter(number: usize, error: Box<dyn std::error::Error + Send + Sync>) -> Fault {
         Fault::Unsent(Cause::Parameter(number, error))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Refused(error) | Fault::Broken(Broken { last: Some(error), .. }) => error.fmt(f),
+            Fault::Unsent(cause) => cause.fmt(f),
+            Fault::Unexpected(text) => f.write_str(text),
+            Fault::Broken(Broken { cause, .. }) => cause.fmt(f),
+        }
     }
 }
 

@@ -35,6 +35,7 @@ impl Session {
             false => self.reset_all(limit),
         };
         if is_reset {
+            self.wire.drop_notifications();
             (self.is_dirty, self.is_cancelled, self.is_client_lent) = (false, false, false);
         }
         is_reset

@@ -97,8 +97,13 @@ impl Session {
         self.statements.write(&mut self.wire, sql, params)?;
         self.wire.send()?;
         let reply = self.wire.receive()?;
-        self.note_reply(sql, &reply)?;
-        complete(reply)
+        let noted = self.note_reply(sql, &reply);
+        let reply = complete(reply)?;
+        // The statement has been run, whatever became of the lookup.
+        noted.map_err(|fault| {
+            Fault::Unexpected(format!("the types of the result could not be looked up: {fault}"))
+        })?;
+        Ok(reply)
     }
 
     /// Notes what a reply to the statement, or to its description, says of it.

@@ -198,7 +198,7 @@ impl Prepared {
     fn write(&self, requests: &mut BytesMut, sql: &str, params: Params<'_>) -> Result<(), Fault> {
         let types = &self.description.params;
         if types.len() != params.len() {
-            let text = format!("the statement has {} parameters, got {}", types.len(), params.len());
+            let text = format!("expected {} parameters but got {}", types.len(), params.len());
             return Err(Fault::refused(text));
         }
         let name = if self.is_named { name_of(self.description.id) } else { String::new() };
@@ -224,12 +224,9 @@ impl Prepared {
     pub(super) fn note_reply(&mut self, reply: &Reply) -> Option<Box<[u8]>> {
         let is_described = self.is_described_by_reply();
         self.is_on_server |= self.is_named && reply.is_parsed();
-        let body = reply.row_description().filter(|_| is_described).unwrap_or_default();
-        match &self.columns {
-            _ if !is_described => None,
-            Some((known, _)) if **known == *body => None,
-            _ => Some(body.into()),
-        }
+        let body = reply.row_description().unwrap_or_default();
+        let is_known = self.columns.as_ref().is_some_and(|(known, _)| **known == *body);
+        (is_described && !is_known).then(|| body.into())
     }
 
     pub(super) fn set_columns(&mut self, body: Box<[u8]>, columns: Arc<[Column]>) {

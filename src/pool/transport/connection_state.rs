@@ -262,6 +262,11 @@ impl ConnectionState {
         left
     }
 
+    /// Notes that no reply is outstanding, however many were counted.
+    pub(crate) fn forget_outstanding(&self) {
+        self.outstanding.store(0, Ordering::Relaxed);
+    }
+
     /// Notes that a reply is complete. Its transaction status counts only if no other reply is outstanding.
     pub(crate) fn end_reply(&self, status: u8) {
         self.completed.store(false, Ordering::Relaxed);

@@ -127,7 +127,7 @@ impl ServerStream {
     }
 
     /// Receives what is there; `None` if nothing is.
-    fn receive_if_there(&mut self, input: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    pub(super) fn receive_if_there(&mut self, input: &mut Vec<u8>) -> io::Result<Option<usize>> {
         match &mut self.inner {
             Inner::Plain(socket) => socket.try_receive(input),
             Inner::Tls(stream) => {

@@ -5,13 +5,14 @@
 
 use crate::error::ServerError;
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::protocol::reply::{Reply, ReplyReader, Unasked};
+use crate::pool::transport::protocol::reply::{Reply, ReplyReader, Unasked, ends_with_error};
 use crate::pool::transport::server_stream::SharedStream;
 use crate::rows::spare_buffer;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The pool's side of a connection's stream.
 pub(crate) struct Wire {
@@ -82,8 +83,24 @@ impl Wire {
             // The driver has not read them.
             self.input = stream.for_driver.split_off(unread);
         }
-        self.is_ours = true;
-        true
+        drop(stream);
+        self.is_ours = !self.conn.has_lost_count() || self.resynchronize().is_ok();
+        self.is_ours
+    }
+
+    /// Reads on until the reply to a request that can be recognised, where it is unknown how many replies are outstanding.
+    fn resynchronize(&mut self) -> Result<(), Broken> {
+        // A syntax error names what it found, in a failed transaction too; and only a failed COPY leads here.
+        let mark = format!("poolhouse_{:x}", fastrand::u64(..));
+        self.write_simple_query(&mark)?;
+        self.send()?;
+        loop {
+            let mut reply = self.receive()?;
+            if reply.take_error().is_some_and(|error| error.message().contains(&mark)) {
+                self.conn.forget_outstanding();
+                return Ok(());
+            }
+        }
     }
 
     /// The buffer of the requests to send next.
@@ -127,6 +144,15 @@ impl Wire {
             return Err(self.conn.timed_out());
         }
         let mut stream = self.stream.lock();
+        if self.conn.answered_at().elapsed() >= MIN_IDLE {
+            // What is sent to a connection that has ended may have arrived, as far as one can know.
+            match stream.receive_if_there(&mut self.input)? {
+                None => {}
+                Some(0) => return Err(closed()),
+                Some(_) if ends_with_error(&self.input) => return Ok(()),
+                Some(_) => {}
+            }
+        }
         match stream.send(&self.requests, &mut self.input, &self.conn) {
             // What the server said before it closed the connection is still to be read.
             Err(error) if is_closed(&error) => {
@@ -187,8 +213,7 @@ impl Wire {
                 return Err(Broken { is_too_large: true, ..Broken::new(io::Error::other(text)) });
             }
             if stream.receive(&mut self.input)? == 0 {
-                let text = "connection closed";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text).into());
+                return Err(closed().into());
             }
         }
     }
@@ -199,12 +224,24 @@ impl Wire {
         Broken::new(cause)
     }
 
+    /// Drops the notifications that arrived for the borrower.
+    pub(crate) fn drop_notifications(&mut self) {
+        self.stream.lock().for_driver.clear();
+    }
+
     /// Whether the driver that `poll` polls is the one on this stream.
     pub(crate) fn is_driven_by(&self, poll: impl FnOnce()) -> bool {
         self.stream.lock().is_polled = false;
         poll();
         self.stream.lock().is_polled
     }
+}
+
+/// A connection that has not been used for this time is looked at before something is sent on it.
+const MIN_IDLE: Duration = Duration::from_millis(1);
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed")
 }
 
 fn is_closed(error: &io::Error) -> bool {

@@ -140,6 +140,18 @@ impl ReplyReader {
     }
 }
 
+/// Whether the server has sent an error while no reply was outstanding: it ends the session.
+pub(crate) fn ends_with_error(mut bytes: &[u8]) -> bool {
+    while let [kind, a, b, c, d, ..] = *bytes {
+        if kind == b'E' {
+            return true;
+        }
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        bytes = bytes.get(1 + length.max(4)..).unwrap_or_default();
+    }
+    false
+}
+
 /// The longest message: PostgreSQL allocates no more for one (`MaxAllocSize`).
 const MAX_LENGTH: usize = 0x3fff_ffff;
 
