@@ -81,9 +81,8 @@ pub struct PoolSettings {
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
-    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; with
-    /// [`PgBouncerMode::Transaction`], parameter types kept per connection. 0 keeps none: each statement then takes two
-    /// round trips, five with PgBouncer.
+    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection. 0 keeps none: the server then parses each
+    /// statement every time it runs, as it does with [`PgBouncerMode::Transaction`].
     pub statement_cache_size: usize,
     /// `DB_MAX_REPLY_BYTES`: the largest reply to one statement of a helper. A larger one is not read to its end: the
     /// connection is closed.

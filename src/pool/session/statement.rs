@@ -4,7 +4,8 @@
 //! It knows nothing of other connections: `query` decides whether a failed statement runs again on another one.
 
 use crate::error::{Error, Interruption};
-use crate::pool::session::classify::catalogue::{Lookup, Question, SessionState, Traits};
+use crate::pool::session::classify::catalogue::{Lookup, SessionState, Traits};
+use crate::pool::session::classify::question::Question;
 use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
 use crate::pool::session::statement_cache::{Prepared, name_of, write_typed};
 use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, complete};
