@@ -25,8 +25,8 @@ use std::time::Instant;
 ///
 /// A repository function that takes `db: &impl Execute` works with each of them.
 ///
-/// The SQL is one statement with the parameters `$1`, `$2`, …. Each call is one round trip, because a statement is
-/// prepared once per connection.
+/// The SQL is one statement with the parameters `$1`, `$2`, …. Each call is one round trip, a connection's first call of a
+/// statement included; only the first call in the pool takes one more, in which the server describes the statement.
 pub trait Execute {
     /// Runs a query and decodes every row.
     ///

@@ -80,6 +80,13 @@ pub(crate) struct Session {
     pub(crate) in_transaction: bool,
 }
 
+/// A connection that has logged in.
+pub(crate) struct Login {
+    pub(crate) client: Client,
+    pub(crate) wire: Wire,
+    pub(crate) connector: Connector,
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         if self.is_dirty && self.conn.has_ended() {
@@ -123,9 +130,7 @@ pub(crate) enum Verdict {
 
 impl Session {
     pub(crate) fn new(
-        client: Client,
-        wire: Wire,
-        connector: Connector,
+        Login { client, wire, connector }: Login,
         statements: Statements,
         statement_timeout: Option<Duration>,
         must_be_writable: bool,
@@ -160,8 +165,11 @@ impl Session {
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let checkpoint = self.start_operation(limit);
         match self.simple_query(sql) {
-            Ok(reply) => Ok(reply.recycle()),
             Err(fault) => Err(self.judge(fault, checkpoint, effect)),
+            Ok(reply) => {
+                reply.recycle();
+                Ok(())
+            }
         }
     }
 

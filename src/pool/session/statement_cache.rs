@@ -35,8 +35,7 @@ pub(crate) struct Statements {
 /// A statement that is ready to run.
 pub(crate) struct Prepared {
     description: Arc<Description>,
-    /// The description of the result's columns that the server sent last, and what it says.
-    columns: Option<(Box<[u8]>, Arc<[Column]>)>,
+    columns: Option<Columns>,
     /// It may be prepared by name.
     is_named: bool,
     is_on_server: bool,
@@ -46,6 +45,13 @@ pub(crate) struct Prepared {
     pub(super) epoch: Option<u64>,
     /// It was described for an earlier call, so the objects it refers to may have changed since.
     pub(super) is_cached: bool,
+}
+
+/// The columns of a result, as the server described them last.
+struct Columns {
+    /// The body of the RowDescription.
+    described: Box<[u8]>,
+    columns: Arc<[Column]>,
 }
 
 impl Statements {
@@ -225,16 +231,16 @@ impl Prepared {
         let is_described = self.is_described_by_reply();
         self.is_on_server |= self.is_named && reply.is_parsed();
         let body = reply.row_description().unwrap_or_default();
-        let is_known = self.columns.as_ref().is_some_and(|(known, _)| **known == *body);
+        let is_known = self.columns.as_ref().is_some_and(|known| *known.described == *body);
         (is_described && !is_known).then(|| body.into())
     }
 
-    pub(super) fn set_columns(&mut self, body: Box<[u8]>, columns: Arc<[Column]>) {
-        self.columns = Some((body, columns));
+    pub(super) fn set_columns(&mut self, described: Box<[u8]>, columns: Arc<[Column]>) {
+        self.columns = Some(Columns { described, columns });
     }
 
     /// The columns of the result.
     pub(super) fn columns(&self) -> Arc<[Column]> {
-        self.columns.as_ref().map(|(_, columns)| columns.clone()).unwrap_or_default()
+        self.columns.as_ref().map(|known| known.columns.clone()).unwrap_or_default()
     }
 }

@@ -19,7 +19,7 @@ use crate::pool::generation::Generations;
 use crate::pool::logging::logged;
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::session::statement_cache::Statements;
-use crate::pool::session::{Session, describe};
+use crate::pool::session::{Login, Session, describe};
 use crate::pool::transport::connector::Connector;
 use crate::pool::transport::dns::{Endpoint, endpoints};
 use crate::pool::transport::tls::TlsPlan;
@@ -143,7 +143,8 @@ impl SessionFactory {
         let statements =
             Statements::new(self.statement_cache_size, self.pgbouncer_mode, self.catalogue.clone());
         let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
-        Ok(Session::new(client, wire, connector, statements, limit, must_be_writable, retire_at, generation))
+        let login = Login { client, wire, connector };
+        Ok(Session::new(login, statements, limit, must_be_writable, retire_at, generation))
     }
 
     /// Connects and logs in at one address. Given all addresses, the driver would need the placeholder listener open

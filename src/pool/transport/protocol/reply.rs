@@ -82,7 +82,7 @@ impl ReplyReader {
     ) -> Result<Option<usize>, Malformed> {
         while let [kind, a, b, c, d, ..] = bytes[self.at..] {
             let length = u32::from_be_bytes([a, b, c, d]) as usize;
-            if length < 4 || length > MAX_LENGTH {
+            if !(4..=MAX_LENGTH).contains(&length) {
                 return Err(Malformed(format!("a message {:?} of {length} bytes", char::from(kind))));
             }
             let (start, end) = (self.at, self.at + 1 + length);
