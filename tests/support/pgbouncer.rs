@@ -8,8 +8,9 @@
 //! ```
 
 use super::SOON;
-use super::server::cluster::{Account, Watchdog, free_port, tail};
+use super::server::cluster::{Account, Watchdog, tail};
 use super::server::freeze;
+use super::server::port_of_its_own;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use poolhouse::PoolSettings;
@@ -57,7 +58,7 @@ impl PgBouncer {
         let account = Account::for_server(&home).unwrap_or_else(|error| panic!("{error}"));
         // Its user writes the log here.
         fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).expect("permissions");
-        let port = free_port().expect("a free port");
+        let port = port_of_its_own();
         let (host, server_port) = &settings.hosts[0];
         // A section that begins again begins with defaults. The last one is open, and what is set later wins.
         let database = format!("[databases]\n* = host={host} port={server_port}\n");

@@ -15,6 +15,7 @@ mod forging;
 
 pub(crate) use forging::{Act, Forgery, Message, Place};
 
+use super::server::port_of_its_own;
 use carrier::{Link, reset};
 use poolhouse::settings::{DatabaseSettings, SslMode};
 use std::collections::HashMap;
@@ -93,7 +94,8 @@ impl Proxy {
     }
 
     fn new(settings: &DatabaseSettings, is_forging: bool) -> Proxy {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port for the proxy");
+        // Of its own: while it refuses, its port is free.
+        let listener = TcpListener::bind(("127.0.0.1", port_of_its_own())).expect("the proxy's port");
         let port = listener.local_addr().expect("a local address").port();
         let state = State {
             fault: Fault::None,

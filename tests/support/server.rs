@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use poolhouse::PoolSettings;
 use poolhouse::settings::DatabaseSettings;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -230,9 +231,21 @@ impl Base {
         let number = self.servers.fetch_add(1, Ordering::Relaxed);
         let home = self.directory.join(number.to_string());
         fs::create_dir(&home).expect("a directory for the server");
-        let port = cluster::free_port().expect("a free port");
+        let port = port_of_its_own();
         let cluster = Cluster::new(self.programs.clone(), home.join("data"), self.account.clone());
         Postgres { cluster, home, options, port, server: Mutex::new(None) }
+    }
+}
+
+/// A free port that no other server of these stories has had: one that is being restarted needs its own again.
+pub(crate) fn port_of_its_own() -> u16 {
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let port = cluster::free_port().expect("a free port");
+        if taken.insert(port) {
+            return port;
+        }
     }
 }
 
