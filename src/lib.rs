@@ -41,13 +41,14 @@
 //!
 //! 1. `error`: [`Error`], one enum for callers to act on, and [`Result`]. It knows nothing of HTTP.
 //! 2. [`settings`]: variables become a validated value, and every problem is reported at once.
-//! 3. `decode`: a row becomes any serde type.
-//! 4. `pool`: [`Pool`] and [`Connection`]. A gate decides which caller gets the next connection; r2d2 stores and opens
-//!    connections; a transport under the driver enforces the deadlines; a background thread maintains idle connections.
-//! 5. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`].
-//! 6. `database_pool`: [`DatabasePool`], the process-wide pool, and the free functions over it.
-//! 7. [`health`]: the pool's numbers become a verdict, warnings and recommendations.
-//! 8. [`web`]: for actix-web: the bridge from async code, bearer tokens, health routes, errors as HTTP responses.
+//! 3. `rows`: the rows of a reply, as the server sent them.
+//! 4. `decode`: a row becomes any serde type.
+//! 5. `pool`: [`Pool`] and [`Connection`]. A gate decides which caller gets the next connection; r2d2 stores and opens
+//!    connections; the transport sends and receives within deadlines; a background thread maintains idle connections.
+//! 6. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`].
+//! 7. `database_pool`: [`DatabasePool`], the process-wide pool, and the free functions over it.
+//! 8. [`health`]: the pool's numbers become a verdict, warnings and recommendations.
+//! 9. [`web`]: for actix-web: the bridge from async code, bearer tokens, health routes, errors as HTTP responses.
 //!
 //! Every function that blocks documents the bound under *Blocking*. A [`Connection`] must not be used or dropped inside async
 //! code; use [`web::blocking`].
@@ -62,6 +63,7 @@ pub mod health;
 )]
 mod pool;
 mod query;
+mod rows;
 pub mod settings;
 #[cfg(feature = "web")]
 pub mod web;
@@ -71,7 +73,8 @@ pub use database_pool::{
     transaction_with, try_transaction, try_transaction_with,
 };
 pub use error::{
-    ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, SettingsError,
+    ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, ServerError,
+    SettingsError,
 };
 pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, with_deadline};
 pub use postgres;

@@ -13,7 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The library's modules along the data's way: each may use those before it, and no other.
-const ORDER: [&str; 8] = ["error", "settings", "decode", "pool", "query", "database_pool", "health", "web"];
+const ORDER: [&str; 9] =
+    ["error", "settings", "rows", "decode", "pool", "query", "database_pool", "health", "web"];
 
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
@@ -56,7 +57,7 @@ const POOL: [(&str, &[&str]); 15] = [
 const ONLY_ERROR: [&str; 3] = ["gate", "status", "generation"];
 
 /// Foreign crates, and where they may be named.
-const FENCES: [(&[&str], &[&str]); 13] = [
+const FENCES: [(&[&str], &[&str]); 14] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
     (&["tokio_rustls", "lru"], &["src/pool/"]),
     // The traits of byte streams, one below the pool and one below the HTTP server.
@@ -69,6 +70,7 @@ const FENCES: [(&[&str], &[&str]); 13] = [
             "src/query/",
             "src/decode/",
             "src/error/",
+            "src/rows.rs",
             "src/settings/database.rs",
             // The parameters' trait in its signatures.
             "src/database_pool.rs",
@@ -76,9 +78,10 @@ const FENCES: [(&[&str], &[&str]); 13] = [
             "src/lib.rs",
         ],
     ),
-    (&["postgres_protocol"], &["src/decode/"]),
-    // Array elements, and the notifications a borrower has left.
-    (&["fallible_iterator"], &["src/decode/", "src/pool/session/reset.rs"]),
+    (&["postgres_protocol"], &["src/decode/", "src/pool/session/", "src/pool/transport/"]),
+    (&["bytes"], &["src/pool/session/", "src/pool/transport/"]),
+    // Array elements, the fields of messages, and the notifications a borrower has left.
+    (&["fallible_iterator"], &["src/decode/", "src/pool/session/reset.rs", "src/pool/transport/protocol/"]),
     (&["actix_web"], &["src/web/", "src/bin/"]),
     (&["futures_core"], &["src/web/", "src/bin/poolhouse/http/connection/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),

@@ -1,7 +1,7 @@
 //! The internal error of decoding, which becomes a `DecodeError` once its column is known.
 
 use crate::error::DecodeError;
-use postgres::Column;
+use crate::rows::Column;
 use serde::de::{Expected, Unexpected};
 use std::fmt::{self, Display};
 
@@ -90,8 +90,8 @@ impl Failure {
         let Inner { column, cause } = *self.0;
         if let Some(column) = column.and_then(|index| columns.get(index)) {
             return DecodeError {
-                column: column.name().to_owned(),
-                postgres_type: column.type_().name().to_owned(),
+                column: column.name.to_string(),
+                postgres_type: column.type_.name().to_owned(),
                 message: cause.to_string(),
             };
         }
@@ -119,7 +119,7 @@ impl Failure {
 
 /// The columns' names, quoted, for a message.
 pub(super) fn names(columns: &[Column]) -> String {
-    let quoted: Vec<String> = columns.iter().map(|column| format!("\"{}\"", column.name())).collect();
+    let quoted: Vec<String> = columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
     quoted.join(", ")
 }
 

@@ -2,48 +2,28 @@
 
 use crate::decode::failure::{Failure, names};
 use crate::decode::value::ValueDeserializer;
-use postgres::Row;
-use postgres::types::{FromSql, Type};
+use crate::rows::{Column, Row, Values};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-
-/// The bytes of a column of any type, borrowed; `None` is NULL.
-struct Raw<'a>(Option<&'a [u8]>);
-
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Raw(Some(raw)))
-    }
-
-    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Raw(None))
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-}
 
 /// Decodes one row.
 #[derive(Clone, Copy)]
 pub(super) struct RowDeserializer<'de> {
-    row: &'de Row,
+    row: Row<'de>,
 }
 
 impl<'de> RowDeserializer<'de> {
-    pub(super) fn new(row: &'de Row) -> RowDeserializer<'de> {
+    pub(super) fn new(row: Row<'de>) -> RowDeserializer<'de> {
         RowDeserializer { row }
     }
 
-    fn value(self, index: usize) -> Result<ValueDeserializer<'de>, Failure> {
-        // `index` is always in range, so any error is an internal one of the driver.
-        let Raw(bytes) = self.row.try_get(index).map_err(|error| Failure::stated(error.to_string()))?;
-        Ok(ValueDeserializer::new(self.row.columns()[index].type_(), bytes))
+    fn len(self) -> usize {
+        self.row.columns().len()
     }
 
     fn only_value(self) -> Result<ValueDeserializer<'de>, Failure> {
         match self.row.columns() {
-            [_] => self.value(0),
+            [_] => self.columns()?.next_deserializer(),
             [] => Err(Failure::stated("expected exactly 1 column, found none")),
             columns => Err(Failure::stated(format!(
                 "expected exactly 1 column, found {}: {}",
@@ -53,30 +33,31 @@ impl<'de> RowDeserializer<'de> {
         }
     }
 
-    fn columns(self) -> Columns<'de> {
-        Columns { row: self, next: 0 }
+    fn columns(self) -> Result<Columns<'de>, Failure> {
+        let values = self.row.values().ok_or_else(malformed)?;
+        Ok(Columns { columns: self.row.columns(), next: 0, values })
     }
 
     fn visit_by_position<V: Visitor<'de>>(self, expected: usize, visitor: V) -> Result<V::Value, Failure> {
-        let found = self.row.len();
+        let found = self.len();
         if found != expected {
             return Err(Failure::stated(format!(
                 "expected {expected} columns, found {found}: {}",
                 names(self.row.columns())
             )));
         }
-        visitor.visit_seq(self.columns())
+        visitor.visit_seq(self.columns()?)
     }
 
     /// Refuses two columns of one name: a map would silently keep only one of them.
     fn visit_by_name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         let columns = self.row.columns();
         for (index, column) in columns.iter().enumerate() {
-            if columns[..index].iter().any(|earlier| earlier.name() == column.name()) {
-                return Err(Failure::stated(Failure::ambiguous(column.name())));
+            if columns[..index].iter().any(|earlier| earlier.name == column.name) {
+                return Err(Failure::stated(Failure::ambiguous(&column.name)));
             }
         }
-        visitor.visit_map(self.columns())
+        visitor.visit_map(self.columns()?)
     }
 }
 
@@ -109,7 +90,7 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         let failure = match self.visit_by_name(visitor) {
-            Err(failure) if self.row.len() == 1 => failure,
+            Err(failure) if self.len() == 1 => failure,
             result => return result,
         };
         // This target cannot be distinguished from one that expects a map.
@@ -127,11 +108,11 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         // The struct compares the names itself, and detects a field that occurs twice.
-        visitor.visit_map(self.columns())
+        visitor.visit_map(self.columns()?)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        visitor.visit_seq(self.columns())
+        visitor.visit_seq(self.columns()?)
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Failure> {
@@ -156,7 +137,7 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        if self.row.len() == 1 && self.value(0)?.is_null().map_err(|failure| failure.at(0))? {
+        if self.len() == 1 && self.only_value()?.is_null().map_err(|failure| failure.at(0))? {
             return visitor.visit_none();
         }
         visitor.visit_some(self)
@@ -179,21 +160,32 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
     }
 }
 
+fn malformed() -> Failure {
+    Failure::stated("the server's reply is malformed: a row without all of its values")
+}
+
 /// Iterates over the columns of a row.
 struct Columns<'de> {
-    row: RowDeserializer<'de>,
+    columns: &'de [Column],
     next: usize,
+    values: Values<'de>,
 }
 
 impl<'de> Columns<'de> {
+    fn next_deserializer(&mut self) -> Result<ValueDeserializer<'de>, Failure> {
+        let column = self.columns.get(self.next).ok_or_else(malformed)?;
+        let bytes = self.values.next_value().ok_or_else(malformed)?;
+        self.next += 1;
+        Ok(ValueDeserializer::new(&column.type_, bytes))
+    }
+
     fn remaining(&self) -> usize {
-        self.row.row.len() - self.next
+        self.columns.len() - self.next
     }
 
     fn next_value<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Failure> {
         let index = self.next;
-        self.next += 1;
-        seed.deserialize(self.row.value(index)?).map_err(|failure| failure.at(index))
+        seed.deserialize(self.next_deserializer()?).map_err(|failure| failure.at(index))
     }
 }
 
@@ -201,8 +193,8 @@ impl<'de> MapAccess<'de> for Columns<'de> {
     type Error = Failure;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
-        match self.row.row.columns().get(self.next) {
-            Some(column) => seed.deserialize(BorrowedStrDeserializer::new(column.name())).map(Some),
+        match self.columns.get(self.next) {
+            Some(column) => seed.deserialize(BorrowedStrDeserializer::new(&column.name)).map(Some),
             None => Ok(None),
         }
     }

@@ -3,8 +3,13 @@
 //! It knows nothing of HTTP; `web` maps it to status codes in one place. Nothing here has a lock.
 
 mod numbers;
+mod query_error;
+mod server_error;
 
 pub use crate::error::numbers::{ConnectFailure, PoolNumbers};
+pub(crate) use crate::error::query_error::Cause;
+pub use crate::error::query_error::QueryError;
+pub use crate::error::server_error::ServerError;
 
 use std::fmt;
 use std::time::Duration;
@@ -102,6 +107,14 @@ impl Error {
         }
     }
 
+    /// Adds the text of the statement that was refused.
+    pub(crate) fn with_statement(mut self, sql: &str) -> Error {
+        if let Error::Query(error) = &mut self {
+            error.set_statement(sql);
+        }
+        self
+    }
+
     /// The name of the constraint that a write violated. It distinguishes domain errors.
     pub fn constraint(&self) -> Option<&str> {
         match self {
@@ -175,7 +188,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Query(error) => Some(&error.source),
+            Error::Query(error) => error.source(),
             Error::Application(error) => Some(&**error),
             _ => None,
         }
@@ -202,59 +215,6 @@ impl Interruption {
 impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} after {} ms", self.text, self.after.as_millis())
-    }
-}
-
-/// A statement that the server or the driver refused.
-#[derive(Debug)]
-pub struct QueryError {
-    source: postgres::Error,
-}
-
-impl QueryError {
-    /// The five-character SQLSTATE, where the server sent one.
-    pub fn sqlstate(&self) -> Option<&str> {
-        self.source.code().map(|code| code.code())
-    }
-
-    /// The name of the violated constraint, where the server sent one.
-    pub fn constraint(&self) -> Option<&str> {
-        self.source.as_db_error()?.constraint()
-    }
-
-    /// The driver's error, with all fields that the server sent.
-    pub fn driver(&self) -> &postgres::Error {
-        &self.source
-    }
-}
-
-impl fmt::Display for QueryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.source.as_db_error() {
-            Some(error) => {
-                write!(f, "query failed with {}: {}", error.code().code(), error.message())?;
-                if let Some(detail) = error.detail() {
-                    write!(f, " ({detail})")?;
-                }
-                if let Some(hint) = error.hint() {
-                    write!(f, " (hint: {hint})")?;
-                }
-                Ok(())
-            }
-            None => {
-                write!(f, "query failed: {}", self.source)?;
-                match std::error::Error::source(&self.source) {
-                    Some(cause) => write!(f, ": {cause}"),
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-}
-
-impl From<postgres::Error> for Error {
-    fn from(source: postgres::Error) -> Error {
-        Error::Query(Box::new(QueryError { source }))
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::pool::Shared;
 use crate::pool::gate::Permit;
 use crate::pool::session::{Failure, Params, Session};
-use postgres::Row;
+use crate::rows::Rows;
 use std::cell::{RefCell, RefMut};
 use std::panic::Location;
 use std::sync::Arc;
@@ -46,13 +46,13 @@ impl Lease {
     }
 
     /// Runs a query within the statement timeout and the thread's deadline.
-    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
+    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Rows, Failure> {
         let (shared, session) = self.parts();
         shared.query(session, sql, params)
     }
 
     /// Runs a query again whose answer was lost, in a read-only transaction, within the same limits.
-    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
+    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Rows, Failure> {
         let (shared, session) = self.parts();
         shared.query_again(session, sql, params)
     }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::pool::session::{Failure, Limit, Params, Session};
 use crate::pool::{Shared, add};
 use crate::pool::{cancellation, deadline};
-use postgres::Row;
+use crate::rows::Rows;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ impl Shared {
         session: &mut Session,
         sql: &str,
         params: Params<'_>,
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Rows, Failure> {
         let limit = self.statement_limit();
         self.cancellable(session, |session| session.query(sql, params, limit))
     }
@@ -42,7 +42,7 @@ impl Shared {
         session: &mut Session,
         sql: &str,
         params: Params<'_>,
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Rows, Failure> {
         let limit = self.statement_limit();
         self.cancellable(session, |session| session.query_again(sql, params, limit))
     }

@@ -14,7 +14,7 @@ pub use crate::query::transaction::Transaction;
 use crate::decode::{decode_row, decode_rows};
 use crate::error::{Error, Result};
 use crate::pool::{Connection, Failure, Lease, Pool, Retry, add};
-use postgres::Row;
+use crate::rows::Rows;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
 use std::panic::Location;
@@ -25,8 +25,8 @@ use std::time::Instant;
 ///
 /// A repository function that takes `db: &impl Execute` works with each of them.
 ///
-/// The SQL is one statement with the parameters `$1`, `$2`, …. Each call is one round trip, because a statement is
-/// prepared once per connection.
+/// The SQL is one statement with the parameters `$1`, `$2`, …. Each call is one round trip, a connection's first call of a
+/// statement included; only the first call in the pool takes one more, in which the server describes the statement.
 pub trait Execute {
     /// Runs a query and decodes every row.
     ///
@@ -81,16 +81,17 @@ pub trait Execute {
 }
 
 /// Decodes every row.
-pub(crate) fn all<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>> {
+pub(crate) fn all<T: DeserializeOwned>(rows: &Rows) -> Result<Vec<T>> {
     Ok(decode_rows(rows)?)
 }
 
 /// Decodes at most one row.
-pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &[Row]) -> Result<Option<T>> {
-    match rows {
-        [] => Ok(None),
-        [row] => Ok(Some(decode_row(row)?)),
-        _ => Err(Error::TooManyRows),
+pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &Rows) -> Result<Option<T>> {
+    let mut rows = rows.iter();
+    match (rows.next(), rows.next()) {
+        (None, _) => Ok(None),
+        (Some(row), None) => Ok(Some(decode_row(row)?)),
+        (Some(_), Some(_)) => Err(Error::TooManyRows),
     }
 }
 
@@ -143,7 +144,7 @@ impl Pool {
         at: &'static Location<'static>,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Rows> {
         let rows = self.with_retry(at, |lease, may_have_run| match may_have_run {
             false => lease.query(sql, params),
             true => lease.query_again(sql, params),

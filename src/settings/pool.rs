@@ -13,12 +13,12 @@ use crate::settings::reader::{Parsed, Reader, Source};
 use crate::settings::tier::Tier;
 use crate::settings::variables::{
     DATABASE_MAX_OVERFLOW, DATABASE_POOL_PRE_PING, DATABASE_POOL_RECYCLE, DATABASE_POOL_TIMEOUT,
-    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_PGBOUNCER_MODE, DB_POOL_ACQUIRE_TIMEOUT_S,
-    DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S, DB_POOL_MAX_CONNECTIONS,
-    DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS, DB_POOL_NAME,
-    DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS, DB_POOL_QUEUE_TARGET_MS,
-    DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS,
-    Variable,
+    DATABASE_STATEMENT_TIMEOUT, DB_CONNECT_TIMEOUT_S, DB_MAX_REPLY_BYTES, DB_PGBOUNCER_MODE,
+    DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S,
+    DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS,
+    DB_POOL_NAME, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS,
+    DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS, DB_START, DB_STATEMENT_CACHE_SIZE,
+    DB_STATEMENT_TIMEOUT_MS, Variable,
 };
 use crate::settings::with_methods::with_methods;
 use std::collections::BTreeMap;
@@ -81,10 +81,12 @@ pub struct PoolSettings {
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
-    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection; with
-    /// [`PgBouncerMode::Transaction`], parameter types kept per connection. 0 keeps none: each statement then takes two
-    /// round trips, five with PgBouncer.
+    /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection. 0 keeps none: the server then parses each
+    /// statement every time it runs, as it does with [`PgBouncerMode::Transaction`].
     pub statement_cache_size: usize,
+    /// `DB_MAX_REPLY_BYTES`: the largest reply to one statement of a helper. A larger one is not read to its end: the
+    /// connection is closed.
+    pub max_reply_bytes: usize,
     /// `DB_PGBOUNCER_MODE`: whether there is a PgBouncer in front of the server, and how it pools.
     pub pgbouncer_mode: PgBouncerMode,
     /// `DB_RETRY_READS`: whether a query that can only read, outside a transaction, is run again on another
@@ -118,6 +120,7 @@ with_methods! {
         with_validate_after(validate_after: Duration),
         with_leak_threshold(leak_threshold: Option<Duration>),
         with_statement_cache_size(statement_cache_size: usize),
+        with_max_reply_bytes(max_reply_bytes: usize),
         with_pgbouncer_mode(pgbouncer_mode: PgBouncerMode),
         with_retry_reads(retry_reads: bool),
         with_outage_grace(outage_grace: Duration),
@@ -164,6 +167,7 @@ impl PoolSettings {
             validate_after,
             leak_threshold,
             statement_cache_size,
+            max_reply_bytes,
             pgbouncer_mode: _,
             retry_reads: _,
             outage_grace,
@@ -187,6 +191,8 @@ impl PoolSettings {
         check.optional_duration("leak_threshold", &DB_POOL_LEAK_THRESHOLD_S, *leak_threshold);
         let cache_size = u32::try_from(*statement_cache_size).unwrap_or(u32::MAX);
         check.count("statement_cache_size", &DB_STATEMENT_CACHE_SIZE, cache_size);
+        let max_reply = u32::try_from(*max_reply_bytes).unwrap_or(u32::MAX);
+        check.count("max_reply_bytes", &DB_MAX_REPLY_BYTES, max_reply);
         check.duration("outage_grace", &DB_POOL_OUTAGE_GRACE_S, *outage_grace);
         check.optional_duration("queue_target", &DB_POOL_QUEUE_TARGET_MS, *queue_target);
         check.duration("queue_interval", &DB_POOL_QUEUE_INTERVAL_MS, *queue_interval);
@@ -287,6 +293,7 @@ pub(super) fn read(
         validate_after: reader.duration(&DB_POOL_VALIDATE_AFTER_MS, None),
         leak_threshold: reader.optional_duration(&DB_POOL_LEAK_THRESHOLD_S, None),
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
+        max_reply_bytes: reader.count(&DB_MAX_REPLY_BYTES) as usize,
         pgbouncer_mode: reader.word(&DB_PGBOUNCER_MODE),
         retry_reads: reader.switch(&DB_RETRY_READS),
         outage_grace: reader.duration(&DB_POOL_OUTAGE_GRACE_S, None),
@@ -341,6 +348,7 @@ mod tests {
             validate_after: long,
             leak_threshold: Some(long),
             statement_cache_size: usize::MAX,
+            max_reply_bytes: 0,
             outage_grace: long,
             queue_target: Some(long),
             queue_interval: long,

@@ -270,7 +270,9 @@ variables! {
         "How long the queue delay may exceed its target.";
     DB_STATEMENT_TIMEOUT_MS = Same("30000"), STATEMENT_TIMEOUT, "How long a statement may run.";
     DB_STATEMENT_CACHE_SIZE = Same("256"), Allowed::Count { min: 0, max: 10_000 },
-        "Prepared statements kept per connection; 0 keeps none: two round trips per statement.";
+        "Prepared statements kept per connection; 0 keeps none: the server parses each time.";
+    DB_MAX_REPLY_BYTES = Same("268435456"), Allowed::Count { min: 65_536, max: 2_000_000_000 },
+        "The largest reply to one statement of a helper, in bytes; a larger one is an error.";
     DB_PGBOUNCER_MODE = Same("off"), Allowed::Words(PgBouncerMode::WORDS),
         "`transaction` if a PgBouncer with `pool_mode = transaction` is in front of the server.";
     DB_RETRY_READS = Same("on"), Allowed::Words(&["on", "off"]),

@@ -24,7 +24,7 @@ mod support {
     pub(crate) mod postgres;
     pub(crate) mod server;
 
-    pub(crate) use eventually::eventually;
+    pub(crate) use eventually::{SOON, eventually};
 }
 
 use clap::Parser;

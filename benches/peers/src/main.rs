@@ -14,7 +14,7 @@ mod support {
     pub(crate) mod proxy;
     pub(crate) mod server;
 
-    pub(crate) use eventually::eventually;
+    pub(crate) use eventually::{SOON, eventually};
 }
 
 use clap::{Parser, ValueEnum};

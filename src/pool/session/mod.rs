@@ -5,37 +5,46 @@
 //! nothing of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a
 //! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
-//! `statement.rs` runs a statement, `statement_cache.rs` prepares it (behind PgBouncer with `param_types.rs`),
-//! `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
+//! `statement.rs` runs a statement, `statement_cache.rs` keeps it, `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
 //! `timeout.rs` has the time limits.
 
 pub(in crate::pool) mod classify;
 mod outcome;
-mod param_types;
 mod reset;
 mod statement;
 pub(in crate::pool) mod statement_cache;
 mod timeout;
+mod types;
 
 use crate::error::{Error, Result};
 use crate::pool::session::classify::is_copy_in;
-use crate::pool::session::outcome::{Checkpoint, judge_copy};
+use crate::pool::session::outcome::{Checkpoint, Fault, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
 pub(crate) use crate::pool::session::statement_cache::Params;
-use crate::pool::session::statement_cache::Statements;
+use crate::pool::session::statement_cache::{Statements, write_typed};
 pub(crate) use crate::pool::session::timeout::Limit;
 use crate::pool::status::CloseReason;
 pub(crate) use crate::pool::transport::cancel::Cancel;
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::connector::Connector;
-use postgres::{Client, CopyInWriter, SimpleQueryMessage, SimpleQueryRow};
+use crate::pool::transport::protocol::reply::{Copy, Reply};
+use crate::pool::transport::wire::{Broken, Wire};
+use crate::rows::Rows;
+use postgres::types::{ToSql, Type};
+use postgres::{Client, CopyInWriter};
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A session on the server: the driver's client, and what the pool knows of the session's state.
+/// A session on the server, and what the pool knows of its state.
 pub(crate) struct Session {
+    /// The driver's client, which has logged in, and serves raw access and COPY.
     client: Client,
+    /// The same connection, for the pool's own requests.
+    wire: Wire,
+    /// A borrower has had the client since the last reset.
+    is_client_lent: bool,
     conn: Arc<ConnectionState>,
     /// Opens the connection on which a cancel request is sent.
     connector: Connector,
@@ -71,20 +80,42 @@ pub(crate) struct Session {
     pub(crate) in_transaction: bool,
 }
 
+/// A connection that has logged in.
+pub(crate) struct Login {
+    pub(crate) client: Client,
+    pub(crate) wire: Wire,
+    pub(crate) connector: Connector,
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         if self.is_dirty && self.conn.has_ended() {
             // A statement without an answer may have changed the catalogue.
-            self.statements.note_catalogue_change();
+            self.statements.catalogue().note_change();
         }
         // The driver sends Terminate and waits for outstanding replies: bound that.
         let now = Instant::now();
         self.conn.set_deadline(now, Some(now + CLOSE_LIMIT));
+        self.wire.hand_over();
     }
 }
 
 /// The SQLSTATE with which a read-only server or transaction refuses a write.
 const READ_ONLY: &str = "25006";
+
+/// A reply without an error.
+fn complete(mut reply: Reply) -> Result<Reply, Fault> {
+    match (reply.copy(), reply.take_error()) {
+        (Some(Copy::In), _) => Err(Fault::refused(
+            "COPY … FROM STDIN needs data: use Transaction::copy_in, or the driver's client",
+        )),
+        (_, Some(error)) => Err(Fault::Refused(error)),
+        (Some(Copy::Out), None) => Err(Fault::Unexpected(
+            "COPY … TO STDOUT has data and no rows: use the driver's client".to_owned(),
+        )),
+        (None, None) => Ok(reply),
+    }
+}
 
 /// How long closing a connection may wait for the server.
 const CLOSE_LIMIT: Duration = Duration::from_millis(50);
@@ -99,8 +130,7 @@ pub(crate) enum Verdict {
 
 impl Session {
     pub(crate) fn new(
-        client: Client,
-        connector: Connector,
+        Login { client, wire, connector }: Login,
         statements: Statements,
         statement_timeout: Option<Duration>,
         must_be_writable: bool,
@@ -109,6 +139,8 @@ impl Session {
     ) -> Session {
         Session {
             client,
+            wire,
+            is_client_lent: false,
             conn: connector.conn.clone(),
             connector,
             cancel: None,
@@ -132,7 +164,13 @@ impl Session {
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let checkpoint = self.start_operation(limit);
-        self.client.batch_execute(sql).map_err(|error| self.judge(error, checkpoint, effect))
+        match self.simple_query(sql) {
+            Err(fault) => Err(self.judge(fault, checkpoint, effect)),
+            Ok(reply) => {
+                reply.recycle();
+                Ok(())
+            }
+        }
     }
 
     /// Runs `begin` and then `query` in one round trip, and returns the last row of `query`; no row where it is
@@ -144,7 +182,7 @@ impl Session {
         query: &str,
         limit: Limit,
     ) -> Result<Vec<Option<String>>, Failure> {
-        (self.is_read_only, self.began) = (is_read_only, self.statements.catalogue_epoch());
+        (self.is_read_only, self.began) = (is_read_only, self.statements.catalogue().epoch());
         let mut sql = Cow::Borrowed(begin);
         // Behind PgBouncer no startup option can set the server's statement timeout, so it is set here.
         if let Some(limit) = self.statement_timeout
@@ -155,21 +193,54 @@ impl Session {
         if !query.is_empty() {
             sql.to_mut().extend(["; ", query]);
         }
-        let row = self.last_row(&sql, limit)?;
-        Ok(row.map_or_else(Vec::new, |row| {
-            (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect()
-        }))
+        self.last_row(&sql, limit)
     }
 
-    /// Runs fixed statements without parameters, and returns the last row of the last one.
-    fn last_row(&mut self, sql: &str, limit: Limit) -> Result<Option<SimpleQueryRow>, Failure> {
+    /// Runs fixed statements without parameters, and returns the last row; nothing where there is none.
+    fn last_row(&mut self, sql: &str, limit: Limit) -> Result<Vec<Option<String>>, Failure> {
         let checkpoint = self.start_operation(limit);
-        let messages =
-            self.client.simple_query(sql).map_err(|error| self.judge(error, checkpoint, Effect::None))?;
-        Ok(messages.into_iter().rev().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        }))
+        let reply = self.simple_query(sql).map_err(|fault| self.judge(fault, checkpoint, Effect::None))?;
+        let row = reply.last_row().unwrap_or_default();
+        reply.recycle();
+        Ok(row)
+    }
+
+    /// Sends statements without parameters, and returns the reply.
+    fn simple_query(&mut self, sql: &str) -> Result<Reply, Fault> {
+        self.take_over()?;
+        self.wire.write_simple_query(sql)?;
+        self.wire.send()?;
+        complete(self.wire.receive()?)
+    }
+
+    /// Sends one statement that is not prepared, with its parameters and their types, and returns the rows.
+    fn ask(&mut self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Rows, Fault> {
+        self.take_over()?;
+        write_typed(&mut self.wire, sql, params)?;
+        self.wire.send()?;
+        Ok(complete(self.wire.receive()?)?.into_rows(Arc::default()))
+    }
+
+    /// Takes the stream from the driver. Where the driver has left a reply unread, such as that of a COPY without
+    /// `finish`, this has the driver read it in one round trip.
+    fn take_over(&mut self) -> Result<(), Fault> {
+        if self.conn.has_ended() {
+            let cause = match self.conn.has_timed_out() {
+                true => self.conn.timed_out(),
+                false => io::Error::other("connection closed"),
+            };
+            return Err(Broken::new(cause).into());
+        }
+        if self.wire.take_over() {
+            return Ok(());
+        }
+        // The driver reports earlier errors to the request that it sends here; they concern nothing that follows.
+        let _ = self.client.batch_execute("");
+        if self.wire.take_over() {
+            return Ok(());
+        }
+        self.conn.fail(false);
+        Err(Broken::new(io::Error::other("connection closed")).into())
     }
 
     /// Checks in one round trip that the server answers by `deadline`.
@@ -184,7 +255,8 @@ impl Session {
 
     /// The driver's client, for what the helpers do not offer. The session needs a reset afterwards.
     pub(crate) fn client(&mut self) -> &mut Client {
-        self.is_dirty = true;
+        (self.is_dirty, self.is_client_lent) = (true, true);
+        self.wire.hand_over();
         &mut self.client
     }
 
@@ -202,6 +274,7 @@ impl Session {
         // A trigger may change the session.
         self.is_dirty = true;
         let (checkpoint, conn) = (self.start_operation(limit), self.conn.clone());
+        self.wire.hand_over();
         // The returned writer borrows the session, so `judge` cannot.
         self.client.copy_in(sql).map_err(|error| judge_copy(&conn, error, checkpoint))
     }
@@ -217,7 +290,8 @@ impl Session {
     pub(crate) fn check_transaction(&mut self, limit: Limit) -> Result<(), Failure> {
         if self.conn.status().is_none() {
             // An operation was left unfinished, such as a COPY without `finish`.
-            self.command("", limit, Effect::None)?;
+            let checkpoint = self.start_operation(limit);
+            self.take_over().map_err(|fault| self.judge(fault, checkpoint, Effect::None))?;
         }
         let error = match self.conn.status() {
             Some(b'T') => return Ok(()),
@@ -271,8 +345,10 @@ impl Session {
             return Verdict::Close(CloseReason::Dirty);
         }
         match self.conn.status() {
-            // The next borrower would receive the rest of an outstanding reply.
-            status if status.is_none() || self.conn.has_lost_count() => Verdict::Close(CloseReason::Dirty),
+            _ if self.conn.has_lost_count() => Verdict::Close(CloseReason::Dirty),
+            // A reply is outstanding: the next borrower would receive the rest of it. After an error of raw access the
+            // driver can still read it.
+            None if !self.is_client_lent => Verdict::Close(CloseReason::Dirty),
             Some(b'I') if !self.is_dirty => Verdict::Keep,
             _ => Verdict::Reset,
         }

@@ -4,13 +4,71 @@
 //! Deny by default: a failure counts as *without effect* only where that is certain. This file knows nothing of SQL;
 //! it is given the operation's [`Effect`].
 
-use crate::error::{Error, Interruption};
-use crate::pool::session::statement_cache::Unprepared;
+use crate::error::{Cause, Error, Interruption, ServerError};
 use crate::pool::session::{READ_ONLY, Session};
 use crate::pool::status::CloseReason;
-use crate::pool::transport::connection_state::{ConnectionState, FinalError};
-use postgres::error::{DbError, Severity};
+use crate::pool::transport::connection_state::ConnectionState;
+use crate::pool::transport::protocol::reply::Malformed;
+use crate::pool::transport::wire::Broken;
+use postgres::error::Severity;
+use std::fmt;
+use std::io;
 use std::time::Instant;
+
+/// Why an operation has no result.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The server refused it; the reply is complete.
+    Refused(Box<ServerError>),
+    /// It was refused before anything of it was sent.
+    Unsent(Cause),
+    /// It was done, and its reply is not of the kind expected.
+    Unexpected(String),
+    /// The reply is not complete, and the connection has ended.
+    Broken(Broken),
+}
+
+impl Fault {
+    /// A refusal before anything was sent.
+    pub(super) fn refused(text: impl Into<String>) -> Fault {
+        Fault::Unsent(Cause::Stated(text.into()))
+    }
+
+    /// The parameter with this number, counted from 1, cannot be sent.
+    pub(super) fn of_parameter(number: usize, error: Box<dyn std::error::Error + Send + Sync>) -> Fault {
+        Fault::Unsent(Cause::Parameter(number, error))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Refused(error) | Fault::Broken(Broken { last: Some(error), .. }) => error.fmt(f),
+            Fault::Unsent(cause) => cause.fmt(f),
+            Fault::Unexpected(text) => f.write_str(text),
+            Fault::Broken(Broken { cause, .. }) => cause.fmt(f),
+        }
+    }
+}
+
+/// A message that cannot be written, such as one with a zero byte in its text.
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        Fault::refused(error.to_string())
+    }
+}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Fault {
+        Fault::Broken(broken)
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Fault {
+        Fault::Unexpected(malformed.to_string())
+    }
+}
 
 /// A failed operation, and whether it may be tried again.
 #[derive(Debug)]
@@ -32,6 +90,11 @@ pub(crate) enum Retry {
 }
 
 impl Failure {
+    /// Adds the text of the statement to its error.
+    pub(super) fn with_statement(self, sql: &str) -> Failure {
+        Failure { error: self.error.with_statement(sql), ..self }
+    }
+
     /// A failure that another connection would not avoid.
     pub(crate) fn without_retry(error: Error) -> Failure {
         Failure { error, retry: Retry::Never }
@@ -89,30 +152,19 @@ const UNASSIGNED: [&str; 2] = ["query_wait_timeout", "server login has been fail
 const INTERRUPTED: [&str; 4] = ["57P01", "57P05", "25P03", "25P04"];
 
 impl End {
-    /// How the session ended by an error of this severity, code and message; `None` for an error after which the
-    /// session stays open.
-    fn of(fatality: Option<Fatality>, code: &str, message: &str) -> Option<End> {
+    /// How the session ended by this error; `None` for an error after which the session stays open.
+    fn of(error: &ServerError) -> Option<End> {
         // PgBouncer reports all its errors in class 08, connection exceptions (PostgreSQL, "Error Codes").
-        Some(match fatality? {
-            Fatality::Session if INTERRUPTED.contains(&code) => End::Interrupted,
+        Some(match Fatality::of(error.severity())? {
+            Fatality::Session if INTERRUPTED.contains(&error.sqlstate()) => End::Interrupted,
             Fatality::Session
-                if code.starts_with("08") && UNASSIGNED.iter().any(|text| message.starts_with(text)) =>
+                if error.sqlstate().starts_with("08")
+                    && UNASSIGNED.iter().any(|text| error.message().starts_with(text)) =>
             {
                 End::Unassigned
             }
             _ => End::Other,
         })
-    }
-
-    fn of_db_error(db_error: &DbError) -> Option<End> {
-        let fatality = match db_error.parsed_severity() {
-            Some(Severity::Fatal) => Some(Fatality::Session),
-            Some(Severity::Panic) => Some(Fatality::Server),
-            Some(_) => None,
-            // PgBouncer sends the field `S` only, which the driver does not parse.
-            None => Fatality::of(db_error.severity()),
-        };
-        End::of(fatality, db_error.code().code(), db_error.message())
     }
 }
 
@@ -135,8 +187,8 @@ impl Fatality {
 }
 
 /// Whether the server ends the session with this error.
-pub(super) fn ends_session(db_error: &DbError) -> bool {
-    End::of_db_error(db_error).is_some()
+pub(super) fn ends_session(error: &ServerError) -> bool {
+    End::of(error).is_some()
 }
 
 impl Session {
@@ -145,144 +197,123 @@ impl Session {
         self.must_be_writable && checkpoint.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
-    /// Turns the driver's error into the pool's, and condemns the session where it cannot be used any more.
-    pub(super) fn judge(
-        &mut self,
-        error: postgres::Error,
-        checkpoint: Checkpoint,
-        effect: Effect,
-    ) -> Failure {
-        let after = checkpoint.at.elapsed();
-        let (end, message) = match error.as_db_error() {
-            Some(db_error) => (End::of_db_error(db_error), Some(db_error.message().to_owned())),
-            // The driver may have given the error to a request that no caller waits for.
-            None => match self.conn.final_error().clone() {
-                Some(FinalError { severity, code, message }) => {
-                    let end = End::of(Fatality::of(&severity), &code, &message);
-                    // The stream ended after this message, whatever its severity.
-                    (end.or(Some(End::Other)), Some(message))
-                }
-                None => (None, None),
+    /// Turns a fault into the pool's error, and condemns the session where it cannot be used any more.
+    pub(super) fn judge(&mut self, fault: Fault, checkpoint: Checkpoint, effect: Effect) -> Failure {
+        match fault {
+            Fault::Unsent(cause) => Failure::without_retry(cause.into()),
+            Fault::Unexpected(text) => Failure::without_retry(match effect {
+                Effect::None => Cause::Stated(text).into(),
+                _ => Error::OutcomeUnknown(Interruption::new(checkpoint.at.elapsed(), text)),
+            }),
+            Fault::Refused(error) => match End::of(&error) {
+                None => self.judge_refused(error, checkpoint, effect),
+                end => self.judge_lost(end, server_text(&error), checkpoint, effect),
             },
-        };
-        match (end, message) {
-            (None, Some(message)) => self.judge_statement_error(error, message, checkpoint, effect),
-            (None, None) if !self.is_connection_failure() => {
-                // The driver did not expect the kind of reply, for example the one to a COPY.
-                let may_be_done = effect != Effect::None && !self.sent_nothing_since(checkpoint);
-                Failure::without_retry(match may_be_done {
-                    true => Error::OutcomeUnknown(Interruption::new(after, describe(&error))),
-                    false => error.into(),
-                })
-            }
-            (end, message) => {
+            Fault::Broken(Broken { cause, is_too_large: true, .. }) if effect == Effect::None => {
                 self.condemn(CloseReason::Broken);
-                let text = match message {
-                    Some(message) => format!("the server ended the session: {message}"),
-                    None => describe(&error),
-                };
-                let interruption = Interruption::new(after, text);
-                let was_not_sent = self.sent_nothing_since(checkpoint);
-                let is_not_done = match end {
-                    _ if was_not_sent => true,
-                    Some(End::Unassigned) => true,
-                    // A completed part of the reply may be the commit.
-                    Some(End::Interrupted) => {
-                        checkpoint.is_trusted && effect != Effect::InSteps && !self.conn.has_completed()
-                    }
-                    _ => false,
-                };
-                let is_late = self.conn.has_timed_out() && !was_not_sent && end.is_none();
-                let error = match effect {
-                    _ if is_not_done => Error::ConnectionLost(interruption),
-                    Effect::Lasting | Effect::InSteps => Error::OutcomeUnknown(interruption),
-                    Effect::None if is_late => Error::DeadlineExceeded(interruption),
-                    Effect::None => Error::ConnectionLost(interruption),
-                };
-                let retry = match error {
-                    _ if was_not_sent => Retry::Safe,
-                    _ if self.in_transaction => Retry::Never,
-                    Error::ConnectionLost(_) if is_not_done => Retry::Safe,
-                    Error::ConnectionLost(_) => Retry::ReadOnly,
-                    _ => Retry::Never,
-                };
-                Failure { error, retry }
+                Failure::without_retry(Cause::Stated(cause.to_string()).into())
+            }
+            Fault::Broken(Broken { cause, last: None, .. }) => {
+                self.judge_lost(None, cause.to_string(), checkpoint, effect)
+            }
+            // The stream ended after this message, whatever its severity.
+            Fault::Broken(Broken { last: Some(error), .. }) => {
+                let end = End::of(&error).or(Some(End::Other));
+                self.judge_lost(end, server_text(&error), checkpoint, effect)
             }
         }
     }
 
-    /// Interprets an error message after which the session stays open, unless the connection has ended since.
-    fn judge_statement_error(
+    /// Interprets the loss of the connection.
+    fn judge_lost(
         &mut self,
-        error: postgres::Error,
-        message: String,
+        end: Option<End>,
+        text: String,
         checkpoint: Checkpoint,
         effect: Effect,
     ) -> Failure {
+        self.condemn(CloseReason::Broken);
+        let interruption = Interruption::new(checkpoint.at.elapsed(), text);
+        let was_not_sent = self.sent_nothing_since(checkpoint);
+        let is_not_done = match end {
+            _ if was_not_sent => true,
+            Some(End::Unassigned) => true,
+            // A completed part of the reply may be the commit.
+            Some(End::Interrupted) => {
+                checkpoint.is_trusted && effect != Effect::InSteps && !self.conn.has_completed()
+            }
+            _ => false,
+        };
+        let is_late = self.conn.has_timed_out() && !was_not_sent && end.is_none();
+        let error = match effect {
+            _ if is_not_done => Error::ConnectionLost(interruption),
+            Effect::Lasting | Effect::InSteps => Error::OutcomeUnknown(interruption),
+            Effect::None if is_late => Error::DeadlineExceeded(interruption),
+            Effect::None => Error::ConnectionLost(interruption),
+        };
+        let retry = match error {
+            _ if was_not_sent => Retry::Safe,
+            _ if self.in_transaction => Retry::Never,
+            Error::ConnectionLost(_) if is_not_done => Retry::Safe,
+            Error::ConnectionLost(_) => Retry::ReadOnly,
+            _ => Retry::Never,
+        };
+        Failure { error, retry }
+    }
+
+    /// Interprets an error message after which the session stays open, unless the connection has ended since.
+    fn judge_refused(&mut self, error: Box<ServerError>, checkpoint: Checkpoint, effect: Effect) -> Failure {
         if self.conn.has_ended() {
             self.condemn(CloseReason::Broken);
         }
-        let after = checkpoint.at.elapsed();
-        let code = error.code().map_or("", |code| code.code());
+        let (after, code) = (checkpoint.at.elapsed(), error.sqlstate());
         self.has_conflict |= matches!(code, "40001" | "40P01");
         if code == READ_ONLY && self.proves_demotion(checkpoint) {
             self.condemn(CloseReason::Broken);
             self.is_demoted = true;
             let is_safe = !self.in_transaction && effect != Effect::InSteps;
             let retry = if is_safe { Retry::Safe } else { Retry::Never };
-            return Failure { error: error.into(), retry };
+            return Failure { error: Cause::Server(error).into(), retry };
         }
         Failure::without_retry(match self.statement_timeout {
             // It may have committed a part before it was cancelled.
             _ if code == "57014" && effect == Effect::InSteps => {
-                Error::OutcomeUnknown(Interruption::new(after, message))
+                Error::OutcomeUnknown(Interruption::new(after, error.message()))
             }
             // A cancel request has the same SQLSTATE; the elapsed time distinguishes the two.
             Some(limit) if code == "57014" && after >= limit => {
-                Error::DeadlineExceeded(Interruption::new(after, message))
+                Error::DeadlineExceeded(Interruption::new(after, error.message()))
             }
-            _ => error.into(),
+            _ => Cause::Server(error).into(),
         })
     }
 
     /// Interprets a failure to prepare a statement. It had no effect, whatever the statement would have done.
-    pub(super) fn judge_unprepared(&mut self, unprepared: Unprepared, checkpoint: Checkpoint) -> Failure {
-        let mut failure = self.judge(unprepared.error, checkpoint, Effect::None);
-        if unprepared.spoils_session {
-            self.condemn_dirty();
+    pub(super) fn judge_unprepared(&mut self, fault: Fault, checkpoint: Checkpoint) -> Failure {
+        let failure = self.judge(fault, checkpoint, Effect::None);
+        match failure.retry {
+            Retry::ReadOnly if !self.in_transaction => Failure { retry: Retry::Safe, ..failure },
+            _ => failure,
         }
-        let is_to_blame = unprepared.spoils_session || failure.retry == Retry::ReadOnly;
-        if is_to_blame && !self.in_transaction && !self.conn.has_timed_out() {
-            failure.retry = Retry::Safe;
-        }
-        failure
     }
 
     /// Whether no byte was written since the checkpoint.
     pub(super) fn sent_nothing_since(&self, checkpoint: Checkpoint) -> bool {
         self.conn.written() == checkpoint.written
     }
+}
 
-    /// Whether the error can come from the driver's lookup of result types, after the statement has run. Behind
-    /// PgBouncer the lookup's prepared statement may be missing on this server connection, its name may be taken, or
-    /// it may be another one.
-    pub(super) fn is_type_lookup_error(&self, error: &postgres::Error) -> bool {
-        match error.as_db_error() {
-            Some(db_error) => matches!(db_error.code().code(), "26000" | "42P05"),
-            None => !self.is_connection_failure(),
-        }
-    }
-
-    /// Whether the connection is lost. The error does not show that: the driver also reports a parameter that it
-    /// cannot encode as an I/O error.
-    pub(super) fn is_connection_failure(&self) -> bool {
-        self.conn.has_ended() || self.client.is_closed()
-    }
+/// The text of an error with which the server ended the session.
+fn server_text(error: &ServerError) -> String {
+    format!("the server ended the session: {}", error.message())
 }
 
 /// Interprets the failure of a COPY to start, which had no effect, without access to the session.
 pub(super) fn judge_copy(conn: &ConnectionState, error: postgres::Error, checkpoint: Checkpoint) -> Error {
-    let is_end = error.as_db_error().is_some_and(ends_session);
+    let is_end = error.as_db_error().is_some_and(|error| {
+        matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+            || Fatality::of(error.severity()).is_some()
+    });
     let interruption = Interruption::new(checkpoint.at.elapsed(), describe(&error));
     if conn.has_timed_out() {
         Error::DeadlineExceeded(interruption)

@@ -4,7 +4,6 @@
 
 use crate::pool::session::{Limit, Session};
 use fallible_iterator::FallibleIterator;
-use postgres::SimpleQueryRow;
 use std::time::Instant;
 
 /// What DISCARD ALL does (PostgreSQL, "SQL Commands"), without DEALLOCATE ALL: temporary tables, settings, roles, locks,
@@ -27,16 +26,27 @@ impl Session {
             return false;
         }
         let limit = Limit::Until(deadline);
+        self.start_operation(limit);
+        if self.is_client_lent && !self.take_back_client() {
+            return false;
+        }
         let is_reset = match self.statements.are_behind_pgbouncer() {
             true => self.reset_step("ROLLBACK", limit).is_some(),
             false => self.reset_all(limit),
         };
         if is_reset {
-            // The driver has buffered the notifications sent to the borrower: drop them.
-            while let Ok(Some(_)) = self.client.notifications().iter().next() {}
-            (self.is_dirty, self.is_cancelled) = (false, false);
+            self.wire.drop_notifications();
+            (self.is_dirty, self.is_cancelled, self.is_client_lent) = (false, false, false);
         }
         is_reset
+    }
+
+    /// Drops the notifications that were sent to the borrower. Returns false where a borrower with `&mut Client` has put
+    /// another client in the place of this session's.
+    fn take_back_client(&mut self) -> bool {
+        self.wire.hand_over();
+        let client = &mut self.client;
+        self.wire.is_driven_by(|| while let Ok(Some(_)) = client.notifications().iter().next() {})
     }
 
     /// Runs the whole reset: `RESET`, a new random seed, and DEALLOCATE for statements made by PREPARE.
@@ -45,18 +55,17 @@ impl Session {
         let seed = 2.0 * fastrand::f64() - 1.0;
         let row =
             self.reset_step(&format!("{rollback} SELECT pg_catalog.setseed({seed:.9}); {RESET}"), limit);
-        let Some(Some(row)) = row else { return false };
-        let (kept, removal) = (row.get(0).and_then(|count| count.parse::<usize>().ok()), row.get(1));
+        let Some(row) = row else { return false };
+        let [kept, removal] = &row[..] else { return false };
+        let kept = kept.as_ref().and_then(|count| count.parse::<usize>().ok());
         // A borrower's DEALLOCATE ALL also drops statements that the pool and the driver still refer to.
         let are_all_there = kept.is_some_and(|kept| kept >= self.statements.count_on_server());
-        are_all_there && removal.is_none_or(|removal| self.reset_step(removal, limit).is_some())
+        are_all_there && removal.as_ref().is_none_or(|removal| self.reset_step(removal, limit).is_some())
     }
 
     /// Runs one step of a reset, and returns its last row; `None` where the step failed.
-    fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Option<SimpleQueryRow>> {
-        let written = self.conn.written();
+    fn reset_step(&mut self, sql: &str, limit: Limit) -> Option<Vec<Option<String>>> {
         let row = self.last_row(sql, limit).ok()?;
-        // A borrower with `&mut Client` can put another client in its place.
-        (self.conn.written() != written && self.conn.status() == Some(b'I')).then_some(row)
+        (self.conn.status() == Some(b'I')).then_some(row)
     }
 }

@@ -1,14 +1,18 @@
-//! Running one statement of a caller: it is prepared once per connection, prepared again where it is stale, and a
-//! failure is interpreted by `outcome.rs`.
+//! Running one statement of a caller. The first time in the pool the server describes it and is asked what it may do, in
+//! one round trip ahead; a failure is interpreted by `outcome.rs`.
 //!
 //! It knows nothing of other connections: `query` decides whether a failed statement runs again on another one.
 
 use crate::error::{Error, Interruption};
-use crate::pool::session::classify::catalogue::{SessionState, Traits};
-use crate::pool::session::outcome::{Checkpoint, ends_session};
-use crate::pool::session::statement_cache::Prepared;
-use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, describe};
-use postgres::{Client, Row};
+use crate::pool::session::classify::catalogue::{Lookup, SessionState, Traits};
+use crate::pool::session::classify::question::Question;
+use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
+use crate::pool::session::statement_cache::{Prepared, name_of, write_typed};
+use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, complete};
+use crate::pool::transport::protocol::reply::{Reply, columns};
+use crate::rows::{Column, Rows};
+use postgres_protocol::message::frontend;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often one statement is prepared again because the objects it refers to have changed. More failures than that
@@ -17,8 +21,9 @@ const MAX_REPREPARES: u32 = 3;
 
 /// A statement that is ready to run.
 struct Ready {
-    prepared: Prepared,
-    /// The state of the connection after preparing.
+    traits: Traits,
+    is_cached: bool,
+    /// The state of the connection before it runs.
     checkpoint: Checkpoint,
     /// What it may have done if its answer is lost.
     effect: Effect,
@@ -28,26 +33,29 @@ struct Ready {
 
 impl Session {
     /// Runs a query.
-    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Vec<Row>, Failure> {
-        self.run(sql, params, limit, Prepared::query, Prepared::may_look_up_types)
+    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Rows, Failure> {
+        self.run(sql, params, limit, |session, reply| {
+            let columns = session.statements.ready(sql).map(|prepared| prepared.columns());
+            reply.into_rows(columns.unwrap_or_default())
+        })
     }
 
     /// Runs a statement and returns the number of affected rows.
     pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
-        self.run(sql, params, limit, Prepared::execute, |_| false)
+        self.run(sql, params, limit, |_, reply| {
+            let affected = reply.affected();
+            reply.recycle();
+            affected
+        })
     }
 
-    /// Prepares the statement, runs `operation`, and prepares it again where it turns out to be stale.
-    ///
-    /// `looks_up_types`: whether the driver may query the result's types after the statement has run, and so fail
-    /// late.
+    /// Runs the statement, and prepares it again where it turns out to be stale.
     fn run<R>(
         &mut self,
         sql: &str,
         params: Params<'_>,
         mut limit: Limit,
-        operation: fn(&Prepared, &mut Client, &str, Params<'_>) -> Result<R, postgres::Error>,
-        looks_up_types: fn(&Prepared) -> bool,
+        result: impl Fn(&mut Session, Reply) -> R,
     ) -> Result<R, Failure> {
         limit.check().map_err(Failure::without_retry)?;
         if self.in_transaction && self.conn.status() == Some(b'I') {
@@ -56,42 +64,78 @@ impl Session {
         }
         let mut retries = 0;
         loop {
-            let Ready { prepared, checkpoint, effect, in_transaction } =
-                self.make_ready(sql, params, limit)?;
-            let outcome = operation(&prepared, &mut self.client, sql, params);
-            let error = match outcome {
-                Ok(result) => {
+            let Ready { traits, is_cached, checkpoint, effect, in_transaction } =
+                self.make_ready(sql, limit)?;
+            let outcome = self.exchange(sql, params);
+            let fault = match outcome {
+                Ok(reply) => {
                     // A conflict before this was undone by a savepoint: the transaction goes on.
                     self.has_conflict = false;
+                    let result = result(self, reply);
+                    self.statements.end_run();
                     return Ok(result);
                 }
-                Err(error) => error,
+                Err(fault) => fault,
             };
-            let may_be_done =
-                effect != Effect::None && looks_up_types(&prepared) && !self.sent_nothing_since(checkpoint);
-            if self.may_be_stale(&error, prepared.is_cached, checkpoint) {
+            self.statements.end_run();
+            if may_be_stale(&fault, is_cached) {
                 self.statements.forget(sql);
-                self.client.clear_type_cache();
                 limit = limit.since(checkpoint.at);
                 // A refused statement has done nothing, so it may run again, with two exceptions: a function behind
                 // it may have had an effect that no rollback undoes, and a transaction has failed with it.
-                let Traits { is_clean, is_atomic, .. } = prepared.traits;
-                let is_safe = is_clean && is_atomic && !may_be_done && !in_transaction;
+                let is_safe = traits.is_clean && traits.is_atomic && !in_transaction;
                 if is_safe && retries < MAX_REPREPARES && limit.check().is_ok() {
                     retries += 1;
                     continue;
                 }
             }
-            return Err(match may_be_done && self.is_type_lookup_error(&error) {
-                true => judge_type_lookup(&error, checkpoint),
-                false => self.judge(error, checkpoint, effect),
-            });
+            return Err(self.judge(fault, checkpoint, effect).with_statement(sql));
         }
     }
 
-    /// Prepares the statement, and records what running it would mean for the session.
-    fn make_ready(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Ready, Failure> {
+    /// Sends the statement that is ready, and returns its reply.
+    fn exchange(&mut self, sql: &str, params: Params<'_>) -> Result<Reply, Fault> {
+        self.statements.write(&mut self.wire, sql, params)?;
+        self.wire.send()?;
+        let reply = self.wire.receive()?;
+        let noted = self.note_reply(sql, &reply);
+        let reply = complete(reply)?;
+        // The statement has been run, whatever became of the lookup.
+        noted.map_err(|fault| {
+            Fault::Unexpected(format!("the types of the result could not be looked up: {fault}"))
+        })?;
+        Ok(reply)
+    }
+
+    /// Notes what a reply to the statement, or to its description, says of it.
+    fn note_reply(&mut self, sql: &str, reply: &Reply) -> Result<(), Fault> {
+        let new = self.statements.ready(sql).and_then(|prepared| prepared.note_reply(reply));
+        if let Some(body) = new {
+            let columns = self.columns(&body)?;
+            if let Some(prepared) = self.statements.ready(sql) {
+                prepared.set_columns(body, columns);
+            }
+        }
+        Ok(())
+    }
+
+    /// The columns in the body of a RowDescription, which is empty where the statement returns no rows.
+    fn columns(&mut self, body: &[u8]) -> Result<Arc<[Column]>, Fault> {
+        if body.is_empty() {
+            return Ok(Arc::default());
+        }
+        let (names, oids): (Vec<_>, Vec<_>) = columns(body)?.into_iter().unzip();
+        let types = self.types(&oids)?;
+        let columns = names.into_iter().zip(types);
+        Ok(columns.map(|(name, type_)| Column { name: name.into(), type_ }).collect())
+    }
+
+    /// Makes the statement ready, and records what running it would mean for the session.
+    fn make_ready(&mut self, sql: &str, limit: Limit) -> Result<Ready, Failure> {
         let checkpoint = self.start_operation(limit);
+        if let Err(fault) = self.take_over() {
+            return Err(self.judge_unprepared(fault, checkpoint));
+        }
         let in_transaction = self.in_transaction || self.is_in_own_transaction();
         let was_dirty = self.is_dirty;
         let state = SessionState {
@@ -101,11 +145,10 @@ impl Session {
             is_readable: self.conn.reads_as_written(sql),
             reads_as_at_login: self.conn.reads_as_at_login(),
         };
-        let prepared = match self.statements.prepare(&mut self.client, sql, params, state) {
+        let (traits, is_cached) = match self.prepare(sql, state) {
             Ok(prepared) => prepared,
-            Err(unprepared) => return Err(self.judge_unprepared(unprepared, checkpoint)),
+            Err(fault) => return Err(self.judge_unprepared(fault, checkpoint).with_statement(sql)),
         };
-        let traits = prepared.traits;
         if self.in_transaction && traits.controls_transaction {
             return Err(Failure::without_retry(Error::TransactionEnded));
         }
@@ -121,7 +164,117 @@ impl Session {
         };
         let written = self.conn.written();
         let checkpoint = Checkpoint { written, is_trusted: traits.is_clean && !was_dirty, ..checkpoint };
-        Ok(Ready { prepared, checkpoint, effect, in_transaction })
+        Ok(Ready { traits, is_cached, checkpoint, effect, in_transaction })
+    }
+
+    /// Makes the statement ready to run, and returns its traits and whether it was known before. Without a round trip
+    /// where the pool knows the statement.
+    fn prepare(&mut self, sql: &str, state: SessionState) -> Result<(Traits, bool), Fault> {
+        let now = self.statements.catalogue().epoch();
+        let epoch = Some(now).filter(|_| !state.is_dirty && !state.is_behind(now));
+        // The server parses a named statement once, by the session's current rules, and its literals keep the meaning they
+        // have now. Where those differ from the rules at login, the cache is not used. An unnamed one is parsed each time.
+        let is_lasting =
+            state.is_readable && (state.reads_as_at_login || self.statements.are_behind_pgbouncer());
+        if let Some(prepared) = self.statements.cached(sql).filter(|_| is_lasting) {
+            // In a dirty session the traits make no difference.
+            if prepared.epoch == Some(now) || state.is_dirty && prepared.epoch.is_none() {
+                return Ok((prepared.traits, true));
+            }
+            let traits = match self.statements.catalogue().traits(sql, state) {
+                Lookup::Known(traits) => traits,
+                Lookup::Ask(question) => self.ask_for_traits(sql, &question, state)?,
+            };
+            if let Some(prepared) = self.statements.cached(sql) {
+                (prepared.traits, prepared.epoch) = (traits, epoch);
+            }
+            return Ok((traits, true));
+        }
+        let is_shared = is_lasting && !state.is_dirty;
+        let catalogue = self.statements.catalogue();
+        let known = catalogue.description(sql).filter(|_| is_shared);
+        let lookup = catalogue.traits(sql, state);
+        let is_named = is_lasting && self.statements.are_named();
+        let is_cached = known.is_some();
+        let (mut prepared, described) = match (known, lookup) {
+            (Some(description), Lookup::Known(traits)) => {
+                (Prepared::new(description, traits, is_named), None)
+            }
+            (Some(description), Lookup::Ask(question)) => {
+                let traits = self.ask_for_traits(sql, &question, state)?;
+                (Prepared::new(description, traits, is_named), None)
+            }
+            (None, lookup) => {
+                let id = catalogue.new_id();
+                let name = if is_named { name_of(id) } else { String::new() };
+                let (reply, traits) = self.describe(&name, sql, lookup, state)?;
+                let types = self.types(&reply.parameter_types()?)?;
+                let description = self.statements.catalogue().describe(id, sql, types, is_shared);
+                (Prepared::new(description, traits, is_named), Some(reply))
+            }
+        };
+        (prepared.epoch, prepared.is_cached) = (epoch, true);
+        let traits = prepared.traits;
+        self.statements.put(sql, prepared, is_lasting);
+        if let Some(reply) = described {
+            self.note_reply(sql, &reply)?;
+            reply.recycle();
+        }
+        Ok((traits, is_cached))
+    }
+
+    /// Has the server parse and describe the statement, and asks it for the traits where they are not known.
+    fn describe(
+        &mut self,
+        name: &str,
+        sql: &str,
+        lookup: Lookup,
+        state: SessionState,
+    ) -> Result<(Reply, Traits), Fault> {
+        let requests = self.wire.requests();
+        let written =
+            frontend::parse(name, sql, [], requests).and_then(|()| frontend::describe(b'S', name, requests));
+        if let Err(error) = written {
+            requests.clear();
+            return Err(error.into());
+        }
+        self.wire.end_request();
+        if let Lookup::Ask(question) = &lookup {
+            write_typed(&mut self.wire, Question::SQL, &question.params())?;
+        }
+        self.wire.send()?;
+        let description = self.wire.receive()?;
+        let traits = match &lookup {
+            Lookup::Known(traits) => Ok(*traits),
+            Lookup::Ask(question) => self.receive_traits(sql, question, state),
+        };
+        // Where the first request has failed in a transaction, so has the second.
+        Ok((complete(description)?, traits?))
+    }
+
+    fn ask_for_traits(
+        &mut self,
+        sql: &str,
+        question: &Question,
+        state: SessionState,
+    ) -> Result<Traits, Fault> {
+        write_typed(&mut self.wire, Question::SQL, &question.params())?;
+        self.wire.send()?;
+        self.receive_traits(sql, question, state)
+    }
+
+    fn receive_traits(
+        &mut self,
+        sql: &str,
+        question: &Question,
+        state: SessionState,
+    ) -> Result<Traits, Fault> {
+        let answer = match complete(self.wire.receive()?) {
+            Ok(reply) => Ok(reply),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(fault) => return Err(fault),
+        };
+        self.statements.catalogue().settle(sql, question, state, answer).map_err(Fault::Refused)
     }
 
     /// Runs a query again whose answer was lost, in a read-only transaction. The catalogue reports that the query
@@ -131,7 +284,7 @@ impl Session {
         sql: &str,
         params: Params<'_>,
         limit: Limit,
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Rows, Failure> {
         // One limit for the three steps.
         let limit = limit.since(Instant::now());
         self.begin_transaction("BEGIN READ ONLY", true, "", limit)?;
@@ -161,24 +314,19 @@ impl Session {
     fn is_in_own_transaction(&self) -> bool {
         self.is_dirty && self.conn.status() != Some(b'I')
     }
-
-    /// Whether the error can come from a stale prepared statement (PostgreSQL, "Error Codes"): its plan (0A000) or
-    /// its name (26000) is not valid any more. For a cached one also: a table, column or type that it refers to has
-    /// changed (class 42, XX000), or the driver checked the parameters against outdated types, and sent nothing.
-    fn may_be_stale(&self, error: &postgres::Error, is_cached: bool, checkpoint: Checkpoint) -> bool {
-        match error.as_db_error() {
-            Some(db_error) if ends_session(db_error) => false,
-            Some(db_error) => {
-                let code = db_error.code().code();
-                matches!(code, "0A000" | "26000") || is_cached && (code == "XX000" || code.starts_with("42"))
-            }
-            None => is_cached && !self.is_connection_failure() && self.sent_nothing_since(checkpoint),
-        }
-    }
 }
 
-/// Interprets the failure of a type lookup after the statement: a write may have happened.
-fn judge_type_lookup(error: &postgres::Error, checkpoint: Checkpoint) -> Failure {
-    let text = format!("the result's types could not be looked up: {}", describe(error));
-    Failure::without_retry(Error::OutcomeUnknown(Interruption::new(checkpoint.at.elapsed(), text)))
+/// Whether the fault can come from a stale prepared statement (PostgreSQL, "Error Codes"): its plan (0A000) or its name
+/// (26000) is not valid any more. For a cached one also: a table, column or type that it refers to has changed (class 42,
+/// XX000), or the parameters were checked against outdated types, and nothing was sent.
+fn may_be_stale(fault: &Fault, is_cached: bool) -> bool {
+    match fault {
+        Fault::Refused(error) if ends_session(error) => false,
+        Fault::Refused(error) => {
+            let code = error.sqlstate();
+            matches!(code, "0A000" | "26000") || is_cached && (code == "XX000" || code.starts_with("42"))
+        }
+        Fault::Unsent(_) => is_cached,
+        Fault::Unexpected(_) | Fault::Broken(_) => false,
+    }
 }

@@ -1,70 +1,57 @@
-//! The prepared statements of one session: an LRU cache keyed by the statement's text.
+//! The statements that one session knows: an LRU cache keyed by the statement's text.
 //!
-//! A cached statement is prepared on the server by name, or, behind PgBouncer, known by its parameters' types. It
-//! carries the [`Traits`] that the catalogue found for it. This file knows nothing of failures; `outcome.rs`
-//! interprets them.
+//! A statement is prepared on the server under a name of the pool's own. Behind PgBouncer, without the cache, and where
+//! its text may mean something else in another session, it is parsed without a name in the send that runs it. It carries
+//! the [`Traits`] that the catalogue found for it. This file knows nothing of failures; `outcome.rs` interprets them.
 
-use crate::pool::session::classify::catalogue::{Catalogue, SessionState, Traits};
-use crate::pool::session::param_types::ParamTypes;
+use crate::pool::session::classify::catalogue::{Catalogue, Description, Traits};
+use crate::pool::session::outcome::Fault;
+use crate::pool::transport::protocol::reply::Reply;
+use crate::pool::transport::wire::Wire;
+use crate::rows::Column;
 use crate::settings::PgBouncerMode;
+use bytes::BytesMut;
 use lru::LruCache;
-use postgres::types::{ToSql, Type};
-use postgres::{Client, Row, Statement};
+use postgres::types::{IsNull, ToSql, Type};
+use postgres_protocol::message::frontend::{self, BindError};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// The parameters of a statement.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// The prepared statements of one session.
+/// The statements of one session.
 pub(crate) struct Statements {
     /// `None` where the settings turn the cache off.
     cache: Option<LruCache<Box<str>, Prepared>>,
-    /// Present behind PgBouncer in transaction mode, where a prepared statement does not outlive its transaction.
-    param_types: Option<ParamTypes>,
+    /// The statement that is about to run, where the cache does not keep it.
+    uncached: Option<Prepared>,
+    /// Statements on the server that the cache has dropped. They are closed ahead of the next statement.
+    dropped: Vec<u64>,
+    is_behind_pgbouncer: bool,
     catalogue: Arc<Catalogue>,
 }
 
 /// A statement that is ready to run.
-#[derive(Clone)]
 pub(crate) struct Prepared {
-    method: Method,
-    pub(crate) traits: Traits,
+    description: Arc<Description>,
+    columns: Option<Columns>,
+    /// It may be prepared by name.
+    is_named: bool,
+    is_on_server: bool,
+    pub(super) traits: Traits,
     /// The catalogue's epoch when the traits were looked up; `None` where the session may have seen objects that other
     /// sessions do not see.
-    epoch: Option<u64>,
-    /// It was prepared for an earlier call, so the objects it refers to may have changed since.
-    pub(crate) is_cached: bool,
+    pub(super) epoch: Option<u64>,
+    /// It was described for an earlier call, so the objects it refers to may have changed since.
+    pub(super) is_cached: bool,
 }
 
-/// How a prepared statement is run.
-#[derive(Clone)]
-enum Method {
-    /// Prepared on the server: one round trip, and one more where it is not cached.
-    Named(Statement),
-    /// Sent as text with its parameters' types: also one round trip, but the server parses it each time.
-    Typed(Arc<[Type]>),
-}
-
-/// Why a statement could not be prepared.
-#[derive(Debug)]
-pub(crate) struct Unprepared {
-    pub(crate) error: postgres::Error,
-    /// Prepared statements on the server connection differ from what the driver expects. Only a new connection
-    /// repairs that.
-    pub(crate) spoils_session: bool,
-}
-
-impl Unprepared {
-    fn of_driver(error: postgres::Error) -> Unprepared {
-        // A type lookup that the driver has prepared is missing on the server. The driver would use it again.
-        let spoils_session = error.code().is_some_and(|code| code.code() == "26000");
-        Unprepared { error, spoils_session }
-    }
-
-    fn of_lookup(error: postgres::Error) -> Unprepared {
-        Unprepared { error, spoils_session: false }
-    }
+/// The columns of a result, as the server described them last.
+struct Columns {
+    /// The body of the RowDescription.
+    described: Box<[u8]>,
+    columns: Arc<[Column]>,
 }
 
 impl Statements {
@@ -73,115 +60,187 @@ impl Statements {
         Statements {
             catalogue,
             cache: NonZeroUsize::new(size).map(LruCache::new),
-            param_types: (mode == PgBouncerMode::Transaction).then(ParamTypes::default),
+            uncached: None,
+            dropped: Vec::new(),
+            is_behind_pgbouncer: mode == PgBouncerMode::Transaction,
         }
+    }
+
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
     }
 
     /// Whether each transaction may run on another server connection.
     pub(crate) fn are_behind_pgbouncer(&self) -> bool {
-        self.param_types.is_some()
+        self.is_behind_pgbouncer
     }
 
-    /// Makes the statement ready to run with `params`.
-    pub(crate) fn prepare(
-        &mut self,
-        client: &mut Client,
-        sql: &str,
-        params: Params<'_>,
-        session: SessionState,
-    ) -> Result<Prepared, Unprepared> {
-        let now = self.catalogue.epoch();
-        let epoch = Some(now).filter(|_| !session.is_dirty && !session.is_behind(now));
-        // The server parses a named statement once, by the session's current rules, and its literals keep the meaning they
-        // have now. Where those differ from the rules at login, the cache is not used. An unnamed one is parsed each time.
-        let is_lasting = session.is_readable && (session.reads_as_at_login || self.param_types.is_some());
-        let cached = self.cache.as_mut().filter(|_| is_lasting).and_then(|cache| cache.get_mut(sql));
-        if let Some(prepared) = cached.filter(|prepared| prepared.method.accepts(params.len())) {
-            // In a dirty session the traits make no difference.
-            if prepared.epoch != Some(now) && !(session.is_dirty && prepared.epoch.is_none()) {
-                prepared.traits =
-                    self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
-                prepared.epoch = epoch;
+    /// Whether a statement may be prepared by name.
+    pub(super) fn are_named(&self) -> bool {
+        self.cache.is_some() && !self.is_behind_pgbouncer
+    }
+
+    /// The cached statement with this text, which becomes the one used last.
+    pub(super) fn cached(&mut self, sql: &str) -> Option<&mut Prepared> {
+        self.cache.as_mut()?.get_mut(sql)
+    }
+
+    /// Makes the statement the one that is about to run. `is_lasting`: it means the same in later calls.
+    pub(super) fn put(&mut self, sql: &str, prepared: Prepared, is_lasting: bool) {
+        match self.cache.as_mut().filter(|_| is_lasting) {
+            None => self.uncached = Some(prepared),
+            Some(cache) => {
+                let dropped = cache.push(sql.into(), prepared);
+                self.dropped.extend(dropped.and_then(|(_, dropped)| dropped.server_id()));
             }
-            return Ok(prepared.clone());
         }
-        let method = match &mut self.param_types {
-            Some(types) => Method::Typed(types.look_up(client, sql, params, session.in_transaction)?),
-            None => Method::Named(client.prepare(sql).map_err(Unprepared::of_driver)?),
+    }
+
+    /// The statement that is about to run.
+    pub(super) fn ready(&mut self, sql: &str) -> Option<&mut Prepared> {
+        match &mut self.uncached {
+            Some(prepared) => Some(prepared),
+            None => self.cache.as_mut()?.peek_mut(sql),
+        }
+    }
+
+    /// Writes the statement that is about to run to `wire`, after the closing of dropped ones, as one request.
+    pub(super) fn write(&mut self, wire: &mut Wire, sql: &str, params: Params<'_>) -> Result<(), Fault> {
+        let requests = wire.requests();
+        for id in &self.dropped {
+            frontend::close(b'S', &name_of(*id), requests)?;
+        }
+        let prepared = self.uncached.as_ref().or_else(|| self.cache.as_ref()?.peek(sql));
+        let written = match prepared {
+            Some(prepared) => prepared.write(requests, sql, params),
+            None => Err(Fault::refused("bug: a statement runs that is not prepared")),
         };
-        let traits = self.catalogue.traits(client, sql, session).map_err(Unprepared::of_lookup)?;
-        let prepared = Prepared { method, traits, epoch, is_cached: false };
-        if let Some(cache) = self.cache.as_mut().filter(|_| is_lasting) {
-            cache.put(sql.into(), Prepared { is_cached: true, ..prepared.clone() });
+        if let Err(fault) = written {
+            requests.clear();
+            return Err(fault);
         }
-        Ok(prepared)
+        self.dropped.clear();
+        wire.end_request();
+        Ok(())
     }
 
-    /// The catalogue's epoch: traits looked up in an earlier one may not hold any more.
-    pub(crate) fn catalogue_epoch(&self) -> u64 {
-        self.catalogue.epoch()
+    /// Ends the run of a statement: one that is not cached is forgotten.
+    pub(super) fn end_run(&mut self) {
+        self.uncached = None;
     }
 
-    /// Makes all sessions look up traits again: a statement may have changed the catalogue.
-    pub(crate) fn note_catalogue_change(&self) {
-        self.catalogue.note_change();
-    }
-
-    /// The number of cached statements that are prepared on the server.
+    /// The number of statements that are prepared on the server.
     pub(crate) fn count_on_server(&self) -> usize {
-        match self.param_types {
-            None => self.cache.as_ref().map_or(0, LruCache::len),
-            Some(_) => 0,
-        }
+        let cached = self.cache.iter().flat_map(LruCache::iter);
+        cached.filter(|(_, prepared)| prepared.is_on_server).count()
     }
 
-    /// Removes the statement, so that its next use prepares it again.
+    /// Removes the statement here and what the pool knows of it, so that its next use describes it again.
     pub(crate) fn forget(&mut self, sql: &str) {
-        if let Some(cache) = &mut self.cache {
-            cache.pop(sql);
-        }
+        self.catalogue.forget(sql);
+        let dropped = self.cache.as_mut().and_then(|cache| cache.pop(sql));
+        self.dropped.extend(dropped.and_then(|dropped| dropped.server_id()));
     }
+}
+
+/// Writes one statement that is parsed without a name, with its parameters and their types, as one request.
+pub(super) fn write_typed(
+    wire: &mut Wire,
+    sql: &str,
+    params: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<(), Fault> {
+    let (values, types): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
+    let requests = wire.requests();
+    frontend::parse("", sql, types.iter().map(Type::oid), requests)?;
+    write_bind("", &types, &values, requests)?;
+    frontend::execute("", 0, requests)?;
+    wire.end_request();
+    Ok(())
+}
+
+/// Writes the message that gives a statement its parameters. All values of the result are to be binary.
+fn write_bind(name: &str, types: &[Type], params: Params<'_>, requests: &mut BytesMut) -> Result<(), Fault> {
+    let formats = params.iter().zip(types).map(|(param, type_)| param.encode_format(type_) as i16);
+    let mut number = 0;
+    let serialize = |(param, type_): (&&(dyn ToSql + Sync), &Type), requests: &mut BytesMut| {
+        number += 1;
+        param.to_sql_checked(type_, requests).map(|is_null| match is_null {
+            IsNull::Yes => postgres_protocol::IsNull::Yes,
+            IsNull::No => postgres_protocol::IsNull::No,
+        })
+    };
+    let values = params.iter().zip(types);
+    let bound = frontend::bind("", name, formats, values, serialize, Some(1), requests);
+    bound.map_err(|error| match error {
+        BindError::Conversion(error) => Fault::of_parameter(number, error),
+        BindError::Serialization(error) => error.into(),
+    })
+}
+
+/// The name on the server of the statement with this number.
+pub(super) fn name_of(id: u64) -> String {
+    format!("poolhouse_{id}")
 }
 
 impl Prepared {
-    pub(crate) fn query(
-        &self,
-        client: &mut Client,
-        sql: &str,
-        params: Params<'_>,
-    ) -> Result<Vec<Row>, postgres::Error> {
-        match &self.method {
-            Method::Named(statement) => client.query(statement, params),
-            Method::Typed(types) => client.query_typed(sql, &with_types(params, types)),
+    pub(super) fn new(description: Arc<Description>, traits: Traits, is_named: bool) -> Prepared {
+        Prepared {
+            description,
+            columns: None,
+            is_named,
+            is_on_server: false,
+            traits,
+            epoch: None,
+            is_cached: false,
         }
     }
 
-    pub(crate) fn execute(
-        &self,
-        client: &mut Client,
-        sql: &str,
-        params: Params<'_>,
-    ) -> Result<u64, postgres::Error> {
-        match &self.method {
-            Method::Named(statement) => client.execute(statement, params),
-            Method::Typed(types) => client.execute_typed(sql, &with_types(params, types)),
+    /// Its number, if it is prepared on the server.
+    fn server_id(&self) -> Option<u64> {
+        self.is_on_server.then_some(self.description.id)
+    }
+
+    /// Writes all messages that run the statement, except for the Sync.
+    fn write(&self, requests: &mut BytesMut, sql: &str, params: Params<'_>) -> Result<(), Fault> {
+        let types = &self.description.params;
+        if types.len() != params.len() {
+            let text = format!("expected {} parameters but got {}", types.len(), params.len());
+            return Err(Fault::refused(text));
         }
+        let name = if self.is_named { name_of(self.description.id) } else { String::new() };
+        if !self.is_on_server {
+            frontend::parse(&name, sql, types.iter().map(Type::oid), requests)?;
+        }
+        write_bind(&name, types, params, requests)?;
+        if self.is_described_by_reply() {
+            frontend::describe(b'P', "", requests)?;
+        }
+        frontend::execute("", 0, requests)?;
+        Ok(())
     }
 
-    /// Whether the driver may query the server for the result's types after the statement has run.
-    pub(crate) fn may_look_up_types(&self) -> bool {
-        matches!(self.method, Method::Typed(_))
+    /// Whether the reply describes the columns. Those of a statement on the server cannot change: the server refuses to
+    /// run it then.
+    fn is_described_by_reply(&self) -> bool {
+        !self.is_on_server || self.columns.is_none()
     }
-}
 
-impl Method {
-    /// Whether the statement can run with `count` parameters. Except for `Typed` the driver checks that itself.
-    fn accepts(&self, count: usize) -> bool {
-        !matches!(self, Method::Typed(types) if types.len() != count)
+    /// Notes what a reply to the statement, or to its description, says of it. Returns the body of a description of
+    /// columns that is new.
+    pub(super) fn note_reply(&mut self, reply: &Reply) -> Option<Box<[u8]>> {
+        let is_described = self.is_described_by_reply();
+        self.is_on_server |= self.is_named && reply.is_parsed();
+        let body = reply.row_description().unwrap_or_default();
+        let is_known = self.columns.as_ref().is_some_and(|known| *known.described == *body);
+        (is_described && !is_known).then(|| body.into())
     }
-}
 
-/// Each parameter with its type.
-fn with_types<'a>(params: Params<'a>, types: &[Type]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
-    params.iter().copied().zip(types.iter().cloned()).collect()
+    pub(super) fn set_columns(&mut self, described: Box<[u8]>, columns: Arc<[Column]>) {
+        self.columns = Some(Columns { described, columns });
+    }
+
+    /// The columns of the result.
+    pub(super) fn columns(&self) -> Arc<[Column]> {
+        self.columns.as_ref().map(|known| known.columns.clone()).unwrap_or_default()
+    }
 }

@@ -19,10 +19,11 @@ use crate::pool::generation::Generations;
 use crate::pool::logging::logged;
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::session::statement_cache::Statements;
-use crate::pool::session::{Session, describe};
+use crate::pool::session::{Login, Session, describe};
 use crate::pool::transport::connector::Connector;
 use crate::pool::transport::dns::{Endpoint, endpoints};
 use crate::pool::transport::tls::TlsPlan;
+use crate::pool::transport::wire::Wire;
 use crate::settings::{PgBouncerMode, PoolSettings, TargetSessionAttrs};
 use log::{info, warn};
 use r2d2::ManageConnection;
@@ -58,6 +59,7 @@ pub(crate) struct SessionFactory {
     connect_timeout: Duration,
     max_lifetime: Option<Duration>,
     statement_cache_size: usize,
+    max_reply_bytes: usize,
     pgbouncer_mode: PgBouncerMode,
     statement_timeout: Option<Duration>,
     must_be_writable: bool,
@@ -107,6 +109,7 @@ impl SessionFactory {
             connect_timeout: settings.connect_timeout,
             max_lifetime: settings.max_lifetime,
             statement_cache_size: settings.statement_cache_size,
+            max_reply_bytes: settings.max_reply_bytes,
             pgbouncer_mode: settings.pgbouncer_mode,
             statement_timeout: settings.statement_timeout,
             must_be_writable: database.target_session_attrs == TargetSessionAttrs::ReadWrite,
@@ -132,13 +135,16 @@ impl SessionFactory {
             }
         }
         let (client, connector) = attempt?;
+        let stream = connector.take_stream().ok_or_else(|| io::Error::other("bug: no stream"))?;
+        let wire = Wire::new(stream, connector.conn.clone(), self.max_reply_bytes);
         connector.conn.set_pool(self.pool.clone(), self.catalogue.share_epoch());
         // Up to a tenth shorter at random, so that connections made together do not expire together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
         let statements =
             Statements::new(self.statement_cache_size, self.pgbouncer_mode, self.catalogue.clone());
         let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
-        Ok(Session::new(client, connector, statements, limit, must_be_writable, retire_at, generation))
+        let login = Login { client, wire, connector };
+        Ok(Session::new(login, statements, limit, must_be_writable, retire_at, generation))
     }
 
     /// Connects and logs in at one address. Given all addresses, the driver would need the placeholder listener open

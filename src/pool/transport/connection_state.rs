@@ -3,11 +3,11 @@
 //! The transport writes it from the bytes that pass; the session reads it to judge an operation's outcome. It knows nothing of
 //! sockets and statements.
 //!
-//! **Lock rule**: everything is an atomic, except for `final_error` under a mutex of its own, held to copy it.
+//! **Lock rule**: there is no lock; everything is an atomic, or set once.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The state that the session and the stream under the driver share.
@@ -48,23 +48,13 @@ pub(crate) struct ConnectionState {
     changed_parameters: AtomicU8,
     /// The number of outstanding replies is unknown.
     lost_count: AtomicBool,
-    /// A request was sent completely and its reply was not read from yet: the driver can only wait for the reply.
-    awaits_reply: AtomicBool,
-    /// See [`final_error`](ConnectionState::final_error).
-    final_error: Mutex<Option<FinalError>>,
+    /// The driver has read a part of a message whose rest is outstanding.
+    is_within_message: AtomicBool,
     cancel_key: OnceLock<Box<[u8]>>,
     /// The pool's name, for error texts.
     pool: OnceLock<Arc<str>>,
     /// Counts, for all of its connections, the statements that may have changed the server's catalogue.
     catalogue_epoch: OnceLock<Arc<AtomicU64>>,
-}
-
-/// The error with which the server ended the session, parsed by the pool because the driver may not report it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FinalError {
-    pub(crate) severity: String,
-    pub(crate) code: String,
-    pub(crate) message: String,
 }
 
 /// The parameters that decide how the server reads dates and times in literals when it prepares a statement. A prepared
@@ -97,8 +87,7 @@ impl ConnectionState {
             at_login: Default::default(),
             changed_parameters: AtomicU8::new(0),
             lost_count: AtomicBool::new(false),
-            awaits_reply: AtomicBool::new(false),
-            final_error: Mutex::new(None),
+            is_within_message: AtomicBool::new(false),
             cancel_key: OnceLock::new(),
             pool: OnceLock::new(),
             catalogue_epoch: OnceLock::new(),
@@ -239,39 +228,20 @@ impl ConnectionState {
         self.lost_count.load(Ordering::Relaxed)
     }
 
-    /// Notes that the stream ended after `error`, without the end of its reply.
-    pub(crate) fn note_final_error(&self, error: FinalError) {
-        // An error while no reply is outstanding belongs to no request.
-        if self.outstanding.load(Ordering::Relaxed) > 0 {
-            *self.final_error() = Some(error);
-        }
-    }
-
-    /// The error with which the server ended the session while a reply was outstanding.
-    ///
-    /// The driver reports it to the oldest request without a reply. That may be the closing of a statement, whose result
-    /// the driver discards.
-    pub(crate) fn final_error(&self) -> MutexGuard<'_, Option<FinalError>> {
-        self.final_error.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the server reported an open transaction, failed or not.
     pub(crate) fn is_in_transaction(&self) -> bool {
         matches!(self.status(), Some(b'T' | b'E'))
     }
 
-    /// Notes that a request was sent completely.
-    pub(crate) fn note_request_sent(&self) {
-        self.awaits_reply.store(true, Ordering::Relaxed);
+    /// Notes whether the driver has read whole messages only.
+    pub(crate) fn set_between_messages(&self, is_between: bool) {
+        self.is_within_message.store(!is_between, Ordering::Relaxed);
     }
 
-    /// Whether this is the first read since a request was sent completely.
-    pub(crate) fn take_awaits_reply(&self) -> bool {
-        let awaits_reply = self.awaits_reply.load(Ordering::Relaxed);
-        if awaits_reply {
-            self.awaits_reply.store(false, Ordering::Relaxed);
-        }
-        awaits_reply
+    /// Whether every reply was read, and nothing of a message that is not complete: the next bytes begin the reply to
+    /// the next request.
+    pub(crate) fn is_synchronized(&self) -> bool {
+        self.status().is_some() && !self.is_within_message.load(Ordering::Relaxed)
     }
 
     /// Counts written bytes. The last reported status is unknown from here on, until the reply.
@@ -290,6 +260,11 @@ impl ConnectionState {
         let left = self.outstanding.load(Ordering::Relaxed).saturating_sub(1);
         self.outstanding.store(left, Ordering::Relaxed);
         left
+    }
+
+    /// Notes that no reply is outstanding, however many were counted.
+    pub(crate) fn forget_outstanding(&self) {
+        self.outstanding.store(0, Ordering::Relaxed);
     }
 
     /// Notes that a reply is complete. Its transaction status counts only if no other reply is outstanding.

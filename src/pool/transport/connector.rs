@@ -1,16 +1,19 @@
 //! The driver's TLS connector, which makes the real connection to the server. It handles one attempt to one endpoint; the
 //! choice of endpoints and the login itself are not its business.
+//!
+//! **Lock rule**: the mutex is held to put the stream in or take it out.
 
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::dns::{Address, Endpoint};
 use crate::pool::transport::placeholder::{self, PlaceholderListener};
+use crate::pool::transport::server_stream::{Inner, SharedStream};
 use crate::pool::transport::socket::ServerSocket;
-use crate::pool::transport::stream::{BoundedStream, Inner};
+use crate::pool::transport::stream::BoundedStream;
 use crate::pool::transport::tls::{self, TlsPlan};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout_at;
@@ -24,6 +27,8 @@ pub(crate) struct Connector {
     pub(crate) conn: Arc<ConnectionState>,
     pub(super) tls: TlsPlan,
     pub(super) endpoint: Endpoint,
+    /// The stream, from when it is connected until the session takes it.
+    stream: Arc<Mutex<Option<SharedStream>>>,
     placeholder: PlaceholderListener,
 }
 
@@ -32,7 +37,13 @@ impl Connector {
     pub(crate) fn new(endpoint: Endpoint, tls: TlsPlan, deadline: Instant) -> io::Result<Connector> {
         let conn = Arc::new(ConnectionState::new());
         conn.set_deadline(Instant::now(), Some(deadline));
-        Ok(Connector { conn, tls, endpoint, placeholder: PlaceholderListener::open()? })
+        let (stream, placeholder) = (Arc::default(), PlaceholderListener::open()?);
+        Ok(Connector { conn, tls, endpoint, stream, placeholder })
+    }
+
+    /// Takes the stream that this connector has connected, for the pool's own requests; `None` if it has none.
+    pub(crate) fn take_stream(&self) -> Option<SharedStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Configures the driver to connect to the placeholder listener, and so through this connector.
@@ -72,7 +83,7 @@ impl TlsConnect<Socket> for Connector {
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
             drop(socket);
-            let Connector { conn, tls, endpoint, .. } = self;
+            let Connector { conn, tls, endpoint, stream, .. } = self;
             let negotiated = negotiate(&tls, &endpoint, conn.clone());
             let inner = match conn.deadline() {
                 None => negotiated.await,
@@ -82,7 +93,9 @@ impl TlsConnect<Socket> for Connector {
             };
             let inner =
                 inner.map_err(|error| io::Error::new(error.kind(), format!("{endpoint}: {error}")))?;
-            Ok(BoundedStream::new(inner, conn))
+            let shared = SharedStream::new(inner);
+            *stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared.clone());
+            Ok(BoundedStream::new(shared, conn))
         })
     }
 }

@@ -1,14 +1,14 @@
 //! The socket to the server. It knows the deadline of its connection and nothing of the bytes it carries.
 //!
-//! The driver is blocking code on an async driver, which makes two system calls for every wait: one for readiness and one for
-//! the bytes. When the driver can only wait for a reply, this socket waits in a blocking read instead, which saves one
-//! system call and one wake-up. Before it blocks it spins for a short time, because blocking and waking can take longer
-//! than a nearby server takes to reply.
+//! The pool's own requests block in it: one system call sends, one receives. Before a read blocks it spins for a short
+//! time, because blocking and waking can take longer than a nearby server takes to reply. The driver polls it from a
+//! runtime, which makes a system call for readiness and one for the bytes.
 //!
 //! There is no lock. The counters shared by all sockets are atomics, and only steer the spinning.
 
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::dns::{Address, Endpoint};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -36,7 +36,7 @@ const SEND: SendFlags = SendFlags::DONTWAIT;
 
 /// A connected socket.
 ///
-/// It is registered with the driver's runtime too, for the waits in which the driver can do something else.
+/// It is registered with the driver's runtime, for what borrowers do with the driver.
 pub(crate) struct ServerSocket {
     socket: Socket,
     conn: Arc<ConnectionState>,
@@ -115,8 +115,11 @@ impl AdaptiveSpin {
     }
 }
 
-/// The most bytes that one read takes.
+/// The size of the buffers that the system writes received bytes to.
 const READ_SIZE: usize = 16 * 1024;
+
+/// With less room than this a buffer is enlarged before a read.
+const MIN_READ_SIZE: usize = 4 * 1024;
 
 enum Socket {
     Tcp(TcpStream),
@@ -183,67 +186,100 @@ impl ServerSocket {
         })
     }
 
-    /// Spins for the first bytes of a reply. Returns whether they came within the spin budget.
-    fn spin_for_reply(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
-        let started = Instant::now();
+    /// Sends what the system takes without waiting; `None` if it takes nothing.
+    pub(super) fn try_send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         loop {
-            match receive(&self.socket, &mut self.read_buffer, buf, RecvFlags::DONTWAIT) {
-                Err(Errno::AGAIN | Errno::INTR) if started.elapsed() < SPIN_BUDGET => thread::yield_now(),
-                Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-                received => return Ok(received.map(|()| true)?),
+            match send(&self.socket, bytes, SEND) {
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                sent => return Ok(Some(sent?)),
             }
         }
     }
 
-    /// Waits for the first bytes of a reply until the connection's deadline: spins if that is likely to succeed, then blocks.
-    fn wait_for_reply(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+    /// Appends to `input` what the system has received; `None` if that is nothing, 0 at the end of the stream.
+    pub(super) fn try_receive(&self, input: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        match self.receive_once(input, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            received => Ok(Some(received?)),
+        }
+    }
+
+    /// Makes one system call to append received bytes to `input`.
+    fn receive_once(&self, input: &mut Vec<u8>, flags: RecvFlags) -> rustix::io::Result<usize> {
+        if input.capacity() - input.len() < MIN_READ_SIZE {
+            input.reserve(READ_SIZE);
+        }
+        let (count, _) = recv(&self.socket, spare_capacity(input), flags)?;
+        Ok(count)
+    }
+
+    /// Waits until the socket is ready for one of `events`, or the deadline has passed.
+    pub(super) fn wait(&self, events: PollFlags) -> io::Result<PollFlags> {
+        loop {
+            let left = self.time_left()?.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+            let mut sockets = [PollFd::new(&self.socket, events)];
+            match poll(&mut sockets, left.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(sockets[0].revents()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The time until the deadline; an error if it has passed.
+    fn time_left(&self) -> io::Result<Option<Duration>> {
+        let Some(deadline) = self.conn.deadline() else { return Ok(None) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.conn.fail(true);
+            return Err(self.conn.timed_out());
+        }
+        Ok(Some(left))
+    }
+
+    /// Waits for bytes until the deadline, and appends them to `input`. Returns how many came; 0 at the end of the stream.
+    ///
+    /// Spins if that is likely to succeed, then blocks.
+    pub(super) fn receive(&mut self, input: &mut Vec<u8>) -> io::Result<usize> {
         let (_wait, may_spin) = ReplyWait::begin();
         if may_spin && self.spin.is_worth_it() {
-            let has_come = self.spin_for_reply(buf)?;
-            self.spin.note(has_come);
-            if has_come {
-                return Ok(());
+            let received = self.spin_for_reply(input)?;
+            self.spin.note(received.is_some());
+            if let Some(count) = received {
+                return Ok(count);
             }
         }
-        self.block_for_reply(buf)
+        self.block_for_reply(input)
     }
 
-    fn block_for_reply(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+    /// Spins for bytes; `None` if none came within the spin budget.
+    fn spin_for_reply(&self, input: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let started = Instant::now();
         loop {
-            let left = self.conn.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-            let flags = match left {
-                Some(Duration::ZERO) => {
-                    self.conn.fail(true);
-                    return Err(self.conn.timed_out());
-                }
-                Some(left) if left < DEADLINE_CHECK_INTERVAL => {
-                    let pause = Timespec::try_from(left).map_err(io::Error::other)?;
-                    match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&pause)) {
-                        Ok(_) | Err(Errno::INTR) => RecvFlags::DONTWAIT,
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                _ => RecvFlags::empty(),
+            let received = self.try_receive(input)?;
+            if received.is_some() || started.elapsed() >= SPIN_BUDGET {
+                return Ok(received);
+            }
+            thread::yield_now();
+        }
+    }
+
+    fn block_for_reply(&self, input: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            let is_last_wait = self.time_left()?.is_some_and(|left| left < DEADLINE_CHECK_INTERVAL);
+            let flags = if is_last_wait {
+                self.wait(PollFlags::IN)?;
+                RecvFlags::DONTWAIT
+            } else {
+                RecvFlags::empty()
             };
-            match receive(&self.socket, &mut self.read_buffer, buf, flags) {
+            match self.receive_once(input, flags) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 received => return Ok(received?),
             }
         }
     }
-}
-
-/// Makes one system call to read into `buf`, by way of `read_buffer`.
-fn receive(
-    socket: &Socket,
-    read_buffer: &mut [u8],
-    buf: &mut ReadBuf<'_>,
-    flags: RecvFlags,
-) -> rustix::io::Result<()> {
-    let size = read_buffer.len().min(buf.remaining());
-    let (_, count) = recv(socket, &mut read_buffer[..size], flags)?;
-    buf.put_slice(&read_buffer[..count]);
-    Ok(())
 }
 
 fn is_would_block(error: &io::Error) -> bool {
@@ -257,17 +293,20 @@ impl AsyncRead for ServerSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.conn.take_awaits_reply() {
-            return Poll::Ready(this.wait_for_reply(buf));
-        }
+        let size = this.read_buffer.len().min(buf.remaining());
         loop {
             ready!(this.socket.poll_read_ready(cx))?;
             let read = this.socket.try_io(Interest::READABLE, || {
-                Ok(receive(&this.socket, &mut this.read_buffer, buf, RecvFlags::DONTWAIT)?)
+                let (_, count) = recv(&this.socket, &mut this.read_buffer[..size], RecvFlags::DONTWAIT)?;
+                Ok(count)
             });
             match read {
                 Err(error) if is_would_block(&error) => {}
-                read => return Poll::Ready(read),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(count) => {
+                    buf.put_slice(&this.read_buffer[..count]);
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     }

@@ -1,17 +1,11 @@
-//! The stream that the driver reads and writes. It fails operations after the deadline, and delivers errors in an order
-//! that the driver handles correctly.
+//! The stream that the driver reads and writes. It fails operations after the deadline, and reports the end of the stream
+//! when the driver has processed what came before it.
 //!
-//! It passes all bytes through [`protocol`] and updates the [`ConnectionState`]. It knows nothing of what statements mean.
-//!
-//! Two kinds of input are held back, because the driver would lose a reply over them:
-//!
-//! - an ErrorResponse, until its reply is complete (see [`BackendMessages::observe`]);
-//! - the end of the stream, until the driver has processed the bytes delivered before it.
+//! It passes all bytes through [`protocol`](super::protocol) and updates the [`ConnectionState`]. It knows nothing of what statements mean.
 
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::protocol::{self, BackendMessages, FrontendMessages};
-use crate::pool::transport::socket::ServerSocket;
-use crate::pool::transport::tls;
+use crate::pool::transport::protocol::{BackendMessages, FrontendMessages};
+use crate::pool::transport::server_stream::SharedStream;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -25,51 +19,9 @@ use tokio_postgres::tls::{ChannelBinding, TlsStream};
 /// Reads between two checks of the deadline in a reply that never pauses: the timer is only polled while a read is pending.
 const READS_PER_DEADLINE_CHECK: u8 = 32;
 
-/// The stream to the server, encrypted or not.
-pub(super) enum Inner {
-    Plain(ServerSocket),
-    Tls(Box<tls::Stream>),
-}
-
-impl AsyncRead for Inner {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Inner {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Inner::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
-            Inner::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Inner::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Inner::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
 /// The stream that the driver reads and writes.
 pub(crate) struct BoundedStream {
-    inner: Inner,
+    stream: SharedStream,
     conn: Arc<ConnectionState>,
     timer: Option<Pin<Box<Sleep>>>,
     /// When the timer fires.
@@ -82,18 +34,14 @@ pub(crate) struct BoundedStream {
     frontend: FrontendMessages,
     /// Bytes were delivered to the driver that it may not have processed yet.
     has_unprocessed: bool,
-    /// Bytes read from the server and not delivered to the driver yet.
-    held: Vec<u8>,
-    /// How many of `held` may be delivered.
-    deliverable: usize,
     /// The result with which the stream ended, not reported to the driver yet.
     held_end: Option<io::Result<()>>,
 }
 
 impl BoundedStream {
-    pub(super) fn new(inner: Inner, conn: Arc<ConnectionState>) -> BoundedStream {
+    pub(super) fn new(stream: SharedStream, conn: Arc<ConnectionState>) -> BoundedStream {
         BoundedStream {
-            inner,
+            stream,
             conn,
             timer: None,
             armed_for: None,
@@ -102,8 +50,6 @@ impl BoundedStream {
             backend: BackendMessages::default(),
             frontend: FrontendMessages::default(),
             has_unprocessed: false,
-            held: Vec::new(),
-            deliverable: 0,
             held_end: None,
         }
     }
@@ -159,45 +105,16 @@ impl BoundedStream {
         self.conn.has_timed_out()
     }
 
-    /// Delivers held bytes and then the held end of the stream; `None` if there are neither.
-    fn poll_held(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
+    /// Reports the end of the stream once the driver has processed what was delivered before it; `None` if the stream has
+    /// not ended.
+    fn poll_held_end(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<()>>> {
         if self.held_end.is_some() && std::mem::take(&mut self.has_unprocessed) {
             // The driver reports the end of the stream, or an error that belongs to no request, before it processes the
             // reply it has just read. An answered COMMIT would become a lost one. Pending makes it process the reply first.
             cx.waker().wake_by_ref();
             return Some(Poll::Pending);
         }
-        if self.deliverable > 0 {
-            self.deliver_held(buf);
-            return Some(Poll::Ready(Ok(())));
-        }
         self.held_end.take().map(Poll::Ready)
-    }
-
-    /// Delivers as many of the held bytes as may be delivered and fit into `buf`.
-    fn deliver_held(&mut self, buf: &mut ReadBuf<'_>) {
-        let count = self.deliverable.min(buf.remaining());
-        buf.put_slice(&self.held[..count]);
-        self.held.drain(..count);
-        self.deliverable -= count;
-        self.has_unprocessed = true;
-    }
-
-    /// Processes the bytes in `buf` from `start` on, which were just read. Returns whether any are delivered.
-    fn receive(&mut self, buf: &mut ReadBuf<'_>, start: usize) -> bool {
-        let error_bytes = self.backend.observe(&buf.filled()[start..], &self.conn);
-        if error_bytes == 0 && self.held.is_empty() {
-            self.has_unprocessed = true;
-            return true;
-        }
-        self.held.extend_from_slice(&buf.filled()[start..]);
-        buf.set_filled(start);
-        self.deliverable = self.held.len().saturating_sub(error_bytes);
-        if self.deliverable == 0 {
-            return false;
-        }
-        self.deliver_held(buf);
-        true
     }
 
     /// There is nothing to read yet.
@@ -211,23 +128,6 @@ impl BoundedStream {
         }
         self.poll_deadline(cx)
     }
-
-    /// The stream has ended, with an error or without.
-    fn poll_end(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-        end: io::Result<()>,
-    ) -> Poll<io::Result<()>> {
-        self.conn.fail(false);
-        if let Some(error) = protocol::parse_error(&self.held) {
-            self.conn.note_final_error(error);
-        }
-        // The reply of an error that ends the session has no end of its own.
-        self.deliverable = self.held.len();
-        self.held_end = Some(end);
-        self.poll_held(cx, buf).unwrap_or(Poll::Pending)
-    }
 }
 
 impl AsyncRead for BoundedStream {
@@ -237,22 +137,25 @@ impl AsyncRead for BoundedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(held) = this.poll_held(cx, buf) {
-            return held;
+        if let Some(end) = this.poll_held_end(cx) {
+            return end;
         }
         if this.is_expired() {
             return Poll::Ready(Err(this.conn.timed_out()));
         }
-        loop {
-            let start = buf.filled().len();
-            match Pin::new(&mut this.inner).poll_read(cx, buf) {
-                Poll::Pending => return this.poll_no_input(cx),
-                Poll::Ready(Ok(())) if buf.filled().len() > start => {
-                    if this.receive(buf, start) {
-                        return this.finish_read();
-                    }
-                }
-                Poll::Ready(end) => return this.poll_end(cx, buf, end),
+        let start = buf.filled().len();
+        let read = this.stream.lock().poll_read(cx, buf);
+        match read {
+            Poll::Pending => this.poll_no_input(cx),
+            Poll::Ready(Ok(())) if buf.filled().len() > start => {
+                this.backend.observe(&buf.filled()[start..], &this.conn);
+                this.has_unprocessed = true;
+                this.finish_read()
+            }
+            Poll::Ready(end) => {
+                this.conn.fail(false);
+                this.held_end = Some(end);
+                this.poll_held_end(cx).unwrap_or(Poll::Pending)
             }
         }
     }
@@ -264,7 +167,7 @@ impl AsyncWrite for BoundedStream {
         if this.is_expired() {
             return Poll::Ready(Err(this.conn.timed_out()));
         }
-        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
+        let written = Pin::new(&mut this.stream.lock().inner).poll_write(cx, buf);
         match written {
             Poll::Pending => this.poll_deadline(cx),
             Poll::Ready(Ok(count)) => {
@@ -283,13 +186,7 @@ impl AsyncWrite for BoundedStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
-        if flushed.is_ready() && this.frontend.take_request() {
-            // The wake-up makes the driver read at once, and the socket waits for the reply in that read.
-            this.conn.note_request_sent();
-            cx.waker().wake_by_ref();
-            return flushed;
-        }
+        let flushed = Pin::new(&mut this.stream.lock().inner).poll_flush(cx);
         let is_covered = std::mem::take(&mut this.is_timer_polled) || this.conn.status().is_some();
         if flushed.is_ready() && is_covered {
             return flushed;
@@ -305,7 +202,7 @@ impl AsyncWrite for BoundedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+        let shut = Pin::new(&mut this.stream.lock().inner).poll_shutdown(cx);
         match shut {
             Poll::Pending => this.poll_deadline(cx),
             done => done,

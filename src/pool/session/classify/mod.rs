@@ -2,9 +2,10 @@
 //!
 //! Deny by default: a statement counts as read-only, atomic or clean only where that is known. Text that is not
 //! recognised may write, may commit in several steps, and may leave state in the session. This file knows nothing of
-//! the server; `catalogue.rs` looks the names up.
+//! the server; `question.rs` asks it about the names, and `catalogue.rs` keeps the answers.
 
 pub(in crate::pool) mod catalogue;
+pub(in crate::pool) mod question;
 mod tokens;
 
 use crate::pool::session::classify::tokens::{Token, Tokens};

@@ -1,9 +1,11 @@
 //! The framing of PostgreSQL's messages, in both directions, as far as the pool needs it (PostgreSQL, "Message Formats").
 //!
-//! It updates the [`ConnectionState`] from bytes that pass, however they are cut. It does no I/O and knows nothing of the
-//! driver's calls.
+//! `reply` reads the replies to the pool's own requests. This file updates the [`ConnectionState`] from the bytes that
+//! pass between driver and server, however they are cut. There is no I/O here.
 
-use crate::pool::transport::connection_state::{ConnectionState, FinalError};
+pub(in crate::pool) mod reply;
+
+use crate::pool::transport::connection_state::ConnectionState;
 
 /// Splits bytes into messages, however they are cut: one type byte, four length bytes that count themselves, a body.
 #[derive(Debug, Default)]
@@ -17,10 +19,10 @@ struct Cursor {
 
 /// The next part of a message.
 enum Part<'a> {
-    /// This many bytes of an incomplete header.
-    HeaderBegun(usize),
-    /// This many bytes, which complete the header of a message of this type.
-    Header(usize, u8),
+    /// Bytes of an incomplete header.
+    HeaderBegun,
+    /// The end of the header of a message of this type.
+    Header(u8),
     /// Bytes of the body of a message of this type.
     Body(&'a [u8], u8),
 }
@@ -34,12 +36,12 @@ impl Cursor {
             self.have += take;
             *bytes = &bytes[take..];
             if self.have < 5 {
-                return Part::HeaderBegun(take);
+                return Part::HeaderBegun;
             }
             let [kind, a, b, c, d] = self.header;
             self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
             self.end_if_complete();
-            return Part::Header(take, kind);
+            return Part::Header(kind);
         }
         let (body, rest) = bytes.split_at(bytes.len().min(self.body));
         self.body -= body.len();
@@ -67,8 +69,6 @@ impl Cursor {
 #[derive(Debug, Default)]
 pub(crate) struct BackendMessages {
     cursor: Cursor,
-    /// Bytes since the start of an ErrorResponse whose reply is incomplete; 0 if there is none.
-    since_error: usize,
     /// The login is complete.
     is_started: bool,
     /// The server waits for COPY data.
@@ -116,14 +116,17 @@ const TAGS_WITHOUT_CATALOGUE_CHANGE: &[&[u8]] = &[
     b"ANALYZE",
 ];
 
+/// Whether a statement with this command tag may have changed the catalogue.
+fn may_change_catalogue(tag: &[u8]) -> bool {
+    let first_word = tag.split(|byte| matches!(byte, b' ' | 0)).next().unwrap_or_default();
+    !TAGS_WITHOUT_CATALOGUE_CHANGE.contains(&first_word)
+}
+
 /// Notes what the complete body of a BackendKeyData, CommandComplete, or ParameterStatus contains.
 fn note_body(kind: u8, body: &[u8], conn: &ConnectionState) {
     match kind {
         b'K' => conn.keep_cancel_key(body),
-        b'C' => {
-            let tag = body.split(|byte| matches!(byte, b' ' | 0)).next().unwrap_or_default();
-            conn.note_completed(!TAGS_WITHOUT_CATALOGUE_CHANGE.contains(&tag));
-        }
+        b'C' => conn.note_completed(may_change_catalogue(body)),
         _ => {
             let mut fields = body.split(|byte| *byte == 0);
             conn.note_parameter(fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
@@ -137,35 +140,18 @@ impl BackendMessages {
         self.is_started
     }
 
-    /// Reads bytes from the server. Returns how many of the last ones belong to an error whose reply is incomplete; the
-    /// caller must hold these back.
-    ///
-    /// The server sends an error immediately and the end of that reply a moment later. The driver returns as soon as it
-    /// reads the error, with a reply outstanding and the transaction status unknown. The error is therefore held back until
-    /// its reply is complete. An error after a complete reply means that the server ends the session; the driver must
-    /// process that reply before it reads the error.
-    pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) -> usize {
+    /// Reads bytes from the server.
+    pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) {
         while !bytes.is_empty() {
-            let count = match self.cursor.next(&mut bytes) {
-                Part::Header(_, b'E') if self.since_error == 0 => {
-                    self.since_error = 5;
-                    if self.is_copying {
-                        // The Sync sent with the statement has a reply of its own only if the server read it
-                        // after it raised the error.
-                        conn.lose_count();
-                    }
-                    continue;
-                }
-                Part::Header(count, b'G') => {
-                    self.is_copying = true;
-                    count
-                }
+            match self.cursor.next(&mut bytes) {
+                // The Sync sent with the statement has a reply of its own only if the server read it after it raised the
+                // error.
+                Part::Header(b'E') if self.is_copying => conn.lose_count(),
+                Part::Header(b'G') => self.is_copying = true,
                 Part::Body(&[status], b'Z') => {
                     conn.end_reply(status);
                     self.is_started = true;
                     self.is_copying = false;
-                    self.since_error = 0;
-                    continue;
                 }
                 Part::Body(part, kind @ (b'K' | b'C' | b'S')) => {
                     let is_complete = self.cursor.is_between();
@@ -177,36 +163,12 @@ impl BackendMessages {
                             note_body(kind, &std::mem::take(&mut self.body), conn);
                         }
                     }
-                    part.len()
                 }
-                Part::HeaderBegun(count) | Part::Header(count, _) => count,
-                Part::Body(body, _) => body.len(),
-            };
-            if self.since_error > 0 {
-                self.since_error += count;
+                Part::HeaderBegun | Part::Header(..) | Part::Body(..) => {}
             }
         }
-        self.since_error
+        conn.set_between_messages(self.cursor.is_between());
     }
-}
-
-/// Parses the ErrorResponse at the start of `bytes`; `None` if it is incomplete or another message.
-///
-/// PostgreSQL, "Error and Notice Message Fields": `V` is the severity, `S` the severity in the server's language (all that
-/// older servers send), `C` the SQLSTATE, `M` the message.
-pub(crate) fn parse_error(bytes: &[u8]) -> Option<FinalError> {
-    let [b'E', a, b, c, d, rest @ ..] = bytes else { return None };
-    let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
-    let fields = rest.get(..length)?;
-    let field = |name: u8| {
-        let text = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[name]))?;
-        Some(String::from_utf8_lossy(text).into_owned())
-    };
-    Some(FinalError {
-        severity: field(b'V').or_else(|| field(b'S')).unwrap_or_default(),
-        code: field(b'C').unwrap_or_default(),
-        message: field(b'M')?,
-    })
 }
 
 /// Reads the driver's messages and counts those that have a reply of their own: Sync (`S`) and Query (`Q`).
@@ -215,40 +177,18 @@ pub(crate) fn parse_error(bytes: &[u8]) -> Option<FinalError> {
 #[derive(Debug, Default)]
 pub(crate) struct FrontendMessages {
     cursor: Cursor,
-    /// A message other than Close was begun since the last Sync: the driver waits for the reply of the next Sync. It does
-    /// not wait for the reply of a Close alone, which it sends ahead of the next request.
-    needs_reply: bool,
-    /// A Sync or Query was begun whose reply the driver waits for.
-    has_request: bool,
 }
 
 impl FrontendMessages {
-    /// Whether a request whose reply the driver waits for is written completely. True once for each request.
-    pub(crate) fn take_request(&mut self) -> bool {
-        self.cursor.is_between() && std::mem::take(&mut self.has_request)
-    }
-
     /// Reads bytes that were written to the server.
     pub(crate) fn observe(&mut self, mut bytes: &[u8], conn: &ConnectionState) {
         while !bytes.is_empty() {
             match self.cursor.next(&mut bytes) {
-                Part::Header(_, b'Q') => {
-                    conn.add_request();
-                    self.has_request = true;
-                }
-                Part::Header(_, b'S') => {
-                    conn.add_request();
-                    self.has_request |= std::mem::take(&mut self.needs_reply);
-                }
-                Part::Header(_, b'C') => {}
+                Part::Header(b'Q' | b'S') => conn.add_request(),
                 // The server ignores a Sync while it reads COPY data (PostgreSQL, "COPY Operations"). The Sync that
                 // followed the COPY statement therefore has no reply; the one after this message has.
-                Part::Header(_, b'c' | b'f') => {
-                    conn.end_request();
-                    self.needs_reply = true;
-                }
-                Part::Header(..) => self.needs_reply = true,
-                Part::HeaderBegun(_) | Part::Body(..) => {}
+                Part::Header(b'c' | b'f') => drop(conn.end_request()),
+                Part::HeaderBegun | Part::Header(..) | Part::Body(..) => {}
             }
         }
     }

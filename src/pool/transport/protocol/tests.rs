@@ -1,6 +1,8 @@
 //! Messages, cut at every position.
 
+use super::reply::{Malformed, Reply, ReplyReader, columns};
 use super::*;
+use crate::rows::Values;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -82,53 +84,78 @@ fn an_error_during_a_copy_makes_the_number_of_replies_unknown() {
     }
 }
 
-#[test]
-fn only_a_complete_error_is_parsed() {
-    let error = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mgoing down\0\0");
-    let parsed = parse_error(&error).unwrap();
-    assert_eq!(
-        (parsed.severity, parsed.code, parsed.message),
-        ("FATAL".into(), "57P01".into(), "going down".into())
-    );
-    for cut in 0..error.len() {
-        assert_eq!(parse_error(&error[..cut]), None, "{cut}");
-    }
-    assert_eq!(parse_error(&message(b'N', b"SWARNING\0Mno error\0\0")), None);
-    assert_eq!(parse_error(&[b'E', 0, 0, 0, 0]), None, "a length counts its own four bytes");
-}
-
-#[test]
-fn a_completely_written_request_awaits_its_reply_and_a_close_does_not() {
-    let sync = message(b'S', b"");
-    for (sent, is_request) in [
-        ([message(b'C', b"Ss1\0"), sync.clone()].concat(), false),
-        ([message(b'B', b"x"), message(b'E', b"\0"), sync.clone()].concat(), true),
-        ([message(b'C', b"Ss1\0"), sync.clone(), message(b'B', b"x"), sync].concat(), true),
-        (message(b'Q', b"BEGIN\0"), true),
-    ] {
-        for cut in 1..sent.len() {
-            let (conn, mut frontend) = (ConnectionState::new(), FrontendMessages::default());
-            frontend.observe(&sent[..cut], &conn);
-            assert!(!frontend.take_request(), "{cut} of {}", sent.len());
-            frontend.observe(&sent[cut..], &conn);
-            assert_eq!((frontend.take_request(), frontend.take_request()), (is_request, false));
+/// Reads `bytes`, which arrive in parts of these sizes.
+fn read_in_parts(
+    bytes: &[u8],
+    sizes: &[usize],
+    conn: &ConnectionState,
+) -> (Result<Option<usize>, Malformed>, ReplyReader) {
+    let mut reader = ReplyReader::default();
+    let mut end = 0;
+    for size in sizes.iter().cycle() {
+        end = bytes.len().min(end + size);
+        match reader.read(&bytes[..end], conn, |_| ()) {
+            Ok(None) if end < bytes.len() => {}
+            outcome => return (outcome, reader),
         }
     }
+    unreachable!("sizes are not empty")
 }
 
 #[test]
-fn an_error_is_held_until_its_reply_is_complete_and_earlier_bytes_are_not() {
-    let (conn, mut backend) = (ConnectionState::new(), BackendMessages::default());
-    let reply = [message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();
-    let error = message(b'E', b"SFATAL\0C57P01\0\0");
-    assert_eq!(backend.observe(&[reply.clone(), error.clone()].concat(), &conn), error.len());
-    assert_eq!(backend.observe(&message(b'Z', b"I"), &conn), 0);
-    for cut in 1..error.len() {
-        // An incomplete header may be delivered: the driver does not process it.
-        let first = backend.observe(&error[..cut], &conn);
-        assert!(first == cut || (cut < 5 && first == 0), "{first} of {cut}");
-        assert_eq!(backend.observe(&error[cut..], &conn), error.len());
-        assert_eq!(backend.observe(&reply, &conn), 0);
+fn a_reply_ends_with_its_status_and_keeps_its_rows() {
+    let row = |text: &[u8]| {
+        let length = (text.len() as i32).to_be_bytes();
+        message(b'D', &[&[0, 2][..], &length, text, &(-1_i32).to_be_bytes()].concat())
+    };
+    let reply = [
+        message(b'1', b""),
+        message(b'2', b""),
+        message(b'S', b"client_encoding\0UTF8\0"),
+        row(b"first"),
+        message(b'A', b"\0\0\0\x01channel\0payload\0"),
+        row(b"second"),
+        message(b'C', b"SELECT 2\0"),
+        message(b'Z', b"I"),
+    ]
+    .concat();
+    let next = message(b'E', b"SFATAL\0C57P01\0Mgoing down\0\0");
+    for size in 1..=reply.len() {
+        let conn = ConnectionState::new();
+        conn.add_request();
+        let (end, reader) = read_in_parts(&[reply.clone(), next.clone()].concat(), &[size], &conn);
+        assert_eq!((end, conn.status()), (Ok(Some(reply.len())), Some(b'I')), "parts of {size}");
+        let whole = reader.finish(reply.clone());
+        assert!(whole.is_parsed(), "parts of {size}");
+        assert_eq!(whole.affected(), 2, "parts of {size}");
+        assert_eq!(whole.last_row(), Some(vec![Some("second".to_owned()), None]), "parts of {size}");
+        let rows = whole.into_rows(Arc::default());
+        let values = rows.bodies().map(|body| Values::new(body).unwrap().next_value());
+        assert_eq!(values.collect::<Vec<_>>(), [Some(Some(&b"first"[..])), Some(Some(b"second"))]);
+    }
+}
+
+#[test]
+fn what_is_no_reply_is_refused() {
+    for (bytes, text) in [
+        (&[b'D', 0, 0, 0, 3][..], "a message 'D' of 3 bytes"),
+        (&[b'D', 0xff, 0xff, 0xff, 0xff], "a message 'D' of 4294967295 bytes"),
+        (&[b'R', 0, 0, 0, 4], "an unexpected message 'R'"),
+        (&[b'Z', 0, 0, 0, 4], "a transaction status of 0 bytes"),
+        (&[b'Z', 0, 0, 0, 5, b'X'], "a transaction status of 1 bytes"),
+        (&[b'E', 0, 0, 0, 5, 0], "an error without a message"),
+    ] {
+        let (outcome, _) = read_in_parts(bytes, &[bytes.len()], &ConnectionState::new());
+        assert_eq!(outcome.unwrap_err().to_string(), format!("the server's reply is malformed: {text}"));
+    }
+}
+
+/// The test is that it returns.
+fn read_everything(reply: Reply) {
+    let _ = (reply.last_row(), reply.parameter_types(), reply.row_description().map(columns));
+    for body in reply.into_rows(Arc::default()).bodies() {
+        let mut values = Values::new(body);
+        while values.as_mut().and_then(Values::next_value).is_some() {}
     }
 }
 
@@ -151,18 +178,32 @@ proptest! {
         cuts in vec(1..9_usize, 1..20),
     ) {
         let (whole, in_parts) = (ConnectionState::new(), ConnectionState::new());
-        let held = BackendMessages::default().observe(&bytes, &whole);
-        let (mut backend, mut rest, mut last) = (BackendMessages::default(), bytes.as_slice(), 0);
+        BackendMessages::default().observe(&bytes, &whole);
+        let (mut backend, mut rest) = (BackendMessages::default(), bytes.as_slice());
         for cut in cuts.iter().cycle() {
             let (part, others) = rest.split_at(rest.len().min(*cut));
             if part.is_empty() {
                 break;
             }
-            (last, rest) = (backend.observe(part, &in_parts), others);
+            backend.observe(part, &in_parts);
+            rest = others;
         }
         prop_assert_eq!(in_parts.status(), whole.status());
         prop_assert_eq!(in_parts.has_lost_count(), whole.has_lost_count());
-        prop_assert_eq!(last, held);
+        prop_assert_eq!(in_parts.is_synchronized(), whole.is_synchronized());
+    }
+
+    #[test]
+    fn a_reply_means_the_same_however_it_is_cut(bytes in messages(), cuts in vec(1..9_usize, 1..20)) {
+        let (whole, in_parts) = (ConnectionState::new(), ConnectionState::new());
+        let (expected, reader) = read_in_parts(&bytes, &[bytes.len().max(1)], &whole);
+        let (outcome, other) = read_in_parts(&bytes, &cuts, &in_parts);
+        prop_assert_eq!(&outcome, &expected);
+        prop_assert_eq!(in_parts.status(), whole.status());
+        prop_assert_eq!(format!("{other:?}"), format!("{reader:?}"));
+        if let Ok(Some(end)) = outcome {
+            read_everything(other.finish(bytes[..end].to_vec()));
+        }
     }
 
     #[test]
@@ -170,6 +211,14 @@ proptest! {
         let conn = ConnectionState::new();
         BackendMessages::default().observe(&bytes, &conn);
         FrontendMessages::default().observe(&bytes, &conn);
-        let _ = parse_error(&bytes);
+        let _ = read_in_parts(&bytes, &[60], &conn);
+        let _ = columns(&bytes);
+        for kind in *b"DTt" {
+            let conn = ConnectionState::new();
+            let reply = [message(kind, &bytes), message(b'Z', b"I")].concat();
+            let (end, reader) = read_in_parts(&reply, &[60], &conn);
+            prop_assert_eq!(end, Ok(Some(reply.len())));
+            read_everything(reader.finish(reply));
+        }
     }
 }

@@ -1,0 +1,250 @@
+//! The direct path: the pool's own requests, sent and answered on the connection's stream between two calls of the
+//! driver. One system call sends a request, one receives a reply.
+//!
+//! It knows the framing of requests and replies, and nothing of what statements mean.
+
+use crate::error::ServerError;
+use crate::pool::transport::connection_state::ConnectionState;
+use crate::pool::transport::protocol::reply::{Reply, ReplyReader, Unasked, ends_with_error};
+use crate::pool::transport::server_stream::SharedStream;
+use crate::rows::spare_buffer;
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The pool's side of a connection's stream.
+pub(crate) struct Wire {
+    stream: SharedStream,
+    conn: Arc<ConnectionState>,
+    /// The requests to send next.
+    requests: BytesMut,
+    /// Bytes received after the last complete reply.
+    input: Vec<u8>,
+    /// The most bytes of one reply.
+    max_reply: usize,
+    /// The driver has not used the stream since the pool took it over.
+    is_ours: bool,
+}
+
+/// Why a request has no complete reply. The connection cannot be used any more.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) cause: io::Error,
+    /// The error that the server sent before the stream ended.
+    pub(crate) last: Option<Box<ServerError>>,
+    /// The reply is larger than the settings allow.
+    pub(crate) is_too_large: bool,
+}
+
+impl Broken {
+    pub(crate) fn new(cause: io::Error) -> Broken {
+        Broken { cause, last: None, is_too_large: false }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(cause: io::Error) -> Broken {
+        Broken::new(cause)
+    }
+}
+
+/// A buffer of requests with more bytes than this is not kept.
+const MAX_KEPT: usize = 64 * 1024;
+
+impl Wire {
+    pub(crate) fn new(stream: SharedStream, conn: Arc<ConnectionState>, max_reply: usize) -> Wire {
+        Wire { stream, conn, requests: BytesMut::new(), input: Vec::new(), max_reply, is_ours: false }
+    }
+
+    /// Gives the stream to the driver, with the bytes received after the last reply.
+    pub(crate) fn hand_over(&mut self) {
+        if self.is_ours {
+            self.is_ours = false;
+            let mut stream = self.stream.lock();
+            stream.handed_over = self.input.len();
+            stream.for_driver.append(&mut self.input);
+        }
+    }
+
+    /// Takes the stream from the driver. Returns false where the driver has to read on first: a reply is outstanding, or
+    /// the driver has read a part of a message.
+    pub(crate) fn take_over(&mut self) -> bool {
+        if self.is_ours {
+            return true;
+        }
+        if !self.conn.is_synchronized() {
+            return false;
+        }
+        let mut stream = self.stream.lock();
+        let handed_over = std::mem::take(&mut stream.handed_over);
+        if let Some(unread) = stream.for_driver.len().checked_sub(handed_over) {
+            // The driver has not read them.
+            self.input = stream.for_driver.split_off(unread);
+        }
+        drop(stream);
+        self.is_ours = !self.conn.has_lost_count() || self.resynchronize().is_ok();
+        self.is_ours
+    }
+
+    /// Reads on until the reply to a request that can be recognised, where it is unknown how many replies are outstanding.
+    fn resynchronize(&mut self) -> Result<(), Broken> {
+        // A syntax error names what it found, in a failed transaction too; and only a failed COPY leads here.
+        let mark = format!("poolhouse_{:x}", fastrand::u64(..));
+        self.write_simple_query(&mark)?;
+        self.send()?;
+        loop {
+            let mut reply = self.receive()?;
+            if reply.take_error().is_some_and(|error| error.message().contains(&mark)) {
+                self.conn.forget_outstanding();
+                return Ok(());
+            }
+        }
+    }
+
+    /// The buffer of the requests to send next.
+    pub(crate) fn requests(&mut self) -> &mut BytesMut {
+        &mut self.requests
+    }
+
+    /// Ends a request: the server replies to what was written since the last call.
+    pub(crate) fn end_request(&mut self) {
+        frontend::sync(&mut self.requests);
+        self.conn.add_request();
+    }
+
+    /// Writes a request of statements without parameters, which has one reply.
+    ///
+    /// # Errors
+    ///
+    /// The text contains a zero byte; nothing is written.
+    pub(crate) fn write_simple_query(&mut self, sql: &str) -> io::Result<()> {
+        let start = self.requests.len();
+        let written = frontend::query(sql, &mut self.requests);
+        match written {
+            Ok(()) => self.conn.add_request(),
+            Err(_) => self.requests.truncate(start),
+        }
+        written
+    }
+
+    /// Sends the requests. Blocks until the connection's deadline.
+    pub(crate) fn send(&mut self) -> Result<(), Broken> {
+        let sent = self.send_requests();
+        self.requests.clear();
+        if self.requests.capacity() > MAX_KEPT {
+            self.requests = BytesMut::new();
+        }
+        sent.map_err(|cause| self.fail(cause))
+    }
+
+    fn send_requests(&mut self) -> io::Result<()> {
+        if self.conn.has_timed_out() {
+            return Err(self.conn.timed_out());
+        }
+        let mut stream = self.stream.lock();
+        if self.conn.answered_at().elapsed() >= MIN_IDLE {
+            // What is sent to a connection that has ended may have arrived, as far as one can know.
+            match stream.receive_if_there(&mut self.input)? {
+                None => {}
+                Some(0) => return Err(closed()),
+                Some(_) if ends_with_error(&self.input) => return Ok(()),
+                Some(_) => {}
+            }
+        }
+        match stream.send(&self.requests, &mut self.input, &self.conn) {
+            // What the server said before it closed the connection is still to be read.
+            Err(error) if is_closed(&error) => {
+                let is_there =
+                    !self.input.is_empty() || stream.receive(&mut self.input).is_ok_and(|count| count > 0);
+                if is_there { Ok(()) } else { Err(error) }
+            }
+            sent => sent,
+        }
+    }
+
+    /// Receives the reply to the oldest request without one. Blocks until the connection's deadline.
+    pub(crate) fn receive(&mut self) -> Result<Reply, Broken> {
+        let mut reader = ReplyReader::default();
+        let received = self.read_reply(&mut reader);
+        let end = match received {
+            Ok(end) => end,
+            Err(mut broken) => {
+                broken.last = reader.take_error();
+                return Err(Broken { cause: self.fail(broken.cause).cause, ..broken });
+            }
+        };
+        let bytes = if end == self.input.len() {
+            std::mem::take(&mut self.input)
+        } else {
+            let rest = self.input.split_off(end);
+            std::mem::replace(&mut self.input, rest)
+        };
+        Ok(reader.finish(bytes))
+    }
+
+    fn read_reply(&mut self, reader: &mut ReplyReader) -> Result<usize, Broken> {
+        if self.input.capacity() == 0 {
+            self.input = spare_buffer();
+        }
+        let mut stream = self.stream.lock();
+        loop {
+            let mut refuses_copy = false;
+            let complete = reader.read(&self.input, &self.conn, |message| match message {
+                Unasked::Notification(message) => stream.for_driver.extend_from_slice(message),
+                Unasked::CopyIn => refuses_copy = true,
+            });
+            let complete =
+                complete.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            if let Some(end) = complete {
+                return Ok(end);
+            }
+            if refuses_copy {
+                // The server ignores the Sync that it has read already.
+                let mut refusal = BytesMut::new();
+                frontend::copy_fail("the helpers send no data", &mut refusal)?;
+                frontend::sync(&mut refusal);
+                stream.send(&refusal, &mut self.input, &self.conn)?;
+                continue;
+            }
+            if self.input.len() > self.max_reply {
+                let text = format!("the reply is larger than DB_MAX_REPLY_BYTES ({})", self.max_reply);
+                return Err(Broken { is_too_large: true, ..Broken::new(io::Error::other(text)) });
+            }
+            if stream.receive(&mut self.input)? == 0 {
+                return Err(closed().into());
+            }
+        }
+    }
+
+    /// Marks the connection as failed.
+    fn fail(&mut self, cause: io::Error) -> Broken {
+        self.conn.fail(false);
+        Broken::new(cause)
+    }
+
+    /// Drops the notifications that arrived for the borrower.
+    pub(crate) fn drop_notifications(&mut self) {
+        self.stream.lock().for_driver.clear();
+    }
+
+    /// Whether the driver that `poll` polls is the one on this stream.
+    pub(crate) fn is_driven_by(&self, poll: impl FnOnce()) -> bool {
+        self.stream.lock().is_polled = false;
+        poll();
+        self.stream.lock().is_polled
+    }
+}
+
+/// A connection that has not been used for this time is looked at before something is sent on it.
+const MIN_IDLE: Duration = Duration::from_millis(1);
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed")
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof)
+}
