@@ -190,6 +190,27 @@ fn notifications_are_not_the_next_borrowers() {
     assert_eq!(pool.status().connects, 1);
 }
 
+/// The helpers read the connection too: what they meet of the borrower's notifications is the borrower's.
+#[test]
+fn a_notification_that_arrives_during_a_helpers_statement_is_not_lost() {
+    let database = postgres::fresh_database();
+    let pool = Pool::open(&database.pool_settings()).unwrap();
+    let mut direct = database.client();
+    let mut connection = pool.get_connection().unwrap();
+    connection.client().batch_execute("LISTEN news").unwrap();
+    for round in 1..=20 {
+        direct.batch_execute("NOTIFY news, 'good'").unwrap();
+        for number in 0..5 {
+            let answer = connection.execute_query_one::<i32>("SELECT $1::int", &[&number]).unwrap();
+            assert_eq!(answer, Some(number));
+        }
+        eventually("it has come", SOON, || {
+            connection.client().batch_execute("").unwrap();
+            connection.client().notifications().len() == round
+        });
+    }
+}
+
 /// What a policy calls the tenant: lasting, though it reads like SET LOCAL; and local to a transaction, which costs
 /// nothing.
 #[test]

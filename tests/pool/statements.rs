@@ -233,3 +233,32 @@ fn what_is_asked_about_a_statement_is_not_worth_compiling() {
     let limit: f64 = admin.query_one("SELECT current_setting('jit_above_cost')::float8", &[]).unwrap().get(0);
     assert!(cost().unwrap() < limit, "{:?} of {limit}", cost());
 }
+
+/// It is parsed, and then refused before its columns are described.
+#[test]
+fn a_statement_that_is_refused_at_its_first_run_on_a_connection_is_described_at_the_next() {
+    let pool = pool(2, 2, |_| ());
+    let sql = "SELECT $1::text AS text, 1 AS number";
+    let (known, other) = (pool.get_connection().unwrap(), pool.get_connection().unwrap());
+    assert_eq!(known.execute_query::<Value>(sql, &[&"a"]).unwrap(), [json!({"text": "a", "number": 1})]);
+    for _ in 0..2 {
+        let refused = other.execute_query::<Value>(sql, &[&"a\0b"]).unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("22021"), "{refused}");
+    }
+    assert_eq!(other.execute_query::<Value>(sql, &[&"b"]).unwrap(), [json!({"text": "b", "number": 1})]);
+}
+
+/// It is not cached where the session reads literals in its own way, and must not stand in for the next statement.
+#[test]
+fn a_statement_that_could_not_run_is_not_run_in_place_of_another() {
+    let pool = pool(1, 1, |_| ());
+    let mut connection = pool.get_connection().unwrap();
+    connection.client().batch_execute("SET TIME ZONE 'Asia/Tokyo'").unwrap();
+    let wrong = connection.execute_query::<i32>("SELECT $1::int", &[&"one"]).unwrap_err();
+    assert!(wrong.to_string().contains("parameter $1"), "{wrong}");
+    connection.client().batch_execute("RESET TIME ZONE").unwrap();
+    assert_eq!(connection.execute_query::<String>("SELECT $1::text", &[&"two"]).unwrap(), ["two"]);
+    let failed = connection.transaction(|tx| tx.execute_write("COMMIT", &[]).map(drop));
+    assert!(failed.is_err());
+    assert_eq!(connection.execute_query::<i32>("SELECT $1::int", &[&3]).unwrap(), [3]);
+}

@@ -133,6 +133,8 @@ impl Session {
     /// Makes the statement ready, and records what running it would mean for the session.
     fn make_ready(&mut self, sql: &str, limit: Limit) -> Result<Ready, Failure> {
         let checkpoint = self.start_operation(limit);
+        // A run that failed before its statement was sent has not ended it.
+        self.statements.end_run();
         if let Err(fault) = self.take_over() {
             return Err(self.judge_unprepared(fault, checkpoint));
         }

@@ -230,6 +230,10 @@ impl Prepared {
     pub(super) fn note_reply(&mut self, reply: &Reply) -> Option<Box<[u8]>> {
         let is_described = self.is_described_by_reply();
         self.is_on_server |= self.is_named && reply.is_parsed();
+        if reply.is_refused() {
+            // The description may be missing.
+            return None;
+        }
         let body = reply.row_description().unwrap_or_default();
         let is_known = self.columns.as_ref().is_some_and(|known| *known.described == *body);
         (is_described && !is_known).then(|| body.into())

@@ -188,6 +188,10 @@ impl Reply {
         self.parts.error.take()
     }
 
+    pub(crate) fn is_refused(&self) -> bool {
+        self.parts.error.is_some()
+    }
+
     /// The COPY that the request has started.
     pub(crate) fn copy(&self) -> Option<Copy> {
         self.parts.copy
