@@ -262,3 +262,23 @@ fn a_statement_that_could_not_run_is_not_run_in_place_of_another() {
     assert!(failed.is_err());
     assert_eq!(connection.execute_query::<i32>("SELECT $1::int", &[&3]).unwrap(), [3]);
 }
+
+/// The server begins to wait for data, and then refuses, which leaves two replies or one.
+#[test]
+fn a_copy_through_a_helper_is_refused_and_shifts_no_reply() {
+    let pool = pool(1, 1, |_| ());
+    pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
+    pool.execute_write("CREATE VIEW v AS SELECT 1 AS a", &[]).unwrap();
+    let connection = pool.get_connection().unwrap();
+    for sql in ["COPY t FROM STDIN", "COPY v FROM STDIN", "/* so */ COPY v (a) FROM STDIN WITH (FORMAT csv)"]
+    {
+        for _ in 0..10 {
+            let refused = connection.execute_write(sql, &[]).unwrap_err();
+            assert!(refused.to_string().contains("copy_in"), "{refused}");
+            for number in 0..3 {
+                let answer = connection.execute_query_one::<i32>("SELECT $1::int", &[&number]).unwrap();
+                assert_eq!(answer, Some(number), "{sql}");
+            }
+        }
+    }
+}

@@ -103,12 +103,14 @@ impl Drop for Session {
 /// The SQLSTATE with which a read-only server or transaction refuses a write.
 const READ_ONLY: &str = "25006";
 
+fn copy_in_refused() -> Fault {
+    Fault::refused("COPY … FROM STDIN needs data: use Transaction::copy_in, or the driver's client")
+}
+
 /// A reply without an error.
 fn complete(mut reply: Reply) -> Result<Reply, Fault> {
     match (reply.copy(), reply.take_error()) {
-        (Some(Copy::In), _) => Err(Fault::refused(
-            "COPY … FROM STDIN needs data: use Transaction::copy_in, or the driver's client",
-        )),
+        (Some(Copy::In), _) => Err(copy_in_refused()),
         (_, Some(error)) => Err(Fault::Refused(error)),
         (Some(Copy::Out), None) => Err(Fault::Unexpected(
             "COPY … TO STDOUT has data and no rows: use the driver's client".to_owned(),
@@ -164,7 +166,7 @@ impl Session {
     /// Runs fixed statements without parameters: BEGIN, COMMIT, savepoints, resets.
     pub(crate) fn command(&mut self, sql: &str, limit: Limit, effect: Effect) -> Result<(), Failure> {
         let checkpoint = self.start_operation(limit);
-        match self.simple_query(sql) {
+        match self.simple_query(sql, effect) {
             Err(fault) => Err(self.judge(fault, checkpoint, effect)),
             Ok(reply) => {
                 reply.recycle();
@@ -199,18 +201,28 @@ impl Session {
     /// Runs fixed statements without parameters, and returns the last row; nothing where there is none.
     fn last_row(&mut self, sql: &str, limit: Limit) -> Result<Vec<Option<String>>, Failure> {
         let checkpoint = self.start_operation(limit);
-        let reply = self.simple_query(sql).map_err(|fault| self.judge(fault, checkpoint, Effect::None))?;
+        let reply = self
+            .simple_query(sql, Effect::None)
+            .map_err(|fault| self.judge(fault, checkpoint, Effect::None))?;
         let row = reply.last_row().unwrap_or_default();
         reply.recycle();
         Ok(row)
     }
 
     /// Sends statements without parameters, and returns the reply.
-    fn simple_query(&mut self, sql: &str) -> Result<Reply, Fault> {
+    fn simple_query(&mut self, sql: &str, effect: Effect) -> Result<Reply, Fault> {
         self.take_over()?;
         self.wire.write_simple_query(sql)?;
-        self.wire.send()?;
+        self.send(effect)?;
         complete(self.wire.receive()?)
+    }
+
+    /// Sends the requests. A read that is sent to a closed connection is run again; anything else must not be sent there.
+    fn send(&mut self, effect: Effect) -> Result<(), Broken> {
+        match effect {
+            Effect::None => self.wire.send(),
+            Effect::Lasting | Effect::InSteps => self.wire.send_after_check(true),
+        }
     }
 
     /// Sends one statement that is not prepared, with its parameters and their types, and returns the rows.

@@ -5,10 +5,13 @@
 
 use crate::error::{Error, Interruption};
 use crate::pool::session::classify::catalogue::{Lookup, SessionState, Traits};
+use crate::pool::session::classify::is_copy_in;
 use crate::pool::session::classify::question::Question;
 use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
 use crate::pool::session::statement_cache::{Prepared, name_of, write_typed};
-use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, complete};
+use crate::pool::session::{
+    Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, complete, copy_in_refused,
+};
 use crate::pool::transport::protocol::reply::{Reply, columns};
 use crate::rows::{Column, Rows};
 use postgres_protocol::message::frontend;
@@ -66,7 +69,7 @@ impl Session {
         loop {
             let Ready { traits, is_cached, checkpoint, effect, in_transaction } =
                 self.make_ready(sql, limit)?;
-            let outcome = self.exchange(sql, params);
+            let outcome = self.exchange(sql, params, effect);
             let fault = match outcome {
                 Ok(reply) => {
                     // A conflict before this was undone by a savepoint: the transaction goes on.
@@ -94,15 +97,16 @@ impl Session {
     }
 
     /// Sends the statement that is ready, and returns its reply.
-    fn exchange(&mut self, sql: &str, params: Params<'_>) -> Result<Reply, Fault> {
+    fn exchange(&mut self, sql: &str, params: Params<'_>, effect: Effect) -> Result<Reply, Fault> {
         self.statements.write(&mut self.wire, sql, params)?;
-        self.wire.send()?;
+        self.send(effect)?;
         let reply = self.wire.receive()?;
         let noted = self.note_reply(sql, &reply);
         let reply = complete(reply)?;
-        // The statement has been run, whatever became of the lookup.
-        noted.map_err(|fault| {
-            Fault::Unexpected(format!("the types of the result could not be looked up: {fault}"))
+        noted.map_err(|fault| match fault {
+            Fault::Broken(_) if effect == Effect::None => fault,
+            // The statement has been run, whatever became of the lookup.
+            _ => Fault::Unexpected(format!("the types of the result could not be looked up: {fault}")),
         })?;
         Ok(reply)
     }
@@ -207,6 +211,9 @@ impl Session {
                 (Prepared::new(description, traits, is_named), None)
             }
             (None, lookup) => {
+                if is_copy_in(sql) {
+                    return Err(copy_in_refused());
+                }
                 let id = catalogue.new_id();
                 let name = if is_named { name_of(id) } else { String::new() };
                 let (reply, traits) = self.describe(&name, sql, lookup, state)?;

@@ -151,9 +151,16 @@ pub(super) fn write_typed(
 ) -> Result<(), Fault> {
     let (values, types): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
     let requests = wire.requests();
-    frontend::parse("", sql, types.iter().map(Type::oid), requests)?;
-    write_bind("", &types, &values, requests)?;
-    frontend::execute("", 0, requests)?;
+    let start = requests.len();
+    let mut write = || -> Result<(), Fault> {
+        frontend::parse("", sql, types.iter().map(Type::oid), requests)?;
+        write_bind("", &types, &values, requests)?;
+        Ok(frontend::execute("", 0, requests)?)
+    };
+    if let Err(fault) = write() {
+        wire.requests().truncate(start);
+        return Err(fault);
+    }
     wire.end_request();
     Ok(())
 }

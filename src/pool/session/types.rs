@@ -72,8 +72,8 @@ fn unknown(oid: Oid) -> Type {
 }
 
 /// Builds the type from what was found, and those that it refers to.
-fn build(oid: Oid, known: &dyn Fn(Oid) -> Option<Type>, found: &HashMap<Oid, Found>, levels: usize) -> Type {
-    if let Some(type_) = known(oid) {
+fn build(oid: Oid, known: &HashMap<Oid, Type>, found: &HashMap<Oid, Found>, levels: usize) -> Type {
+    if let Some(type_) = known.get(&oid).cloned().or_else(|| Type::from_oid(oid)) {
         return type_;
     }
     let Some(row) = found.get(&oid).filter(|_| levels > 0) else { return unknown(oid) };
@@ -103,10 +103,13 @@ impl Session {
             return Ok(types);
         }
         let mut found = HashMap::new();
+        // Another session may have the pool forget a type in the meantime.
+        let mut known = HashMap::new();
         let mut wanted = oids.to_vec();
         for _ in 0..MAX_LEVELS {
             let catalogue = self.statements.catalogue();
-            wanted.retain(|oid| catalogue.type_(*oid).is_none() && !found.contains_key(oid));
+            known.extend(wanted.iter().filter_map(|oid| Some((*oid, catalogue.type_(*oid)?))));
+            wanted.retain(|oid| !known.contains_key(oid) && !found.contains_key(oid));
             wanted.sort_unstable();
             wanted.dedup();
             if wanted.is_empty() {
@@ -120,10 +123,11 @@ impl Session {
             }
         }
         let catalogue = self.statements.catalogue();
-        let known = |oid| catalogue.type_(oid);
+        // What a session sees of types that are not committed is its own.
+        let is_shared = !self.is_dirty && !self.in_transaction;
         let types = oids.iter().map(|oid| {
             let type_ = build(*oid, &known, &found, MAX_LEVELS);
-            if found.contains_key(oid) {
+            if is_shared && found.contains_key(oid) {
                 catalogue.put_type(type_.clone());
             }
             type_

@@ -46,8 +46,10 @@ pub(crate) struct ConnectionState {
     /// The values of [`LITERAL_PARAMETERS`] at login, and a bit for each that differs now.
     at_login: [OnceLock<Box<[u8]>>; LITERAL_PARAMETERS.len()],
     changed_parameters: AtomicU8,
-    /// The number of outstanding replies is unknown.
+    /// The number of outstanding replies was unknown at some time.
     lost_count: AtomicBool,
+    /// It still is.
+    is_count_unknown: AtomicBool,
     /// The driver has read a part of a message whose rest is outstanding.
     is_within_message: AtomicBool,
     cancel_key: OnceLock<Box<[u8]>>,
@@ -87,6 +89,7 @@ impl ConnectionState {
             at_login: Default::default(),
             changed_parameters: AtomicU8::new(0),
             lost_count: AtomicBool::new(false),
+            is_count_unknown: AtomicBool::new(false),
             is_within_message: AtomicBool::new(false),
             cancel_key: OnceLock::new(),
             pool: OnceLock::new(),
@@ -221,9 +224,15 @@ impl ConnectionState {
     /// Marks the number of outstanding replies as unknown.
     pub(crate) fn lose_count(&self) {
         self.lost_count.store(true, Ordering::Relaxed);
+        self.is_count_unknown.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the number of outstanding replies is unknown, so that no status can be trusted.
+    /// Whether it is unknown how many replies are outstanding.
+    pub(crate) fn is_count_unknown(&self) -> bool {
+        self.is_count_unknown.load(Ordering::Relaxed)
+    }
+
+    /// Whether the number of outstanding replies was unknown at some time, so that the driver may have lost count.
     pub(crate) fn has_lost_count(&self) -> bool {
         self.lost_count.load(Ordering::Relaxed)
     }
@@ -265,6 +274,7 @@ impl ConnectionState {
     /// Notes that no reply is outstanding, however many were counted.
     pub(crate) fn forget_outstanding(&self) {
         self.outstanding.store(0, Ordering::Relaxed);
+        self.is_count_unknown.store(false, Ordering::Relaxed);
     }
 
     /// Notes that a reply is complete. Its transaction status counts only if no other reply is outstanding.

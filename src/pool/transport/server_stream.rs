@@ -173,7 +173,10 @@ fn receive_decrypted(
             Some(_) => {
                 let mut rest = &encrypted[..];
                 while !rest.is_empty() {
-                    session.read_tls(&mut rest)?;
+                    if session.read_tls(&mut rest)? == 0 {
+                        // The peer has ended the TLS session, and sends on.
+                        break;
+                    }
                     session.process_new_packets().map_err(io::Error::other)?;
                     // The session takes no more while it has many decrypted bytes.
                     take_decrypted(session, input)?;

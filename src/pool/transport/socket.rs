@@ -244,6 +244,8 @@ impl ServerSocket {
     pub(super) fn receive(&mut self, input: &mut Vec<u8>) -> io::Result<usize> {
         let (_wait, may_spin) = ReplyWait::begin();
         if may_spin && self.spin.is_worth_it() {
+            // A reply that never pauses does not get further than this.
+            self.time_left()?;
             let received = self.spin_for_reply(input)?;
             self.spin.note(received.is_some());
             if let Some(count) = received {

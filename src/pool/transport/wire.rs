@@ -84,7 +84,7 @@ impl Wire {
             self.input = stream.for_driver.split_off(unread);
         }
         drop(stream);
-        self.is_ours = !self.conn.has_lost_count() || self.resynchronize().is_ok();
+        self.is_ours = !self.conn.is_count_unknown() || self.resynchronize().is_ok();
         self.is_ours
     }
 
@@ -97,10 +97,22 @@ impl Wire {
         loop {
             let mut reply = self.receive()?;
             if reply.take_error().is_some_and(|error| error.message().contains(&mark)) {
+                let status = self.conn.status();
                 self.conn.forget_outstanding();
-                return Ok(());
+                // That of a reply counts only where no other is believed to be outstanding.
+                return match status {
+                    Some(_) => Ok(()),
+                    None => self.ask_for_status(),
+                };
             }
         }
+    }
+
+    /// Learns the transaction status from an empty request.
+    fn ask_for_status(&mut self) -> Result<(), Broken> {
+        self.write_simple_query("")?;
+        self.send()?;
+        self.receive().map(Reply::recycle)
     }
 
     /// The buffer of the requests to send next.
@@ -131,7 +143,14 @@ impl Wire {
 
     /// Sends the requests. Blocks until the connection's deadline.
     pub(crate) fn send(&mut self) -> Result<(), Broken> {
-        let sent = self.send_requests();
+        let is_idle = self.conn.answered_at().elapsed() >= MIN_IDLE;
+        self.send_after_check(is_idle)
+    }
+
+    /// Sends the requests. With `is_checked` it first looks whether the server has closed the connection, which takes one
+    /// system call: what is sent to a closed connection may have arrived, as far as one can know.
+    pub(crate) fn send_after_check(&mut self, is_checked: bool) -> Result<(), Broken> {
+        let sent = self.send_requests(is_checked);
         self.requests.clear();
         if self.requests.capacity() > MAX_KEPT {
             self.requests = BytesMut::new();
@@ -139,13 +158,12 @@ impl Wire {
         sent.map_err(|cause| self.fail(cause))
     }
 
-    fn send_requests(&mut self) -> io::Result<()> {
+    fn send_requests(&mut self, is_checked: bool) -> io::Result<()> {
         if self.conn.has_timed_out() {
             return Err(self.conn.timed_out());
         }
         let mut stream = self.stream.lock();
-        if self.conn.answered_at().elapsed() >= MIN_IDLE {
-            // What is sent to a connection that has ended may have arrived, as far as one can know.
+        if is_checked {
             match stream.receive_if_there(&mut self.input)? {
                 None => {}
                 Some(0) => return Err(closed()),
@@ -206,6 +224,9 @@ impl Wire {
                 frontend::copy_fail("the helpers send no data", &mut refusal)?;
                 frontend::sync(&mut refusal);
                 stream.send(&refusal, &mut self.input, &self.conn)?;
+                // The first Sync has a reply of its own if the server read it after it raised an error.
+                self.conn.lose_count();
+                self.is_ours = false;
                 continue;
             }
             if self.input.len() > self.max_reply {
@@ -237,7 +258,7 @@ impl Wire {
     }
 }
 
-/// A connection that has not been used for this time is looked at before something is sent on it.
+/// A connection that has not been used for this time is checked before a read is sent on it.
 const MIN_IDLE: Duration = Duration::from_millis(1);
 
 fn closed() -> io::Error {

@@ -57,8 +57,8 @@ impl SessionState {
 pub(crate) struct Catalogue {
     /// Locked for one lookup or one insertion, never during a query to the server.
     statements: Mutex<LruCache<Box<str>, Known>>,
-    /// The types that are not PostgreSQL's own, by their ids. Locked likewise.
-    types: Mutex<HashMap<Oid, Type>>,
+    /// The types that are not PostgreSQL's own, by their ids, and the epoch in which they were looked up. Locked likewise.
+    types: Mutex<(u64, HashMap<Oid, Type>)>,
     /// The number of the next description.
     next_id: AtomicU64,
     /// Counts the statements run by this pool that may have changed the catalogue.
@@ -141,8 +141,14 @@ impl Catalogue {
         self.statements.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn types(&self) -> MutexGuard<'_, HashMap<Oid, Type>> {
-        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The types of the current epoch.
+    fn types(&self) -> MutexGuard<'_, (u64, HashMap<Oid, Type>)> {
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.epoch();
+        if types.0 != epoch {
+            *types = (epoch, HashMap::new());
+        }
+        types
     }
 
     /// How the server has described the statement to a session of this pool.
@@ -176,16 +182,16 @@ impl Catalogue {
         if let Some(known) = self.statements().get_mut(sql) {
             known.description = None;
         }
-        self.types().clear();
+        self.types().1.clear();
     }
 
     /// The type with this id; `None` if it is to be looked up.
     pub(crate) fn type_(&self, oid: Oid) -> Option<Type> {
-        Type::from_oid(oid).or_else(|| self.types().get(&oid).cloned())
+        Type::from_oid(oid).or_else(|| self.types().1.get(&oid).cloned())
     }
 
     pub(crate) fn put_type(&self, type_: Type) {
-        self.types().insert(type_.oid(), type_);
+        self.types().1.insert(type_.oid(), type_);
     }
 
     /// Returns what the statement may do, or what must be asked to know it.
