@@ -5,10 +5,11 @@
 //! nothing of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a
 //! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
-//! `statement.rs` runs a statement, `statement_cache.rs` keeps it, `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
+//! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `statement_cache.rs` keeps it, `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
 //! `timeout.rs` has the time limits.
 
 pub(in crate::pool) mod classify;
+mod exchange;
 mod outcome;
 mod reset;
 mod statement;
@@ -18,22 +19,18 @@ mod types;
 
 use crate::error::{Error, Result};
 use crate::pool::session::classify::is_copy_in;
-use crate::pool::session::outcome::{Checkpoint, Fault, judge_copy};
+use crate::pool::session::outcome::{Checkpoint, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
 pub(crate) use crate::pool::session::statement_cache::Params;
-use crate::pool::session::statement_cache::{Statements, write_typed};
+use crate::pool::session::statement_cache::Statements;
 pub(crate) use crate::pool::session::timeout::Limit;
 use crate::pool::status::CloseReason;
 pub(crate) use crate::pool::transport::cancel::Cancel;
 use crate::pool::transport::connection_state::ConnectionState;
 use crate::pool::transport::connector::Connector;
-use crate::pool::transport::protocol::reply::{Copy, Reply};
-use crate::pool::transport::wire::{Broken, Wire};
-use crate::rows::Rows;
-use postgres::types::{ToSql, Type};
+use crate::pool::transport::wire::Wire;
 use postgres::{Client, CopyInWriter};
 use std::borrow::Cow;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,22 +99,6 @@ impl Drop for Session {
 
 /// The SQLSTATE with which a read-only server or transaction refuses a write.
 const READ_ONLY: &str = "25006";
-
-fn copy_in_refused() -> Fault {
-    Fault::refused("COPY … FROM STDIN needs data: use Transaction::copy_in, or the driver's client")
-}
-
-/// A reply without an error.
-fn complete(mut reply: Reply) -> Result<Reply, Fault> {
-    match (reply.copy(), reply.take_error()) {
-        (Some(Copy::In), _) => Err(copy_in_refused()),
-        (_, Some(error)) => Err(Fault::Refused(error)),
-        (Some(Copy::Out), None) => Err(Fault::Unexpected(
-            "COPY … TO STDOUT has data and no rows: use the driver's client".to_owned(),
-        )),
-        (None, None) => Ok(reply),
-    }
-}
 
 /// How long closing a connection may wait for the server.
 const CLOSE_LIMIT: Duration = Duration::from_millis(50);
@@ -207,52 +188,6 @@ impl Session {
         let row = reply.last_row().unwrap_or_default();
         reply.recycle();
         Ok(row)
-    }
-
-    /// Sends statements without parameters, and returns the reply.
-    fn simple_query(&mut self, sql: &str, effect: Effect) -> Result<Reply, Fault> {
-        self.take_over()?;
-        self.wire.write_simple_query(sql)?;
-        self.send(effect)?;
-        complete(self.wire.receive()?)
-    }
-
-    /// Sends the requests. A read that is sent to a closed connection is run again; anything else must not be sent there.
-    fn send(&mut self, effect: Effect) -> Result<(), Broken> {
-        match effect {
-            Effect::None => self.wire.send(),
-            Effect::Lasting | Effect::InSteps => self.wire.send_after_check(true),
-        }
-    }
-
-    /// Sends one statement that is not prepared, with its parameters and their types, and returns the rows.
-    fn ask(&mut self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Rows, Fault> {
-        self.take_over()?;
-        write_typed(&mut self.wire, sql, params)?;
-        self.wire.send()?;
-        Ok(complete(self.wire.receive()?)?.into_rows(Arc::default()))
-    }
-
-    /// Takes the stream from the driver. Where the driver has left a reply unread, such as that of a COPY without
-    /// `finish`, this has the driver read it in one round trip.
-    fn take_over(&mut self) -> Result<(), Fault> {
-        if self.conn.has_ended() {
-            let cause = match self.conn.has_timed_out() {
-                true => self.conn.timed_out(),
-                false => io::Error::other("connection closed"),
-            };
-            return Err(Broken::new(cause).into());
-        }
-        if self.wire.take_over() {
-            return Ok(());
-        }
-        // The driver reports earlier errors to the request that it sends here; they concern nothing that follows.
-        let _ = self.client.batch_execute("");
-        if self.wire.take_over() {
-            return Ok(());
-        }
-        self.conn.fail(false);
-        Err(Broken::new(io::Error::other("connection closed")).into())
     }
 
     /// Checks in one round trip that the server answers by `deadline`.

@@ -7,11 +7,10 @@ use crate::error::{Error, Interruption};
 use crate::pool::session::classify::catalogue::{Lookup, SessionState, Traits};
 use crate::pool::session::classify::is_copy_in;
 use crate::pool::session::classify::question::Question;
+use crate::pool::session::exchange::{complete, copy_in_refused};
 use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
 use crate::pool::session::statement_cache::{Prepared, name_of, write_typed};
-use crate::pool::session::{
-    Effect, Failure, Limit, Params, READ_ONLY, Retry, Session, complete, copy_in_refused,
-};
+use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session};
 use crate::pool::transport::protocol::reply::{Reply, columns};
 use crate::rows::{Column, Rows};
 use postgres_protocol::message::frontend;
