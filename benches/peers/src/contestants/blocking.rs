@@ -155,7 +155,7 @@ impl Ours {
     pub(crate) fn new(setup: &Setup, defaults: PoolSettings, is_full: bool) -> Ours {
         let max_connections = setup.connections;
         let min_connections = if is_full { max_connections } else { defaults.min_connections };
-        let settings = PoolSettings { min_connections, max_connections, ..defaults };
+        let settings = defaults.with_min_connections(min_connections).with_max_connections(max_connections);
         let pool = Pool::open(&settings).expect("a pool");
         Ours { pool, is_full, workers: setup.workers, in_two_steps: setup.in_two_steps }
     }
