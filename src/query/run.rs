@@ -190,7 +190,7 @@ impl Pool {
         at: &'static Location<'static>,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<R, Failed<E>> {
-        let begun = self.with_retry(at, |lease, _| begin(lease, options));
+        let begun = self.with_retry(at, |lease| begin(lease, options));
         let (mut lease, probe) = begun.map_err(Failed::from_error)?;
         let Finished { value, commit } = finish(&mut lease, work)?;
         let shared = lease.shared().clone();

@@ -111,7 +111,7 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        all(&self.shared.query(&mut self.session.borrow_mut(), sql, params)?)
+        all(&self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_rows())
     }
 
     fn execute_query_one<T: DeserializeOwned>(
@@ -119,11 +119,11 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        at_most_one(&self.shared.query(&mut self.session.borrow_mut(), sql, params)?)
+        at_most_one(&self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_rows())
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        Ok(self.shared.write(&mut self.session.borrow_mut(), sql, params)?)
+        Ok(self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_affected())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Taking a connection and giving it back, with nobody else about and without using it.
 
 use super::Stage;
-use crate::contestants::{Deadpool, Ours, R2d2, Setup, Sqlx};
+use crate::contestants::{Deadpool, Ours, R2d2, Setup, Sqlx, Variant};
 use crate::measure::median;
 use crate::report::{Table, time, title};
 use std::time::Instant;
@@ -11,14 +11,14 @@ const BATCH: u32 = 200;
 
 pub(crate) fn run(stage: &Stage) {
     let setup =
-        Setup { database: stage.server.database_settings(), connections: 8, workers: 1, in_two_steps: true };
+        Setup { database: stage.server.database_settings(), connections: 8, workers: 1 };
     let runtime = &stage.runtime;
     let bare = R2d2::new(&setup, true);
     let checked = R2d2::new(&setup, false);
     let deadpool = Deadpool::new(&setup);
     let sqlx = runtime.block_on(Sqlx::new(&setup, true));
-    let ours = Ours::new(&setup, stage.server.pool_settings(), false);
-    let full = Ours::new(&setup, stage.server.pool_settings(), true);
+    let ours = Ours::new(&setup, stage.server.pool_settings(), Variant::Default);
+    let full = Ours::new(&setup, stage.server.pool_settings(), Variant::Full);
     let length = stage.rounds.length / 4;
 
     let blocking = |batch: &dyn Fn()| {

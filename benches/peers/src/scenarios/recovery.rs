@@ -149,7 +149,7 @@ fn r2d2_call(database: &DatabaseSettings, is_tuned: bool) -> Call<'static> {
 }
 
 fn deadpool_call(runtime: &Runtime, database: DatabaseSettings) -> Call<'_> {
-    let setup = Setup { database, connections: CONNECTIONS, workers: CALLERS, in_two_steps: false };
+    let setup = Setup { database, connections: CONNECTIONS, workers: CALLERS };
     let pool = deadpool_pool(&setup);
     Box::new(move || {
         runtime.block_on(async {

@@ -159,5 +159,5 @@ fn spike_sqlx(stage: &Stage, database: &DatabaseSettings) -> (f64, sqlx::PgPool)
 }
 
 fn setup(database: &DatabaseSettings) -> Setup {
-    Setup { database: database.clone(), connections: MAX, workers: CALLERS, in_two_steps: false }
+    Setup { database: database.clone(), connections: MAX, workers: CALLERS }
 }
