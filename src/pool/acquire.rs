@@ -202,7 +202,7 @@ impl Shared {
 
 /// The deadline of an acquire in the current thread.
 fn effective_deadline(deadline: Instant) -> Result<Instant> {
-    if cancellation::is_stopped() {
+    if cancellation::is_cancelled() {
         return Err(Error::Cancelled);
     }
     let deadline = deadline.checked_sub(deadline::take_waited()).unwrap_or(deadline);

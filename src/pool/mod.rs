@@ -25,7 +25,7 @@ mod store;
 mod transport;
 
 pub(crate) use acquire::Turn;
-pub(crate) use cancellation::{Cancellation, is_stopped};
+pub(crate) use cancellation::{Cancellation, is_cancelled};
 pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub(crate) use deadline::having_waited;
@@ -115,7 +115,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_cancelled: cancellation::is_stopped,
+            is_cancelled: cancellation::is_cancelled,
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();

@@ -134,7 +134,7 @@ impl Shared {
                 Progress::Waiting | Progress::Gone => {}
             }
             let only_reads = self.settings.share_round_trips != ShareRoundTrips::All;
-            if cancellation::is_stopped() && only_reads {
+            if cancellation::is_cancelled() && only_reads {
                 return Err(Failure::without_retry(Error::Cancelled));
             }
             let now = Instant::now();
@@ -349,7 +349,7 @@ impl Drop for Batch {
     /// For a leader that panics.
     fn drop(&mut self) {
         if let Some(lease) = &mut self.lease {
-            lease.session().condemn(CloseReason::Dirty);
+            lease.session().mark_for_close(CloseReason::Dirty);
         }
         self.end();
     }

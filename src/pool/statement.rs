@@ -76,7 +76,7 @@ impl Shared {
         if deadline::deadline().is_some_and(|deadline| deadline <= ends) {
             return false;
         }
-        while !cancellation::is_stopped() {
+        while !cancellation::is_cancelled() {
             let left = ends.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return true;

@@ -69,7 +69,7 @@ pub(crate) struct Session {
     /// The settings require a server that accepts writes.
     must_be_writable: bool,
     /// The server has stopped accepting writes, as after a failover.
-    is_demoted: bool,
+    is_server_read_only: bool,
     /// The open transaction was begun as `READ ONLY`, or a statement in it may have made it so.
     is_read_only: bool,
     /// The catalogue's epoch when the open transaction began.
@@ -141,7 +141,7 @@ impl Session {
             generation,
             close_reason: None,
             must_be_writable,
-            is_demoted: false,
+            is_server_read_only: false,
             is_read_only: false,
             began: 0,
             has_conflict: false,
@@ -259,8 +259,8 @@ impl Session {
         &self.conn
     }
 
-    pub(crate) fn is_demoted(&self) -> bool {
-        self.is_demoted
+    pub(crate) fn is_server_read_only(&self) -> bool {
+        self.is_server_read_only
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -268,18 +268,18 @@ impl Session {
     }
 
     /// Marks the session for closing on return. The first reason is kept.
-    pub(crate) fn condemn(&mut self, reason: CloseReason) {
+    pub(crate) fn mark_for_close(&mut self, reason: CloseReason) {
         self.close_reason.get_or_insert(reason);
     }
 
     /// Marks the session for closing, with `reason` in place of any earlier one.
-    pub(crate) fn condemn_instead(&mut self, reason: CloseReason) {
+    pub(crate) fn replace_close_reason(&mut self, reason: CloseReason) {
         self.close_reason = Some(reason);
     }
 
     /// Marks a session that could not be cleaned for closing.
-    pub(crate) fn condemn_dirty(&mut self) {
-        self.condemn(CloseReason::Dirty);
+    pub(crate) fn mark_dirty_for_close(&mut self) {
+        self.mark_for_close(CloseReason::Dirty);
     }
 
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
@@ -299,7 +299,7 @@ impl Session {
             return Verdict::Close(CloseReason::Dirty);
         }
         match self.conn.status() {
-            _ if self.conn.has_lost_count() => Verdict::Close(CloseReason::Dirty),
+            _ if self.conn.has_lost_sync() => Verdict::Close(CloseReason::Dirty),
             // A reply is outstanding: the next borrower would receive the rest of it. After an error of raw access the
             // driver can still read it.
             None if !self.is_client_lent && self.abandoned == 0 => Verdict::Close(CloseReason::Dirty),

@@ -84,7 +84,7 @@ impl Wire {
             self.input = stream.for_driver.split_off(unread);
         }
         drop(stream);
-        self.is_ours = !self.conn.is_count_unknown() || self.resynchronize().is_ok();
+        self.is_ours = !self.conn.is_reply_count_unknown() || self.resynchronize().is_ok();
         self.is_ours
     }
 
@@ -229,7 +229,7 @@ impl Wire {
                 frontend::sync(&mut refusal);
                 stream.send(&refusal, &mut self.input, &self.conn)?;
                 // The first Sync has a reply of its own if the server read it after it raised an error.
-                self.conn.lose_count();
+                self.conn.lose_sync();
                 self.is_ours = false;
                 continue;
             }
