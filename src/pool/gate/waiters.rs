@@ -3,8 +3,8 @@
 //! A waiter sleeps without the lock. Another thread settles its outcome under the lock, takes it out of the queue, and wakes it
 //! after releasing the lock. A waiter that gives up leaves the queue itself, under the lock.
 
-use crate::pool::gate::sync::{AtomicU8, MutexGuard, Parker, now, thread_local};
-use crate::pool::gate::{Gate, Permit, Refusal, Refused, State};
+use crate::pool::gate::sync::{AtomicU8, Parker, now, thread_local};
+use crate::pool::gate::{Gate, Holder, Locked, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
 use std::panic::Location;
 use std::sync::Arc;
@@ -74,11 +74,13 @@ impl Gate {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Permit, Refused> {
+        if self.word.try_lend() {
+            return Ok(self.holders.register(thread_number(), Holder::new(started, at, None)));
+        }
         let mut state = self.lock();
         state.counts.requests += 1;
         if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
-            state.idle -= 1;
-            return Ok(Permit(state.lend(started, at, thread_number(), Duration::ZERO)));
+            return Ok(state.lend(started, at, thread_number(), Duration::ZERO));
         }
         self.wait_in_queue(state, Caller { started, deadline, at, is_again: false })
     }
@@ -96,9 +98,8 @@ impl Gate {
         state.take_back_unused(permit);
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
-            state.idle -= 1;
             let waited = now.saturating_duration_since(started);
-            return Ok(Permit(state.lend(now, at, thread_number(), waited)));
+            return Ok(state.lend(now, at, thread_number(), waited));
         }
         // Under the lock, which the caller needs until it is in the queue; this is rare.
         for waiter in self.follow_up(&mut state, now) {
@@ -109,7 +110,7 @@ impl Gate {
 
     fn wait_in_queue<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        mut state: Locked<'a>,
         mut caller: Caller,
     ) -> Result<Permit, Refused> {
         let arrived = now();

@@ -9,7 +9,7 @@ const MS: Duration = Duration::from_millis(1);
 fn learnt(connect: Duration, hold: Duration) -> Growth {
     let mut growth = Growth::default();
     growth.note_connect(connect);
-    growth.note_use(hold);
+    growth.hold = Some(average_hold(None, hold));
     growth
 }
 
