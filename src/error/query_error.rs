@@ -3,6 +3,7 @@
 use crate::error::{Error, ServerError};
 use std::error::Error as StdError;
 use std::fmt;
+use std::iter;
 
 /// A statement that was refused. It has had no effect.
 #[derive(Debug)]
@@ -36,16 +37,9 @@ impl QueryError {
     pub(crate) fn set_statement(&mut self, sql: &str) {
         if self.statement.is_empty() {
             let words = sql.split_whitespace();
-            for word in words {
-                if !self.statement.is_empty() {
-                    self.statement.push(' ');
-                }
-                self.statement.extend(word.chars().take(MAX_STATEMENT));
-                if self.statement.chars().nth(MAX_STATEMENT).is_some() {
-                    self.statement = self.statement.chars().take(MAX_STATEMENT).chain(['…']).collect();
-                    return;
-                }
-            }
+            let mut text = words.flat_map(|word| iter::once(' ').chain(word.chars())).skip(1);
+            self.statement.extend(text.by_ref().take(MAX_STATEMENT));
+            self.statement.extend(text.next().map(|_| '…'));
         }
     }
 

@@ -6,10 +6,9 @@ use crate::pool::session::outcome::Fault;
 use crate::pool::session::statement_cache::write_typed;
 use crate::pool::session::{Effect, Session};
 use crate::pool::transport::protocol::reply::{Copy, Reply};
-use crate::pool::transport::wire::Broken;
+use crate::pool::transport::wire::{Broken, closed};
 use crate::rows::Rows;
 use postgres::types::{ToSql, Type};
-use std::io;
 use std::sync::Arc;
 
 impl Session {
@@ -43,7 +42,7 @@ impl Session {
         if self.conn.has_ended() {
             let cause = match self.conn.has_timed_out() {
                 true => self.conn.timed_out(),
-                false => io::Error::other("connection closed"),
+                false => closed(),
             };
             return Err(Broken::new(cause).into());
         }
@@ -56,7 +55,7 @@ impl Session {
             return Ok(());
         }
         self.conn.fail(false);
-        Err(Broken::new(io::Error::other("connection closed")).into())
+        Err(Broken::new(closed()).into())
     }
 }
 

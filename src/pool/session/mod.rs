@@ -5,8 +5,9 @@
 //! nothing of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a
 //! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
-//! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `statement_cache.rs` keeps it, `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session,
-//! `timeout.rs` has the time limits.
+//! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `statement_cache.rs` keeps it,
+//! `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs`
+//! cleans the session, `timeout.rs` has the time limits.
 
 pub(in crate::pool) mod classify;
 mod exchange;

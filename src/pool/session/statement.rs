@@ -9,7 +9,7 @@ use crate::pool::session::classify::is_copy_in;
 use crate::pool::session::classify::question::Question;
 use crate::pool::session::exchange::{complete, copy_in_refused};
 use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
-use crate::pool::session::statement_cache::{Prepared, name_of, write_typed};
+use crate::pool::session::statement_cache::{Prepared, write_typed};
 use crate::pool::session::{Effect, Failure, Limit, Params, READ_ONLY, Retry, Session};
 use crate::pool::transport::protocol::reply::{Reply, columns};
 use crate::rows::{Column, Rows};
@@ -186,10 +186,7 @@ impl Session {
             if prepared.epoch == Some(now) || state.is_dirty && prepared.epoch.is_none() {
                 return Ok((prepared.traits, true));
             }
-            let traits = match self.statements.catalogue().traits(sql, state) {
-                Lookup::Known(traits) => traits,
-                Lookup::Ask(question) => self.ask_for_traits(sql, &question, state)?,
-            };
+            let traits = self.traits(sql, state)?;
             if let Some(prepared) = self.statements.cached(sql) {
                 (prepared.traits, prepared.epoch) = (traits, epoch);
             }
@@ -197,56 +194,33 @@ impl Session {
         }
         let is_shared = is_lasting && !state.is_dirty;
         let catalogue = self.statements.catalogue();
-        let known = catalogue.description(sql).filter(|_| is_shared);
-        let lookup = catalogue.traits(sql, state);
         let is_named = is_lasting && self.statements.are_named();
-        let is_cached = known.is_some();
-        let (mut prepared, described) = match (known, lookup) {
-            (Some(description), Lookup::Known(traits)) => {
-                (Prepared::new(description, traits, is_named), None)
-            }
-            (Some(description), Lookup::Ask(question)) => {
-                let traits = self.ask_for_traits(sql, &question, state)?;
-                (Prepared::new(description, traits, is_named), None)
-            }
-            (None, lookup) => {
-                if is_copy_in(sql) {
-                    return Err(copy_in_refused());
-                }
-                let id = catalogue.new_id();
-                let name = if is_named { name_of(id) } else { String::new() };
-                let (reply, traits) = self.describe(&name, sql, lookup, state)?;
-                let types = self.types(&reply.parameter_types()?)?;
-                let description = self.statements.catalogue().describe(id, sql, types, is_shared);
-                (Prepared::new(description, traits, is_named), Some(reply))
-            }
-        };
-        (prepared.epoch, prepared.is_cached) = (epoch, true);
-        let traits = prepared.traits;
-        self.statements.put(sql, prepared, is_lasting);
-        if let Some(reply) = described {
-            self.note_reply(sql, &reply)?;
-            reply.recycle();
+        if let Some(description) = catalogue.description(sql).filter(|_| is_shared) {
+            let traits = self.traits(sql, state)?;
+            let prepared = Prepared::new(description, traits, epoch, is_named);
+            self.statements.put(sql, prepared, is_lasting);
+            return Ok((traits, true));
         }
-        Ok((traits, is_cached))
+        if is_copy_in(sql) {
+            return Err(copy_in_refused());
+        }
+        let name = catalogue.new_name();
+        let (reply, traits) = self.describe(if is_named { &name } else { "" }, sql, state)?;
+        let types = self.types(&reply.parameter_types()?)?;
+        let description = self.statements.catalogue().describe(name, sql, types, is_shared);
+        self.statements.put(sql, Prepared::new(description, traits, epoch, is_named), is_lasting);
+        self.note_reply(sql, &reply)?;
+        reply.recycle();
+        Ok((traits, false))
     }
 
     /// Has the server parse and describe the statement, and asks it for the traits where they are not known.
-    fn describe(
-        &mut self,
-        name: &str,
-        sql: &str,
-        lookup: Lookup,
-        state: SessionState,
-    ) -> Result<(Reply, Traits), Fault> {
-        let requests = self.wire.requests();
-        let written =
-            frontend::parse(name, sql, [], requests).and_then(|()| frontend::describe(b'S', name, requests));
-        if let Err(error) = written {
-            requests.clear();
-            return Err(error.into());
-        }
-        self.wire.end_request();
+    fn describe(&mut self, name: &str, sql: &str, state: SessionState) -> Result<(Reply, Traits), Fault> {
+        let lookup = self.statements.catalogue().traits(sql, state);
+        self.wire.write_request(|requests| {
+            frontend::parse(name, sql, [], requests)?;
+            frontend::describe(b'S', name, requests)
+        })?;
         if let Lookup::Ask(question) = &lookup {
             write_typed(&mut self.wire, Question::SQL, &question.params())?;
         }
@@ -260,15 +234,15 @@ impl Session {
         Ok((complete(description)?, traits?))
     }
 
-    fn ask_for_traits(
-        &mut self,
-        sql: &str,
-        question: &Question,
-        state: SessionState,
-    ) -> Result<Traits, Fault> {
+    /// The traits, which the server is asked for where they are not known.
+    fn traits(&mut self, sql: &str, state: SessionState) -> Result<Traits, Fault> {
+        let question = match self.statements.catalogue().traits(sql, state) {
+            Lookup::Known(traits) => return Ok(traits),
+            Lookup::Ask(question) => question,
+        };
         write_typed(&mut self.wire, Question::SQL, &question.params())?;
         self.wire.send()?;
-        self.receive_traits(sql, question, state)
+        self.receive_traits(sql, &question, state)
     }
 
     fn receive_traits(

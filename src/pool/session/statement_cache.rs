@@ -27,7 +27,7 @@ pub(crate) struct Statements {
     /// The statement that is about to run, where the cache does not keep it.
     uncached: Option<Prepared>,
     /// Statements on the server that the cache has dropped. They are closed ahead of the next statement.
-    dropped: Vec<u64>,
+    dropped: Vec<Arc<Description>>,
     is_behind_pgbouncer: bool,
     catalogue: Arc<Catalogue>,
 }
@@ -43,8 +43,6 @@ pub(crate) struct Prepared {
     /// The catalogue's epoch when the traits were looked up; `None` where the session may have seen objects that other
     /// sessions do not see.
     pub(super) epoch: Option<u64>,
-    /// It was described for an earlier call, so the objects it refers to may have changed since.
-    pub(super) is_cached: bool,
 }
 
 /// The columns of a result, as the server described them last.
@@ -91,7 +89,7 @@ impl Statements {
             None => self.uncached = Some(prepared),
             Some(cache) => {
                 let dropped = cache.push(sql.into(), prepared);
-                self.dropped.extend(dropped.and_then(|(_, dropped)| dropped.server_id()));
+                self.dropped.extend(dropped.and_then(|(_, dropped)| dropped.on_server()));
             }
         }
     }
@@ -106,21 +104,16 @@ impl Statements {
 
     /// Writes the statement that is about to run to `wire`, after the closing of dropped ones, as one request.
     pub(super) fn write(&mut self, wire: &mut Wire, sql: &str, params: Params<'_>) -> Result<(), Fault> {
-        let requests = wire.requests();
-        for id in &self.dropped {
-            frontend::close(b'S', &name_of(*id), requests)?;
-        }
         let prepared = self.uncached.as_ref().or_else(|| self.cache.as_ref()?.peek(sql));
-        let written = match prepared {
-            Some(prepared) => prepared.write(requests, sql, params),
-            None => Err(Fault::refused("bug: a statement runs that is not prepared")),
-        };
-        if let Err(fault) = written {
-            requests.clear();
-            return Err(fault);
-        }
+        let prepared =
+            prepared.ok_or_else(|| Fault::refused("bug: a statement runs that is not prepared"))?;
+        wire.write_request(|requests| {
+            for description in &self.dropped {
+                frontend::close(b'S', &description.name, requests)?;
+            }
+            prepared.write(requests, sql, params)
+        })?;
         self.dropped.clear();
-        wire.end_request();
         Ok(())
     }
 
@@ -139,7 +132,7 @@ impl Statements {
     pub(crate) fn forget(&mut self, sql: &str) {
         self.catalogue.forget(sql);
         let dropped = self.cache.as_mut().and_then(|cache| cache.pop(sql));
-        self.dropped.extend(dropped.and_then(|dropped| dropped.server_id()));
+        self.dropped.extend(dropped.and_then(|dropped| dropped.on_server()));
     }
 }
 
@@ -150,19 +143,11 @@ pub(super) fn write_typed(
     params: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<(), Fault> {
     let (values, types): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
-    let requests = wire.requests();
-    let start = requests.len();
-    let mut write = || -> Result<(), Fault> {
+    wire.write_request(|requests| {
         frontend::parse("", sql, types.iter().map(Type::oid), requests)?;
         write_bind("", &types, &values, requests)?;
         Ok(frontend::execute("", 0, requests)?)
-    };
-    if let Err(fault) = write() {
-        wire.requests().truncate(start);
-        return Err(fault);
-    }
-    wire.end_request();
-    Ok(())
+    })
 }
 
 /// Writes the message that gives a statement its parameters. All values of the result are to be binary.
@@ -184,41 +169,33 @@ fn write_bind(name: &str, types: &[Type], params: Params<'_>, requests: &mut Byt
     })
 }
 
-/// The name on the server of the statement with this number.
-pub(super) fn name_of(id: u64) -> String {
-    format!("poolhouse_{id}")
-}
-
 impl Prepared {
-    pub(super) fn new(description: Arc<Description>, traits: Traits, is_named: bool) -> Prepared {
-        Prepared {
-            description,
-            columns: None,
-            is_named,
-            is_on_server: false,
-            traits,
-            epoch: None,
-            is_cached: false,
-        }
+    pub(super) fn new(
+        description: Arc<Description>,
+        traits: Traits,
+        epoch: Option<u64>,
+        is_named: bool,
+    ) -> Prepared {
+        Prepared { description, columns: None, is_named, is_on_server: false, traits, epoch }
     }
 
-    /// Its number, if it is prepared on the server.
-    fn server_id(&self) -> Option<u64> {
-        self.is_on_server.then_some(self.description.id)
+    /// Its description, if it is prepared on the server.
+    fn on_server(self) -> Option<Arc<Description>> {
+        self.is_on_server.then_some(self.description)
     }
 
     /// Writes all messages that run the statement, except for the Sync.
     fn write(&self, requests: &mut BytesMut, sql: &str, params: Params<'_>) -> Result<(), Fault> {
-        let types = &self.description.params;
+        let Description { name, params: types } = &*self.description;
         if types.len() != params.len() {
             let text = format!("expected {} parameters but got {}", types.len(), params.len());
             return Err(Fault::refused(text));
         }
-        let name = if self.is_named { name_of(self.description.id) } else { String::new() };
+        let name = if self.is_named { name } else { "" };
         if !self.is_on_server {
-            frontend::parse(&name, sql, types.iter().map(Type::oid), requests)?;
+            frontend::parse(name, sql, types.iter().map(Type::oid), requests)?;
         }
-        write_bind(&name, types, params, requests)?;
+        write_bind(name, types, params, requests)?;
         if self.is_described_by_reply() {
             frontend::describe(b'P', "", requests)?;
         }

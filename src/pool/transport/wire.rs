@@ -115,15 +115,26 @@ impl Wire {
         self.receive().map(Reply::recycle)
     }
 
-    /// The buffer of the requests to send next.
-    pub(crate) fn requests(&mut self) -> &mut BytesMut {
-        &mut self.requests
+    /// Writes a request, which has one reply: the messages of `write`, and Sync. Where `write` fails, nothing is written.
+    pub(crate) fn write_request<E>(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.write_messages(|requests| {
+            write(requests)?;
+            frontend::sync(requests);
+            Ok(())
+        })
     }
 
-    /// Ends a request: the server replies to what was written since the last call.
-    pub(crate) fn end_request(&mut self) {
-        frontend::sync(&mut self.requests);
-        self.conn.add_request();
+    fn write_messages<E>(&mut self, write: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<(), E> {
+        let start = self.requests.len();
+        let written = write(&mut self.requests);
+        match written {
+            Ok(()) => self.conn.add_request(),
+            Err(_) => self.requests.truncate(start),
+        }
+        written
     }
 
     /// Writes a request of statements without parameters, which has one reply.
@@ -132,13 +143,7 @@ impl Wire {
     ///
     /// The text contains a zero byte; nothing is written.
     pub(crate) fn write_simple_query(&mut self, sql: &str) -> io::Result<()> {
-        let start = self.requests.len();
-        let written = frontend::query(sql, &mut self.requests);
-        match written {
-            Ok(()) => self.conn.add_request(),
-            Err(_) => self.requests.truncate(start),
-        }
-        written
+        self.write_messages(|requests| frontend::query(sql, requests))
     }
 
     /// Sends the requests. Blocks until the connection's deadline.
@@ -155,7 +160,10 @@ impl Wire {
         if self.requests.capacity() > MAX_KEPT {
             self.requests = BytesMut::new();
         }
-        sent.map_err(|cause| self.fail(cause))
+        sent.map_err(|cause| {
+            self.conn.fail(false);
+            Broken::new(cause)
+        })
     }
 
     fn send_requests(&mut self, is_checked: bool) -> io::Result<()> {
@@ -185,14 +193,10 @@ impl Wire {
     /// Receives the reply to the oldest request without one. Blocks until the connection's deadline.
     pub(crate) fn receive(&mut self) -> Result<Reply, Broken> {
         let mut reader = ReplyReader::default();
-        let received = self.read_reply(&mut reader);
-        let end = match received {
-            Ok(end) => end,
-            Err(mut broken) => {
-                broken.last = reader.take_error();
-                return Err(Broken { cause: self.fail(broken.cause).cause, ..broken });
-            }
-        };
+        let end = self.read_reply(&mut reader).map_err(|broken| {
+            self.conn.fail(false);
+            Broken { last: reader.take_error(), ..broken }
+        })?;
         let bytes = if end == self.input.len() {
             std::mem::take(&mut self.input)
         } else {
@@ -239,12 +243,6 @@ impl Wire {
         }
     }
 
-    /// Marks the connection as failed.
-    fn fail(&mut self, cause: io::Error) -> Broken {
-        self.conn.fail(false);
-        Broken::new(cause)
-    }
-
     /// Drops the notifications that arrived for the borrower.
     pub(crate) fn drop_notifications(&mut self) {
         self.stream.lock().for_driver.clear();
@@ -261,7 +259,8 @@ impl Wire {
 /// A connection that has not been used for this time is checked before a read is sent on it.
 const MIN_IDLE: Duration = Duration::from_millis(1);
 
-fn closed() -> io::Error {
+/// The error of a connection that the server has closed.
+pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed")
 }
 

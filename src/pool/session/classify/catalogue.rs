@@ -59,8 +59,8 @@ pub(crate) struct Catalogue {
     statements: Mutex<LruCache<Box<str>, Known>>,
     /// The types that are not PostgreSQL's own, by their ids, and the epoch in which they were looked up. Locked likewise.
     types: Mutex<(u64, HashMap<Oid, Type>)>,
-    /// The number of the next description.
-    next_id: AtomicU64,
+    /// The number in the next statement's name.
+    next_name: AtomicU64,
     /// Counts the statements run by this pool that may have changed the catalogue.
     epoch: Arc<AtomicU64>,
     /// The server has no such catalogue, or this role may not read it.
@@ -77,8 +77,8 @@ struct Known {
 /// How the server described a statement.
 #[derive(Debug)]
 pub(crate) struct Description {
-    /// A number that no other description in the pool has.
-    pub(crate) id: u64,
+    /// The statement's name on the servers, which no other description in the pool has.
+    pub(crate) name: String,
     /// The types of its parameters.
     pub(crate) params: Box<[Type]>,
 }
@@ -110,7 +110,7 @@ impl Catalogue {
         Catalogue {
             statements: Mutex::new(LruCache::new(CACHE_SIZE)),
             types: Mutex::default(),
-            next_id: AtomicU64::new(1),
+            next_name: AtomicU64::new(1),
             epoch: Arc::default(),
             is_unreadable: AtomicBool::new(false),
         }
@@ -156,20 +156,20 @@ impl Catalogue {
         self.statements().get(sql)?.description.clone()
     }
 
-    /// A number for a description.
-    pub(crate) fn new_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+    /// A name for a statement on the servers.
+    pub(crate) fn new_name(&self) -> String {
+        format!("poolhouse_{}", self.next_name.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes the description with this number; keeps it for other sessions where `is_shared`.
+    /// Makes the description with this name; keeps it for other sessions where `is_shared`.
     pub(crate) fn describe(
         &self,
-        id: u64,
+        name: String,
         sql: &str,
         params: Vec<Type>,
         is_shared: bool,
     ) -> Arc<Description> {
-        let description = Arc::new(Description { id, params: params.into() });
+        let description = Arc::new(Description { name, params: params.into() });
         if is_shared && sql.len() <= LONGEST_CACHED {
             let mut statements = self.statements();
             statements.get_or_insert_mut(sql.into(), Known::default).description = Some(description.clone());

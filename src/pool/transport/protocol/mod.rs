@@ -116,17 +116,14 @@ const TAGS_WITHOUT_CATALOGUE_CHANGE: &[&[u8]] = &[
     b"ANALYZE",
 ];
 
-/// Whether a statement with this command tag may have changed the catalogue.
-fn may_change_catalogue(tag: &[u8]) -> bool {
-    let first_word = tag.split(|byte| matches!(byte, b' ' | 0)).next().unwrap_or_default();
-    !TAGS_WITHOUT_CATALOGUE_CHANGE.contains(&first_word)
-}
-
 /// Notes what the complete body of a BackendKeyData, CommandComplete, or ParameterStatus contains.
 fn note_body(kind: u8, body: &[u8], conn: &ConnectionState) {
     match kind {
         b'K' => conn.keep_cancel_key(body),
-        b'C' => conn.note_completed(may_change_catalogue(body)),
+        b'C' => {
+            let tag = body.split(|byte| matches!(byte, b' ' | 0)).next().unwrap_or_default();
+            conn.note_completed(!TAGS_WITHOUT_CATALOGUE_CHANGE.contains(&tag));
+        }
         _ => {
             let mut fields = body.split(|byte| *byte == 0);
             conn.note_parameter(fields.next().unwrap_or_default(), fields.next().unwrap_or_default());

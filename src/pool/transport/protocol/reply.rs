@@ -5,7 +5,7 @@
 
 use crate::error::ServerError;
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::protocol::may_change_catalogue;
+use crate::pool::transport::protocol::note_body;
 use crate::rows::{Column, Rows, Values, recycle};
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
@@ -56,7 +56,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// A message that the server may send at any time, for somebody else than the caller.
+/// A message that concerns another party than the caller, or asks for an answer.
 pub(crate) enum Unasked<'a> {
     /// A NotificationResponse with its header.
     Notification(&'a [u8]),
@@ -92,7 +92,7 @@ impl ReplyReader {
             match kind {
                 b'D' => self.parts.add_row(place),
                 b'C' => {
-                    conn.note_completed(may_change_catalogue(body));
+                    note_body(kind, body, conn);
                     self.parts.affected = affected(body);
                 }
                 b'Z' => {
@@ -110,10 +110,7 @@ impl ReplyReader {
                     let error = error.ok_or_else(|| Malformed("an error without a message".to_owned()))?;
                     self.parts.error.get_or_insert_with(|| Box::new(error));
                 }
-                b'S' => {
-                    let mut fields = body.split(|byte| *byte == 0);
-                    conn.note_parameter(fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-                }
+                b'S' => note_body(kind, body, conn),
                 b'A' => unasked(Unasked::Notification(&bytes[start..end])),
                 b'N' => log_notice(body),
                 b'G' => {
