@@ -3,9 +3,9 @@
 //! It knows nothing of how a session is acquired or cleaned. A `RefCell`, not a lock, guards the lease: one thread at
 //! a time uses a connection.
 
-use crate::pool::Shared;
 use crate::pool::gate::Permit;
 use crate::pool::session::{Failure, Params, Session};
+use crate::pool::{Pooled, Shared};
 use crate::rows::Rows;
 use std::cell::{RefCell, RefMut};
 use std::panic::Location;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(crate) struct Lease {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
-    lent: Option<(Box<Session>, Permit)>,
+    lent: Option<(Pooled, Permit)>,
     /// The caller that acquired it, for warnings.
     at: &'static Location<'static>,
 }
@@ -23,11 +23,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        session: Box<Session>,
+        pooled: Pooled,
         permit: Permit,
         at: &'static Location<'static>,
     ) -> Lease {
-        Lease { shared, lent: Some((session, permit)), at }
+        Lease { shared, lent: Some((pooled, permit)), at }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -40,7 +40,7 @@ impl Lease {
 
     fn parts(&mut self) -> (&Arc<Shared>, &mut Session) {
         match &mut self.lent {
-            Some((session, _)) => (&self.shared, session),
+            Some((pooled, _)) => (&self.shared, pooled),
             None => unreachable!("bug: a lease is used after it was dropped"),
         }
     }
@@ -66,8 +66,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((session, permit)) = self.lent.take() {
-            self.shared.give_back(session, permit, self.at);
+        if let Some((pooled, permit)) = self.lent.take() {
+            self.shared.give_back(pooled, permit, self.at);
         }
     }
 }

@@ -1,37 +1,22 @@
-//! The holders: who has which connection and since when, with the counts that need no decision of the gate.
+//! The holders: which thread has which connection and since when, and the counts of what lends and returns without the gate's
+//! lock.
 //!
-//! **Lock rule**: each entry has a mutex of its own, held for a few instructions. It may be taken under the gate's lock; the
-//! gate's lock is never taken under it.
+//! There is no lock. Whoever has a permit owns its entry and is the only one that writes to it. Everybody may read it.
 
 use crate::pool::gate::Permit;
-use crate::pool::gate::sync::{AtomicU64, Mutex, MutexGuard, spin, thread_local};
-use crate::pool::status::Histogram;
+use crate::pool::gate::sync::{AtomicU64, now, spin, thread_local};
+use crate::pool::status::{Histogram, SharedHistogram};
 use std::cell::Cell;
-use std::panic::Location;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{self, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// The values of [`Entry::thread`] that are no thread's number.
+/// The values of [`Entry::thread`] that are no thread's number: no permit has the entry,
 const FREE: u64 = 0;
-/// The borrower has finished, and the pool cleans the connection.
+/// or the borrower has finished, and the pool cleans the connection.
 const DETACHED: u64 = u64::MAX;
 
-/// The borrower of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
-    pub(crate) since: Instant,
-    pub(crate) at: &'static Location<'static>,
-    /// The wait that was counted for this loan; `None` for a loan on the fast path, which its entry counts.
-    pub(super) waited: Option<Duration>,
-    /// Whether the hold was reported as too long.
-    pub(crate) reported: bool,
-}
-
-impl Holder {
-    pub(super) fn new(since: Instant, at: &'static Location<'static>, waited: Option<Duration>) -> Holder {
-        Holder { since, at, waited, reported: false }
-    }
-}
+/// The value of [`Entry::waited`] for a permit that was lent without the lock.
+const IMMEDIATE: u64 = u64::MAX;
 
 /// One entry for each permit that is out.
 #[derive(Debug)]
@@ -39,6 +24,8 @@ pub(super) struct Holders {
     entries: Box<[Entry]>,
     /// Entries from here on have never been used.
     used: AtomicUsize,
+    /// The times in the entries count from here.
+    origin: Instant,
 }
 
 /// Threads write their entries at the same time, so that each has cache lines of its own.
@@ -47,16 +34,13 @@ pub(super) struct Holders {
 struct Entry {
     /// The borrowing thread's number, or [`FREE`], or [`DETACHED`].
     thread: AtomicU64,
-    record: Mutex<Record>,
-}
-
-#[derive(Debug, Default)]
-struct Record {
-    holder: Option<Holder>,
-    /// Requests served on the fast path. None of them waited.
-    immediate: u64,
-    /// `None` until the first use.
-    use_times: Option<Histogram>,
+    /// When the permit was lent, in nanoseconds from [`Holders::origin`].
+    since: atomic::AtomicU64,
+    /// How many nanoseconds its borrower waited, as the state counted it, or [`IMMEDIATE`].
+    waited: atomic::AtomicU64,
+    /// Requests served without the lock. None of them waited.
+    immediate: atomic::AtomicU64,
+    use_times: SharedHistogram,
 }
 
 thread_local! {
@@ -64,27 +48,46 @@ thread_local! {
     static LAST: Cell<usize> = const { Cell::new(0) };
 }
 
+impl Entry {
+    fn new() -> Entry {
+        Entry {
+            thread: AtomicU64::new(FREE),
+            since: atomic::AtomicU64::new(0),
+            waited: atomic::AtomicU64::new(IMMEDIATE),
+            immediate: atomic::AtomicU64::new(0),
+            use_times: SharedHistogram::default(),
+        }
+    }
+}
+
 impl Holders {
     /// Has room for `most` permits.
     pub(super) fn new(most: u32) -> Holders {
-        let entry = |_| Entry { thread: AtomicU64::new(FREE), record: Mutex::new(Record::default()) };
-        Holders { entries: (0..most).map(entry).collect(), used: AtomicUsize::new(0) }
+        Holders {
+            entries: (0..most).map(|_| Entry::new()).collect(),
+            used: AtomicUsize::new(0),
+            origin: now(),
+        }
     }
 
     fn used(&self) -> &[Entry] {
         &self.entries[..self.used.load(Ordering::Acquire)]
     }
 
-    /// Registers a holder for a permit that is out already.
-    pub(super) fn register(&self, thread: u64, holder: Holder) -> Permit {
+    /// Registers the holder of a permit that is out already. `waited` is what the state counted as its wait; with `None` the
+    /// entry counts the request, as one that did not wait.
+    pub(super) fn register(&self, thread: u64, since: Instant, waited: Option<Duration>) -> Permit {
         let number = self.claim(thread);
-        let mut record = self.entries[number].record();
-        record.immediate += u64::from(holder.waited.is_none());
-        record.holder = Some(holder);
+        let entry = &self.entries[number];
+        entry.since.store(nanos(since.saturating_duration_since(self.origin)), Ordering::Relaxed);
+        entry.waited.store(waited.map_or(IMMEDIATE, nanos), Ordering::Relaxed);
+        if waited.is_none() {
+            entry.immediate.store(entry.immediate.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
         Permit(number)
     }
 
-    /// Finds a free entry. There is one, because an entry is freed before its permit is, but another thread may take it.
+    /// Finds a free entry. There is one, because an entry is freed before its permit is; another thread may take it first.
     fn claim(&self, thread: u64) -> usize {
         let last = LAST.with(Cell::get);
         let last = if last < self.entries.len() { last } else { 0 };
@@ -104,32 +107,34 @@ impl Holders {
         }
     }
 
-    fn take_back(&self, permit: &Permit, count: impl FnOnce(&mut Record, &Holder)) -> Option<Holder> {
-        let entry = &self.entries[permit.0];
-        let mut record = entry.record();
-        let holder = record.holder.take();
-        if let Some(holder) = &holder {
-            count(&mut record, holder);
-        }
-        drop(record);
+    /// Frees the entry. Its permit may then be given back.
+    pub(super) fn free(&self, permit: &Permit) {
         LAST.with(|last| last.set(permit.0));
-        entry.thread.store(FREE, Ordering::Release);
-        holder
+        self.entries[permit.0].thread.store(FREE, Ordering::Release);
     }
 
-    /// Removes the holder of a used connection. Counts for how long it was used, and returns that.
-    pub(super) fn take_back_used(&self, permit: &Permit, now: Instant) -> Option<(Holder, Duration)> {
-        let mut held = Duration::ZERO;
-        let holder = self.take_back(permit, |record, holder| {
-            held = now.saturating_duration_since(holder.since);
-            record.use_times.get_or_insert_default().add(held);
-        });
-        holder.map(|holder| (holder, held))
+    /// When the permit was lent.
+    pub(super) fn since(&self, permit: &Permit) -> Instant {
+        self.origin + Duration::from_nanos(self.entries[permit.0].since.load(Ordering::Relaxed))
     }
 
-    /// Removes the holder of a connection that was not used. Its request is no longer counted here.
-    pub(super) fn take_back_unused(&self, permit: &Permit) -> Option<Holder> {
-        self.take_back(permit, |record, holder| record.immediate -= u64::from(holder.waited.is_none()))
+    /// Counts for how long a connection was used that comes back, and returns that.
+    pub(super) fn note_use(&self, permit: &Permit, now: Instant) -> Duration {
+        let held = now.saturating_duration_since(self.since(permit));
+        self.entries[permit.0].use_times.add(held);
+        held
+    }
+
+    /// The connection was not used. Returns the wait that the state counted for it; `None` where the entry counted the request,
+    /// which it then no longer does.
+    pub(super) fn revert(&self, permit: &Permit) -> Option<Duration> {
+        let entry = &self.entries[permit.0];
+        let waited = entry.waited.load(Ordering::Relaxed);
+        if waited != IMMEDIATE {
+            return Some(Duration::from_nanos(waited));
+        }
+        entry.immediate.store(entry.immediate.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        None
     }
 
     /// The holder's thread no longer counts as holder.
@@ -137,43 +142,30 @@ impl Holders {
         self.entries[permit.0].thread.store(DETACHED, Ordering::Release);
     }
 
-    /// Whether `thread` is among the holders of `in_use` connections and will have to return one before any comes back.
+    pub(super) fn is_detached(&self, permit: &Permit) -> bool {
+        self.entries[permit.0].thread.load(Ordering::Relaxed) == DETACHED
+    }
+
+    /// Whether `thread` holds a connection, and no connection is being cleaned.
     ///
-    /// False where a connection is being cleaned, or where an entry is missing: its permit is being returned, or its holder is
-    /// not registered yet.
-    pub(super) fn is_self_deadlock(&self, thread: u64, in_use: u32) -> bool {
-        let (mut is_holder, mut held) = (false, 0);
+    /// A permit without an entry counts as held: its caller is about to register, or has not finished returning it.
+    pub(super) fn is_self_deadlock(&self, thread: u64) -> bool {
+        let mut is_holder = false;
         for entry in self.used() {
             match entry.thread.load(Ordering::Acquire) {
-                FREE => {}
                 DETACHED => return false,
-                holder => {
-                    held += 1;
-                    is_holder |= holder == thread;
-                }
+                holder => is_holder |= holder == thread,
             }
         }
-        is_holder && held == in_use
+        is_holder
     }
 
-    /// Calls `f` under the entry's lock for every holder.
-    pub(super) fn for_each(&self, mut f: impl FnMut(&mut Holder)) {
-        for entry in self.used() {
-            if let Some(holder) = &mut entry.record().holder {
-                f(holder);
-            }
-        }
-    }
-
-    /// Adds up the requests served on the fast path, and the hold times.
+    /// Adds up the requests served without the lock, and the hold times.
     pub(super) fn totals(&self) -> (u64, Histogram) {
         let (mut immediate, mut use_times) = (0, Histogram::default());
         for entry in self.used() {
-            let record = entry.record();
-            immediate += record.immediate;
-            if let Some(own) = &record.use_times {
-                use_times.merge(own);
-            }
+            immediate += entry.immediate.load(Ordering::Relaxed);
+            entry.use_times.add_to(&mut use_times);
         }
         (immediate, use_times)
     }
@@ -185,8 +177,6 @@ impl Holders {
     }
 }
 
-impl Entry {
-    fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(IMMEDIATE - 1)
 }

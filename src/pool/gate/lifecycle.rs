@@ -2,7 +2,7 @@
 
 use crate::pool::gate::sync::now;
 use crate::pool::gate::waiters::CLOSED;
-use crate::pool::gate::{Gate, Holder, Permit, Refusal, Refused, wait};
+use crate::pool::gate::{Gate, Permit, Refusal, Refused, wait};
 use crate::pool::status::{PoolState, PoolStatus};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -139,32 +139,14 @@ impl Gate {
         f(&mut self.lock().counts)
     }
 
-    /// Calls `f` under the holder's lock for every holder whose hold is longer than `threshold`.
-    pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&mut Holder, Duration)) {
-        let now = now();
-        self.holders.for_each(|holder| {
-            let held = now.saturating_duration_since(holder.since);
-            if held >= threshold {
-                f(holder, held);
-            }
-        });
-    }
-
     /// Counts the next request and the one before as one.
     pub(crate) fn note_repeat(&self) {
         self.lock().repeats += 1;
     }
 
-    /// The highest number of connections lent at the same time since [`restart_peak`](Gate::restart_peak).
-    pub(crate) fn recent_peak(&self) -> u32 {
-        self.word.peak()
-    }
-
-    /// Begins another period for [`recent_peak`](Gate::recent_peak).
-    pub(crate) fn restart_peak(&self) {
-        let mut state = self.lock();
-        state.counts.peak_in_use = state.counts.peak_in_use.max(state.peak);
-        state.peak = state.in_use;
+    /// When the connection was lent.
+    pub(crate) fn held_since(&self, permit: &Permit) -> Instant {
+        self.holders.since(permit)
     }
 
     /// The borrower has finished, and the connection is cleaned before it is lent again: the thread no longer counts as its
@@ -176,13 +158,13 @@ impl Gate {
     /// The gauges and counters of one moment. The gate does not know the pool's name.
     pub(crate) fn snapshot(&self) -> PoolStatus {
         let state = self.lock();
-        // Under the lock, because a request may move from the holders' counts to the state's.
+        // Under the lock, because a request may move from a holder's count to the state's.
         let (immediate, use_times) = self.holders.totals();
         let mut wait_times = state.counts.wait_times.clone();
         wait_times.add_zeros(immediate);
         PoolStatus {
             requests: (state.counts.requests + immediate).saturating_sub(state.repeats),
-            peak_in_use: state.counts.peak_in_use.max(state.peak),
+            peak_in_use: state.peak,
             wait_times,
             use_times,
             min_connections: state.limits.min,

@@ -7,15 +7,14 @@
 //! **Fairness**: callers are served first in, first out. A caller that arrives while others wait queues behind them; the price is
 //! a thread switch at each hand-over under overload.
 //!
-//! **Fast path**: where a connection is idle and no caller waits, one atomic operation on a word lends it, and another takes it
-//! back ([`word`]). Everything else is done under the lock.
+//! **Without the lock**: where a connection is idle and no caller waits, one atomic operation on a word lends it, and another
+//! takes it back ([`word`]). Everything else is done under the lock, and while a thread has the lock, every other needs it too.
 //!
 //! **Lock rule**: one mutex guards all of [`State`]. It is held for a few dozen instructions (for [`Gate::snapshot`] also while
 //! the holders' counts are added up), and never while waiting, connecting, or waking a waiter (one rare exception is marked):
 //! decide under the lock, act after it. Functions that need the lock take `&mut State` or the guard.
 
 pub(crate) use crate::pool::gate::connectors::ConnectRequest;
-pub(crate) use crate::pool::gate::holders::Holder;
 pub(crate) use crate::pool::gate::lifecycle::Surplus;
 
 mod backoff;
@@ -40,8 +39,6 @@ use crate::pool::gate::word::{Counts, Word};
 use crate::pool::status::{PoolState, PoolStatus};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-#[cfg(test)]
-use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -111,7 +108,7 @@ pub(crate) struct State {
     idle: u32,
     /// Lent.
     in_use: u32,
-    /// The highest `in_use` since the last inspection.
+    /// The highest `in_use` so far.
     peak: u32,
     /// Taken out of the store by maintenance; reported as available.
     checking: u32,
@@ -180,19 +177,26 @@ impl Gate {
     }
 
     /// Returns a permit whose connection is back in the store, and lends that connection to the head of the queue.
-    ///
-    /// Returns the holder if its hold was reported as too long.
-    pub(crate) fn release(&self, permit: Permit, now: Instant) -> Option<Holder> {
-        let holder = self.take_back_used(permit, now);
-        if self.word.try_take_back() {
-            return holder;
-        }
-        let mut state = self.lock();
-        state.in_use -= 1;
+    pub(crate) fn release(&self, permit: Permit, now: Instant) {
+        self.note_use(&permit, now);
+        // The entry of a connection that was cleaned is freed under the lock: without the entry the connection counts as held,
+        // and a caller must not find it held after it was being cleaned.
+        let mut state = if self.holders.is_detached(&permit) {
+            let mut state = self.lock();
+            state.take_back(permit);
+            state
+        } else {
+            self.holders.free(&permit);
+            if self.word.try_take_back() {
+                return;
+            }
+            let mut state = self.lock();
+            state.in_use -= 1;
+            state
+        };
         state.unattributed = 0;
         state.add_idle();
         self.hand_over(state, now);
-        holder
     }
 
     /// Returns a permit whose connection has not arrived in the store yet, but will. The caller has no time left to wait for it.
@@ -206,22 +210,17 @@ impl Gate {
     }
 
     /// Returns a permit whose connection was closed, and requests a replacement where one is needed.
-    ///
-    /// Returns the holder if its hold was reported as too long.
-    pub(crate) fn discard(&self, permit: Permit) -> Option<Holder> {
+    pub(crate) fn discard(&self, permit: Permit) {
         let now = now();
-        let holder = self.take_back_used(permit, now);
+        self.note_use(&permit, now);
         let mut state = self.lock();
-        state.in_use -= 1;
+        state.take_back(permit);
         self.settle(state, now);
-        holder
     }
 
-    /// Counts the use of a connection that comes back. Returns the holder if its hold was reported as too long.
-    fn take_back_used(&self, permit: Permit, now: Instant) -> Option<Holder> {
-        let (holder, held) = self.holders.take_back_used(&permit, now)?;
-        self.word.note_hold(held);
-        Some(holder).filter(|holder| holder.reported)
+    /// Counts the use of a connection that comes back.
+    fn note_use(&self, permit: &Permit, now: Instant) {
+        self.word.note_hold(self.holders.note_use(permit, now));
     }
 
     /// Whether a returned connection has to be closed instead of lent again: the gate is closed, or there are more connections
@@ -335,7 +334,7 @@ fn wait<'a>(condvar: &Condvar, state: Locked<'a>, pause: Option<Duration>) -> Lo
     })
 }
 
-/// The gate's lock. While it exists, the fast path is shut, and the counts of the word are in the state.
+/// The gate's lock. While it exists, the word is shut, and its counts are in the state.
 #[derive(Debug)]
 struct Locked<'a> {
     gate: &'a Gate,
@@ -351,7 +350,7 @@ impl<'a> Locked<'a> {
         Locked { gate, state: Some(state) }
     }
 
-    /// Opens the fast path. The lock is still held.
+    /// Opens the word. The lock is still held.
     fn open(&mut self) -> Option<MutexGuard<'a, State>> {
         let state = self.state.take()?;
         let counts = Counts { idle: state.idle, in_use: state.in_use, peak: state.peak };
@@ -359,7 +358,7 @@ impl<'a> Locked<'a> {
         Some(state)
     }
 
-    /// Opens the fast path for as long as `wait` has the lock.
+    /// Opens the word for as long as `wait` has the lock.
     fn through(mut self, wait: impl FnOnce(MutexGuard<'a, State>) -> MutexGuard<'a, State>) -> Locked<'a> {
         let gate = self.gate;
         match self.open() {

@@ -6,9 +6,8 @@
 use crate::error::PoolNumbers;
 use crate::pool::gate::sync::now;
 use crate::pool::gate::waiters::{Caller, DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
-use crate::pool::gate::{Holder, Permit, Refusal, Refused, State};
+use crate::pool::gate::{Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
-use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -45,29 +44,26 @@ impl State {
     }
 
     /// Lends an idle connection and registers its holder.
-    pub(super) fn lend(
-        &mut self,
-        since: Instant,
-        at: &'static Location<'static>,
-        thread: u64,
-        waited: Duration,
-    ) -> Permit {
+    pub(super) fn lend(&mut self, since: Instant, thread: u64, waited: Duration) -> Permit {
         self.idle -= 1;
         self.in_use += 1;
         self.peak = self.peak.max(self.in_use);
         self.counts.wait_times.add(waited);
-        self.holders.register(thread, Holder::new(since, at, Some(waited)))
+        self.holders.register(thread, since, Some(waited))
     }
 
     /// Takes back a permit whose connection was not used. The caller's wait goes on, so it is counted when it ends.
     pub(super) fn take_back_unused(&mut self, permit: Permit) {
-        self.in_use -= 1;
-        match self.holders.take_back_unused(&permit).map(|holder| holder.waited) {
-            Some(Some(waited)) => self.counts.wait_times.remove(waited),
-            // The entry does not count the request any more.
-            Some(None) => self.counts.requests += 1,
-            None => {}
+        match self.holders.revert(&permit) {
+            Some(waited) => self.counts.wait_times.remove(waited),
+            None => self.counts.requests += 1,
         }
+        self.take_back(permit);
+    }
+
+    pub(super) fn take_back(&mut self, permit: Permit) {
+        self.holders.free(&permit);
+        self.in_use -= 1;
     }
 
     /// Counts a connection that is in the store. A closed pool empties its store and lends nothing.
@@ -90,7 +86,7 @@ impl State {
                 waiter.settle(SHED);
             } else {
                 let waited = now.saturating_duration_since(waiter.since);
-                let Permit(entry) = self.lend(now, waiter.at, waiter.thread, waited);
+                let Permit(entry) = self.lend(now, waiter.thread, waited);
                 waiter.entry.store(entry, Ordering::Relaxed);
                 waiter.settle(GRANTED);
             }
@@ -183,7 +179,7 @@ impl State {
         if others > 0 || self.total() < self.limits.max {
             return false;
         }
-        self.holders.is_self_deadlock(thread_number(), self.in_use)
+        self.holders.is_self_deadlock(thread_number())
     }
 
     /// Counts a refusal and adds the pool's numbers to it. `has_waited` is false where the caller was refused on arrival.

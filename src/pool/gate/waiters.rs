@@ -4,9 +4,8 @@
 //! after releasing the lock. A waiter that gives up leaves the queue itself, under the lock.
 
 use crate::pool::gate::sync::{AtomicU8, Parker, now, thread_local};
-use crate::pool::gate::{Gate, Holder, Locked, Permit, Refusal, Refused, State};
+use crate::pool::gate::{Gate, Locked, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
-use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +26,6 @@ pub(super) const CLOSED: u8 = 5;
 pub(super) struct Caller {
     pub(super) started: Instant,
     pub(super) deadline: Instant,
-    pub(super) at: &'static Location<'static>,
     /// The caller had a connection, which turned out to be unusable.
     pub(super) is_again: bool,
 }
@@ -40,7 +38,6 @@ pub(super) struct Waiter {
     /// The permit's number; written before `outcome` becomes `GRANTED`.
     pub(super) entry: AtomicUsize,
     pub(super) since: Instant,
-    pub(super) at: &'static Location<'static>,
     pub(super) thread: u64,
     pub(super) parker: Parker,
 }
@@ -68,21 +65,17 @@ impl Gate {
     /// Acquires a permit, waiting in the queue until `deadline` where no connection is idle.
     ///
     /// `started` is when the call began: the numbers of a refusal count from then.
-    pub(crate) fn acquire(
-        &self,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-    ) -> Result<Permit, Refused> {
+    pub(crate) fn acquire(&self, started: Instant, deadline: Instant) -> Result<Permit, Refused> {
+        // Without the lock, where nothing but the counts has to change.
         if self.word.try_lend() {
-            return Ok(self.holders.register(thread_number(), Holder::new(started, at, None)));
+            return Ok(self.holders.register(thread_number(), started, None));
         }
         let mut state = self.lock();
         state.counts.requests += 1;
         if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
-            return Ok(state.lend(started, at, thread_number(), Duration::ZERO));
+            return Ok(state.lend(started, thread_number(), Duration::ZERO));
         }
-        self.wait_in_queue(state, Caller { started, deadline, at, is_again: false })
+        self.wait_in_queue(state, Caller { started, deadline, is_again: false })
     }
 
     /// Acquires another permit for a caller whose connection was unusable and has been closed. The caller did not cause this, so
@@ -92,27 +85,22 @@ impl Gate {
         permit: Permit,
         started: Instant,
         deadline: Instant,
-        at: &'static Location<'static>,
     ) -> Result<Permit, Refused> {
         let mut state = self.lock();
         state.take_back_unused(permit);
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             let waited = now.saturating_duration_since(started);
-            return Ok(state.lend(now, at, thread_number(), waited));
+            return Ok(state.lend(now, thread_number(), waited));
         }
         // Under the lock, which the caller needs until it is in the queue; this is rare.
         for waiter in self.follow_up(&mut state, now) {
             waiter.parker.unpark();
         }
-        self.wait_in_queue(state, Caller { started, deadline, at, is_again: true })
+        self.wait_in_queue(state, Caller { started, deadline, is_again: true })
     }
 
-    fn wait_in_queue<'a>(
-        &'a self,
-        mut state: Locked<'a>,
-        mut caller: Caller,
-    ) -> Result<Permit, Refused> {
+    fn wait_in_queue<'a>(&'a self, mut state: Locked<'a>, mut caller: Caller) -> Result<Permit, Refused> {
         let arrived = now();
         if state.checking > 0 {
             // Connections under maintenance return within `CHECK_SLACK`: wait for them instead of reporting exhaustion.
@@ -150,7 +138,6 @@ impl State {
             outcome: AtomicU8::new(PENDING),
             entry: AtomicUsize::new(0),
             since: caller.started,
-            at: caller.at,
             thread: thread_number(),
             parker: Parker::here(),
         });

@@ -73,7 +73,7 @@ fn assert_served(callers: Vec<JoinHandle<Result<(), Refusal>>>) {
 /// No caller waits, no connection is lent, and `idle` are idle.
 fn assert_at_rest(gate: &Gate, idle: u32) {
     let state = gate.lock();
-    state.check();
+    state.check_at_rest();
     assert_eq!((state.idle, state.in_use, state.checking), (idle, 0, 0), "{state:?}");
     assert!(state.queue.is_empty(), "{state:?}");
 }
@@ -239,7 +239,7 @@ fn callers_with_dead_connections_are_served_again() {
         let unlucky = (0..2).map(|_| {
             in_thread(&gate, |gate| {
                 let dead = gate.acquire_here(AGES).unwrap();
-                let permit = gate.acquire_again(dead, now(), now() + AGES, Location::caller()).unwrap();
+                let permit = gate.acquire_again(dead, now(), now() + AGES).unwrap();
                 gate.lock().check();
                 gate.release(permit, now());
             })

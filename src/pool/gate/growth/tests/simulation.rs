@@ -136,7 +136,7 @@ fn run(scene: &Scene, policy: Policy, seed: u64) -> Outcome {
     };
     // As learnt while the minimum was opened, and from earlier calls.
     world.growth.note_connect(scene.connect);
-    world.growth.hold = Some(average_hold(None, scene.hold));
+    world.growth.note_use(scene.hold);
     for caller in 0..callers {
         let at = if let Load::Arrivals(times) = &scene.load { times[caller] } else { Duration::ZERO };
         world.at(at, Event::Arrive(caller));
@@ -170,7 +170,7 @@ impl World<'_> {
                     self.request();
                 }
                 Event::Done(caller, since) => {
-                    self.growth.hold = Some(average_hold(self.growth.hold, self.now - since));
+                    self.growth.note_use(self.now - since);
                     self.in_use -= 1;
                     self.idle += 1;
                     self.outcome.served += u32::from(self.is_counted());
