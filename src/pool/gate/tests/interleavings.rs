@@ -73,7 +73,7 @@ fn assert_served(callers: Vec<JoinHandle<Result<(), Refusal>>>) {
 /// No caller waits, no connection is lent, and `idle` are idle.
 fn assert_at_rest(gate: &Gate, idle: u32) {
     let state = gate.lock();
-    state.check();
+    state.check_at_rest();
     assert_eq!((state.idle, state.in_use, state.checking), (idle, 0, 0), "{state:?}");
     assert!(state.queue.is_empty(), "{state:?}");
 }
@@ -119,8 +119,7 @@ fn a_grant_to_a_caller_that_gives_up_at_that_moment_is_not_lost() {
 /// Waits with a request, and releases a permit at once. Returns whether another caller took the request along.
 fn follow_once(gate: &Gate, timeout: Duration) -> Result<bool, Refusal> {
     let started = now();
-    let granted =
-        gate.acquire_or_follow(started, started + timeout, Location::caller(), || Some(Arc::new(())));
+    let granted = gate.acquire_or_follow(started, started + timeout, || Some(Arc::new(())));
     gate.lock().check();
     match granted.map_err(|(refusal, _)| refusal)? {
         Granted::TakenAlong => Ok(true),
@@ -276,7 +275,7 @@ fn callers_with_dead_connections_are_served_again() {
         let unlucky = (0..2).map(|_| {
             in_thread(&gate, |gate| {
                 let dead = gate.acquire_here(AGES).unwrap();
-                let permit = gate.acquire_again(Some(dead), now(), now() + AGES, Location::caller()).unwrap();
+                let permit = gate.acquire_again(Some(dead), now(), now() + AGES).unwrap();
                 gate.lock().check();
                 gate.release(permit, now());
             })
