@@ -70,6 +70,10 @@ impl Holders {
         }
     }
 
+    fn nanos_at(&self, then: Instant) -> u64 {
+        nanos(then.saturating_duration_since(self.origin))
+    }
+
     fn used(&self) -> &[Entry] {
         &self.entries[..self.used.load(Ordering::Acquire)]
     }
@@ -79,7 +83,7 @@ impl Holders {
     pub(super) fn register(&self, thread: u64, since: Instant, waited: Option<Duration>) -> Permit {
         let number = self.claim(thread);
         let entry = &self.entries[number];
-        entry.since.store(nanos(since.saturating_duration_since(self.origin)), Ordering::Relaxed);
+        entry.since.store(self.nanos_at(since), Ordering::Relaxed);
         entry.waited.store(waited.map_or(IMMEDIATE, nanos), Ordering::Relaxed);
         if waited.is_none() {
             entry.immediate.store(entry.immediate.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -120,8 +124,10 @@ impl Holders {
 
     /// Counts for how long a connection was used that comes back, and returns that.
     pub(super) fn note_use(&self, permit: &Permit, now: Instant) -> Duration {
-        let held = now.saturating_duration_since(self.since(permit));
-        self.entries[permit.0].use_times.add(held);
+        let entry = &self.entries[permit.0];
+        let nanos = self.nanos_at(now).saturating_sub(entry.since.load(Ordering::Relaxed));
+        let held = Duration::from_nanos(nanos);
+        entry.use_times.add(held);
         held
     }
 
