@@ -151,7 +151,7 @@ impl Holders {
     /// `thread` holds the connection from `now` on, in place of another one.
     pub(super) fn pass_on(&self, permit: &Permit, thread: u64, now: Instant) {
         let entry = &self.entries[permit.0];
-        entry.since.store(nanos(now.saturating_duration_since(self.origin)), Ordering::Relaxed);
+        entry.since.store(self.nanos_at(now), Ordering::Relaxed);
         entry.thread.store(thread, Ordering::Release);
     }
 
