@@ -70,11 +70,11 @@ fn a_transaction_that_lost_against_another_is_run_again_from_the_start() {
         }
     });
     assert_eq!(pool.execute_query_one::<i32>("SELECT value FROM counter", &[]).unwrap(), Some(40));
-    assert!(runs.load(Ordering::Relaxed) > 40, "nobody ever lost: the story shows nothing");
+    assert!(runs.load(Ordering::Relaxed) > 40, "no attempt was repeated: the test shows nothing");
 }
 
 #[test]
-fn a_deadlock_is_told_and_resolved_by_another_attempt() {
+fn a_deadlock_is_reported_or_resolved_by_another_attempt() {
     let pool = pool(2, 4, |_| ());
     pool.execute_write("CREATE TABLE a AS SELECT generate_series(1, 2) AS id, 0 AS value", &[]).unwrap();
     let update = "UPDATE a SET value = value + 1 WHERE id = $1";
