@@ -143,11 +143,9 @@ impl Pool {
     /// use poolhouse::{Execute, Isolation, Pool, RetryPolicy, TransactionOptions};
     ///
     /// # fn example(pool: &Pool) -> poolhouse::Result<()> {
-    /// let options = TransactionOptions {
-    ///     isolation: Some(Isolation::Serializable),
-    ///     retry: RetryPolicy::times(5),
-    ///     ..TransactionOptions::default()
-    /// };
+    /// let options = TransactionOptions::new()
+    ///     .with_isolation(Some(Isolation::Serializable))
+    ///     .with_retry(RetryPolicy::times(5));
     /// let seat = pool.transaction_with(&options, |tx| {
     ///     let seat: Option<i32> =
     ///         tx.execute_query_one("SELECT min(id) FROM seats WHERE guest IS NULL", &[])?;

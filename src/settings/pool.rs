@@ -42,6 +42,7 @@ use std::time::Duration;
 /// # Ok::<(), poolhouse::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PoolSettings {
     /// The database the pool connects to.
     pub database: DatabaseSettings,

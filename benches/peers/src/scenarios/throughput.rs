@@ -1,7 +1,9 @@
 //! Calls per second through each contestant, and how they are spread over callers.
 
 use super::Stage;
-use crate::contestants::{Bare, Contestant, Deadpool, OnRuntime, Ours, PerCall, R2d2, Setup, Sqlx, Variant, Work};
+use crate::contestants::{
+    Bare, Contestant, Deadpool, OnRuntime, Ours, PerCall, R2d2, Setup, Sqlx, Variant, Work,
+};
 use crate::measure::{Figures, Spread, median};
 use crate::report::{Table, time, title};
 
