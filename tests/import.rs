@@ -197,7 +197,7 @@ fn imports_at_the_same_time_go_one_after_the_other() {
 
 /// The server commits, and its answer never arrives.
 #[test]
-fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
+fn a_commit_that_was_done_and_not_answered_is_not_reported_as_nothing_loaded() {
     let database = postgres::fresh_database().with_schema();
     let mut direct = database.client();
     // A commit of new movies waits for a lock of ours.
@@ -242,7 +242,7 @@ fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
             assert!(said.contains(words), "{words:?} is missing in: {said}");
         }
     }
-    // As it was told.
+    // As reported.
     let again = import_file(&database, directory.path(), "movies.csv");
     assert_imported(&again, "inserted 0, updated 0, unchanged 2");
 }

@@ -57,7 +57,7 @@ impl Lease {
         shared.query_again(session, sql, params)
     }
 
-    /// Ends the current thread's hold. The connection is still lent, to nobody.
+    /// Ends the current thread's hold. The connection stays lent, without a holder.
     pub(crate) fn detach(&self) {
         if let Some((_, permit)) = &self.lent {
             self.shared.gate.detach(permit);

@@ -4,7 +4,8 @@
 //! - `store` is r2d2, which connects on the gate's requests, and the slots, which keep the idle sessions.
 //! - `acquire` and `release` lend a session and take it back; `statement` runs statements on it.
 //! - `maintenance` is the background thread.
-//! - `session` is one server session; `transport` is the byte stream under its driver.
+//! - `sharing` sends the statements of several waiting callers in one round trip.
+//! - `session` is one server session; `transport` is the byte stream to the server.
 //!
 //! This file opens, resizes, suspends, resets and closes a pool. It knows nothing of statements and rows.
 
