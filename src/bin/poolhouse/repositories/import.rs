@@ -37,7 +37,7 @@ fn is_empty(tx: &Transaction<'_>) -> Result<bool> {
 
 /// Starts a COPY of rows in text format; they count once it is finished.
 pub(crate) fn copy_in<'a>(tx: &'a mut Transaction<'_>, target: Target) -> Result<CopyInWriter<'a>> {
-    tx.copy_in(match target {
+    tx.copy_in_writer(match target {
         Target::Movies => "COPY movies (movie_id, title, year, genres) FROM STDIN",
         Target::Incoming => "COPY incoming_movies (movie_id, title, year, genres) FROM STDIN",
     })
