@@ -31,7 +31,9 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub(crate) use deadline::having_waited;
 pub use deadline::with_deadline;
-pub(crate) use session::{Answer, Effect, Failure, Limit, Retry, Session};
+pub(crate) use session::{
+    Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
+};
 pub(crate) use sharing::Access;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 

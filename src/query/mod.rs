@@ -3,12 +3,19 @@
 //! `run.rs` runs transactions, `transaction.rs` is one attempt, `commit_probe.rs` finds out whether it committed when
 //! the answer is lost. Nothing here knows how a connection is acquired, nor what a statement's text means. No locks.
 
+mod bulk;
 mod commit_probe;
+mod copy;
+mod copy_text;
 mod options;
+mod param_row;
 mod run;
 mod transaction;
 
+pub use crate::query::bulk::Bulk;
+pub use crate::query::copy::CopyFormat;
 pub use crate::query::options::{Isolation, RetryPolicy, TransactionOptions};
+pub use crate::query::param_row::ParamRow;
 pub use crate::query::transaction::Transaction;
 
 use crate::decode::{decode_row, decode_rows};

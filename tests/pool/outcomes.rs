@@ -91,7 +91,7 @@ fn a_copy_that_was_not_finished_is_not_committed() {
     with_table(&pool);
     let result = pool.transaction(|tx| {
         tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
-        let mut writer = tx.copy_in("COPY t FROM STDIN")?;
+        let mut writer = tx.copy_in_writer("COPY t FROM STDIN")?;
         writer.write_all(b"2\n").map_err(Error::application)
     });
     assert!(matches!(result, Err(Error::TransactionAborted)), "{result:?}");
@@ -170,10 +170,10 @@ fn a_copy_on_a_broken_connection_is_reported_as_lost() {
     let outcome = pool.transaction(|tx| {
         let backend: Option<i32> = tx.execute_query_one("SELECT pg_backend_pid()", &[])?;
         admin.query_one("SELECT pg_terminate_backend($1, 5000)", &[&backend]).unwrap();
-        tx.copy_in("COPY t FROM STDIN")?.finish().map_err(Error::from)
+        tx.copy_in_writer("COPY t FROM STDIN")?.finish().map_err(Error::from)
     });
     assert!(matches!(outcome, Err(Error::ConnectionLost(_))), "{outcome:?}");
-    let refused = pool.transaction(|tx| tx.copy_in("COPY nowhere FROM STDIN").map(drop));
+    let refused = pool.transaction(|tx| tx.copy_in_writer("COPY nowhere FROM STDIN").map(drop));
     assert_eq!(refused.unwrap_err().sqlstate(), Some("42P01"));
 }
 
