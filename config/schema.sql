@@ -114,14 +114,15 @@ create table if not exists documents (
 );
 
 -- The text of a document in pieces. The bytes from byte_start to byte_end of the document's text are this piece; the next
--- one may begin before byte_end.
+-- one may begin before byte_end. It is searched without < and >: between them the server's parser would take words for the
+-- names of tags, and leave them out.
 create table if not exists chunks (
     document_id bigint not null,
     ordinal integer not null,
     byte_start integer not null,
     byte_end integer not null,
     text text not null,
-    search tsvector generated always as (to_tsvector('poolhouse_documents', text)) stored,
+    search tsvector generated always as (to_tsvector('poolhouse_documents', translate(text, '<>', '  '))) stored,
     constraint chunks_pkey primary key (document_id, ordinal),
     constraint chunks_document_id_fkey foreign key (document_id) references documents on delete cascade,
     constraint chunks_byte_range check (0 <= byte_start and byte_start < byte_end)

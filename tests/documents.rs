@@ -1,0 +1,3 @@
+//! Documents: over HTTP, and loaded from files by `poolhouse ingest`.
+
+mod http;
