@@ -3,6 +3,7 @@
 mod check;
 mod database;
 mod import;
+mod ingest;
 mod schema;
 mod serve;
 mod target;
@@ -14,7 +15,10 @@ use poolhouse::settings::Source;
 
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
-    let first_signal = if command == Command::Serve { FirstSignal::ShutsDown } else { FirstSignal::Exits };
+    let first_signal = match command {
+        Command::Serve | Command::Ingest(_) => FirstSignal::ShutsDown,
+        Command::Schema | Command::Check | Command::Import { .. } => FirstSignal::Exits,
+    };
     signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
     let settings = Settings::load()?;
     env_logger::Builder::new().parse_filters(&log_filter(&settings)).init();
@@ -23,6 +27,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Schema => schema::apply_schema(settings),
         Command::Check => check::check(settings),
         Command::Import { file } => import::import(settings, &file),
+        Command::Ingest(arguments) => ingest::ingest_documents(settings, &arguments),
     }
 }
 

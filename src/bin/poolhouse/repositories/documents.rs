@@ -2,6 +2,7 @@
 //!
 //! The functions take any [`Execute`]: requests use the process's pool, `ingest` a pool and transactions of its own.
 
+use poolhouse::settings::DocumentSettings;
 use poolhouse::{Execute, Result, Transaction};
 use serde::{Deserialize, Serialize};
 
@@ -173,12 +174,18 @@ pub(crate) fn insert_document(
     )
 }
 
-/// The id of a document, and whether it has this content, split by these sizes.
-pub(crate) fn find_version(db: &impl Execute, document: &NewDocument) -> Result<Option<(i64, bool)>> {
+/// The id of a document, and whether it has the content of this hash, split by these sizes.
+pub(crate) fn find_version(
+    db: &impl Execute,
+    source: &str,
+    sha256: &[u8; 32],
+    settings: &DocumentSettings,
+) -> Result<Option<(i64, bool)>> {
     let sql = "SELECT document_id, sha256 = $2 AND chunk_bytes = $3 AND overlap_bytes = $4
                FROM documents WHERE source = $1";
-    let NewDocument { source, sha256, chunk_bytes, overlap_bytes, .. } = document;
-    db.execute_query_one(sql, &[source, &sha256.as_slice(), chunk_bytes, overlap_bytes])
+    let (chunk_bytes, overlap_bytes) =
+        (settings.chunk_bytes.cast_signed(), settings.overlap_bytes.cast_signed());
+    db.execute_query_one(sql, &[&source, &sha256.as_slice(), &chunk_bytes, &overlap_bytes])
 }
 
 /// Replaces a document and its chunks; returns the number of documents, 0 or 1.

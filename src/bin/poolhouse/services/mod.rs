@@ -3,5 +3,6 @@
 mod document_text;
 pub(crate) mod documents;
 pub(crate) mod import;
+pub(crate) mod ingest;
 pub(crate) mod movie_file;
 pub(crate) mod movies;

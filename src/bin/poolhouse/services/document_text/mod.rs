@@ -71,6 +71,11 @@ impl Content {
         }
         Ok(Content { text, sha256, byte_length })
     }
+
+    /// The hash of the bytes.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
 }
 
 /// A document, ready to be written.
