@@ -16,7 +16,8 @@ use poolhouse::settings::Source;
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     let first_signal = match command {
-        Command::Serve | Command::Ingest(_) => FirstSignal::ShutsDown,
+        Command::Serve => FirstSignal::ShutsDown,
+        Command::Ingest(_) => FirstSignal::CompletesWork,
         Command::Schema | Command::Check | Command::Import { .. } => FirstSignal::Exits,
     };
     signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
