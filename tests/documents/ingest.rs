@@ -148,7 +148,7 @@ fn files_and_folders_without_permission_are_left_out_and_are_not_gone() {
     folder.write("closed/a.txt", "Closed.");
     assert_eq!(counts(&folder.summary(0, &[])), [3, 0, 0, 0, 0, 0]);
     for path in ["01.txt", "closed"] {
-        fs::set_permissions(folder.path(path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.path(path), fs::Permissions::from_mode(0o000)).unwrap();
     }
     let mut command = folder.command(&["--json", "--prune"]);
     // Everything is permitted to root, so that another user runs a program that this user can reach.
