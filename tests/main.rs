@@ -9,6 +9,7 @@ mod cli;
 mod connections;
 mod decode;
 mod documents;
+mod errors;
 mod graceful;
 mod health;
 mod hostile;

@@ -13,6 +13,7 @@
 
 pub(crate) use crate::pool::gate::connectors::ConnectRequest;
 pub(crate) use crate::pool::gate::lifecycle::Surplus;
+pub(crate) use crate::pool::gate::waiters::{Granted, Request, Waiter};
 
 mod backoff;
 mod connectors;
@@ -28,7 +29,6 @@ use crate::error::PoolNumbers;
 use crate::pool::gate::backoff::Backoff;
 use crate::pool::gate::growth::Growth;
 use crate::pool::gate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
-use crate::pool::gate::waiters::Waiter;
 use crate::pool::status::{PoolState, PoolStatus};
 use std::collections::VecDeque;
 use std::panic::Location;
@@ -110,6 +110,8 @@ pub(crate) struct Gate {
     /// Set while a returned connection may have to be closed instead of lent again: the gate is closed, or there are more
     /// connections than the maximum. Read without the lock, and confirmed under it.
     retiring: AtomicBool,
+    /// Whether callers wait. Read without the lock, as a hint.
+    has_waiters: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -130,6 +132,7 @@ pub(crate) struct State {
     /// no waiter needs them.
     unqueued_requests: u32,
     queue: VecDeque<Arc<Waiter>>,
+    has_waiters: Arc<AtomicBool>,
     holders: Vec<Option<Holder>>,
     free_entries: Vec<usize>,
     growth: Growth,
@@ -149,7 +152,9 @@ pub(crate) struct State {
 
 impl Gate {
     pub(crate) fn new(limits: Limits) -> Gate {
+        let has_waiters = Arc::new(AtomicBool::new(false));
         Gate {
+            has_waiters: has_waiters.clone(),
             state: Mutex::new(State {
                 limits,
                 phase: PoolState::Open,
@@ -160,6 +165,7 @@ impl Gate {
                 connecting: 0,
                 unqueued_requests: 0,
                 queue: VecDeque::new(),
+                has_waiters,
                 holders: Vec::new(),
                 free_entries: Vec::new(),
                 growth: Growth::default(),

@@ -59,6 +59,15 @@ impl State {
         }
     }
 
+    /// Lends an idle connection to a caller that finds no other waiting.
+    pub(super) fn lend_idle(&mut self, since: Instant, at: &'static Location<'static>) -> Option<Permit> {
+        if self.idle == 0 || !self.queue.is_empty() || self.phase != PoolState::Open {
+            return None;
+        }
+        self.idle -= 1;
+        Some(Permit(self.lend(since, at, thread_number(), Duration::ZERO)))
+    }
+
     fn take_back(&mut self, permit: Permit) -> Option<Holder> {
         self.in_use -= 1;
         self.free_entries.push(permit.0);
@@ -275,6 +284,7 @@ impl State {
     /// Reports [`unserved`](State::unserved) to the growth rule. Required after every change of the queue, of `requested` and of
     /// `phase`.
     pub(super) fn note_demand(&mut self, now: Instant) {
+        self.has_waiters.store(!self.queue.is_empty(), Ordering::Relaxed);
         let unserved = self.unserved();
         self.growth.note_demand(now, unserved);
     }

@@ -4,8 +4,9 @@
 //! after releasing the lock. A waiter that gives up leaves the queue itself, under the lock.
 
 use crate::pool::gate::sync::{AtomicU8, MutexGuard, Parker, now, thread_local};
-use crate::pool::gate::{Gate, Permit, Refusal, Refused, State};
+use crate::pool::gate::{Gate, Holder, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
+use std::any::Any;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +22,28 @@ pub(super) const SHED: u8 = 2;
 pub(super) const DOWN: u8 = 3;
 pub(super) const LOGIN: u8 = 4;
 pub(super) const CLOSED: u8 = 5;
+pub(super) const TAKEN_ALONG: u8 = 6;
+
+/// What a waiting caller wants to do with a connection, for another caller to do in its place. The gate only passes it on.
+pub(crate) type Request = Arc<dyn Any + Send + Sync>;
+
+/// How a caller's wait ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Granted {
+    Permit(Permit),
+    /// Another caller has taken the caller's request along.
+    TakenAlong,
+}
+
+impl Granted {
+    /// The permit of a caller without a request.
+    pub(crate) fn permit(self) -> Permit {
+        match self {
+            Granted::Permit(permit) => permit,
+            Granted::TakenAlong => unreachable!("bug: a caller without a request was taken along"),
+        }
+    }
+}
 
 /// One call of [`Gate::acquire`] or [`Gate::acquire_again`].
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +57,7 @@ pub(super) struct Caller {
 
 /// A caller in the queue.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     /// Written under the gate's lock only. The waiter reads it without the lock, so that a granted waiter does not contend for it.
     pub(super) outcome: AtomicU8,
     /// The permit's number; written before `outcome` becomes `GRANTED`.
@@ -42,20 +65,27 @@ pub(super) struct Waiter {
     pub(super) since: Instant,
     pub(super) at: &'static Location<'static>,
     pub(super) thread: u64,
+    request: Option<Request>,
     pub(super) parker: Parker,
 }
 
 impl Waiter {
     /// The outcome; `None` while it is pending. Pairs with the release in [`Waiter::settle`].
-    pub(super) fn settled(&self) -> Option<Result<Permit, Refusal>> {
+    pub(super) fn settled(&self) -> Option<Result<Granted, Refusal>> {
         match self.outcome.load(Ordering::Acquire) {
             PENDING => None,
-            GRANTED => Some(Ok(Permit(self.entry.load(Ordering::Relaxed)))),
+            GRANTED => Some(Ok(Granted::Permit(Permit(self.entry.load(Ordering::Relaxed))))),
+            TAKEN_ALONG => Some(Ok(Granted::TakenAlong)),
             SHED => Some(Err(Refusal::Shed)),
             DOWN => Some(Err(Refusal::Down)),
             LOGIN => Some(Err(Refusal::Login)),
             _ => Some(Err(Refusal::Closed)),
         }
+    }
+
+    /// Wakes the waiter's thread.
+    pub(crate) fn wake(&self) {
+        self.parker.unpark();
     }
 
     /// Sets the outcome. The caller holds the gate's lock and wakes the waiter after releasing it.
@@ -74,26 +104,81 @@ impl Gate {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Permit, Refused> {
-        let mut state = self.lock();
-        state.counts.requests += 1;
-        if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
-            state.idle -= 1;
-            return Ok(Permit(state.lend(started, at, thread_number(), Duration::ZERO)));
-        }
-        self.wait_in_queue(state, Caller { started, deadline, at, is_again: false })
+        Ok(self.acquire_or_follow(started, deadline, at, || None)?.permit())
     }
 
-    /// Acquires another permit for a caller whose connection was unusable and has been closed. The caller did not cause this, so
-    /// it keeps the position in the queue that `started` gives it.
+    /// Acquires a permit like [`acquire`](Gate::acquire). While the caller waits, another one may take its `request` along.
+    pub(crate) fn acquire_or_follow(
+        &self,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+        request: impl FnOnce() -> Option<Request>,
+    ) -> Result<Granted, Refused> {
+        let mut state = self.lock();
+        state.counts.requests += 1;
+        if let Some(permit) = state.lend_idle(started, at) {
+            return Ok(Granted::Permit(permit));
+        }
+        drop(state);
+        let request = request();
+        let mut state = self.lock();
+        if let Some(permit) = state.lend_idle(started, at) {
+            return Ok(Granted::Permit(permit));
+        }
+        self.wait_in_queue(state, Caller { started, deadline, at, is_again: false }, request)
+    }
+
+    /// Takes callers out of the queue whose requests the current caller runs with its own, which `takes` decides: from the head
+    /// on, up to the first that it refuses, at most `most`.
+    pub(crate) fn take_along(
+        &self,
+        most: usize,
+        mut takes: impl FnMut(&Request) -> bool,
+    ) -> Vec<Arc<Waiter>> {
+        let mut taken = Vec::new();
+        let mut state = self.lock();
+        let now = now();
+        while taken.len() < most
+            && let Some(waiter) =
+                state.queue.pop_front_if(|waiter| waiter.request.as_ref().is_some_and(&mut takes))
+        {
+            state.counts.wait_times.add(now.saturating_duration_since(waiter.since));
+            state.counts.shared_round_trips += 1;
+            waiter.settle(TAKEN_ALONG);
+            taken.push(waiter);
+        }
+        if !taken.is_empty() {
+            state.note_demand(now);
+        }
+        taken
+    }
+
+    /// Whether callers wait; only a hint, because it changes at any time.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.has_waiters.load(Ordering::Relaxed)
+    }
+
+    /// Makes the current thread the holder of a connection that another one was lent.
+    pub(crate) fn pass_on(&self, permit: &Permit, at: &'static Location<'static>) {
+        if let Some(holder) = &mut self.lock().holders[permit.0] {
+            *holder = Holder { since: now(), at, thread: thread_number(), reported: false, ..*holder };
+        }
+    }
+
+    /// Acquires another permit for a caller whose connection was unusable and has been closed, or the first one for a caller who
+    /// was taken along in vain. The caller did not cause this, so it keeps the position in the queue that `started` gives it.
     pub(crate) fn acquire_again(
         &self,
-        permit: Permit,
+        permit: Option<Permit>,
         started: Instant,
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Permit, Refused> {
         let mut state = self.lock();
-        state.take_back_unused(permit);
+        if let Some(permit) = permit {
+            state.take_back_unused(permit);
+        }
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             state.idle -= 1;
@@ -104,14 +189,15 @@ impl Gate {
         for waiter in self.follow_up(&mut state, now) {
             waiter.parker.unpark();
         }
-        self.wait_in_queue(state, Caller { started, deadline, at, is_again: true })
+        Ok(self.wait_in_queue(state, Caller { started, deadline, at, is_again: true }, None)?.permit())
     }
 
     fn wait_in_queue<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         mut caller: Caller,
-    ) -> Result<Permit, Refused> {
+        request: Option<Request>,
+    ) -> Result<Granted, Refused> {
         let arrived = now();
         if state.checking > 0 {
             // Connections under maintenance return within `CHECK_SLACK`: wait for them instead of reporting exhaustion.
@@ -122,11 +208,11 @@ impl Gate {
             self.request_for_demand(&mut state, arrived, 1);
             return Err(state.turn_away(refusal, caller.started, caller.is_again));
         }
-        let waiter = state.enqueue(&caller);
+        let waiter = state.enqueue(&caller, request);
         loop {
             let now = now();
             match state.end_of_wait(&waiter, &caller, now) {
-                Some(Ok(permit)) => return Ok(permit),
+                Some(Ok(granted)) => return Ok(granted),
                 Some(Err(refusal)) => return Err(state.turn_away(refusal, caller.started, true)),
                 None => {}
             }
@@ -134,8 +220,8 @@ impl Gate {
             let wake_at = state.next_wake(caller.deadline, now);
             drop(state);
             waiter.parker.park(wake_at.saturating_duration_since(now));
-            if let Some(Ok(permit)) = waiter.settled() {
-                return Ok(permit);
+            if let Some(Ok(granted)) = waiter.settled() {
+                return Ok(granted);
             }
             state = self.lock();
         }
@@ -144,13 +230,14 @@ impl Gate {
 
 impl State {
     /// Adds a caller to the queue: at the end, or at its former position if it was served before.
-    fn enqueue(&mut self, caller: &Caller) -> Arc<Waiter> {
+    fn enqueue(&mut self, caller: &Caller, request: Option<Request>) -> Arc<Waiter> {
         let waiter = Arc::new(Waiter {
             outcome: AtomicU8::new(PENDING),
             entry: AtomicUsize::new(0),
             since: caller.started,
             at: caller.at,
             thread: thread_number(),
+            request,
             parker: Parker::here(),
         });
         if caller.is_again {
@@ -169,7 +256,7 @@ impl State {
         waiter: &Arc<Waiter>,
         caller: &Caller,
         now: Instant,
-    ) -> Option<Result<Permit, Refusal>> {
+    ) -> Option<Result<Granted, Refusal>> {
         if let Some(outcome) = waiter.settled() {
             return Some(outcome);
         }

@@ -28,7 +28,7 @@ impl Pooled {
 
     /// Closes the connection, in the background.
     pub(crate) fn close(mut self, reason: CloseReason) {
-        self.condemn(reason);
+        self.mark_for_close(reason);
     }
 }
 
