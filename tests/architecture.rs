@@ -59,7 +59,7 @@ const POOL: [(&str, &[&str]); 16] = [
 const ONLY_ERROR: [&str; 3] = ["gate", "status", "generation"];
 
 /// Foreign crates, and where they may be named.
-const FENCES: [(&[&str], &[&str]); 14] = [
+const FENCES: [(&[&str], &[&str]); 16] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
     (&["tokio_rustls", "lru"], &["src/pool/"]),
     // The traits of byte streams, one below the pool and one below the HTTP server.
@@ -89,6 +89,8 @@ const FENCES: [(&[&str], &[&str]); 14] = [
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),
     (&["subtle"], &["src/web/"]),
     (&["clap", "csv", "indicatif", "unicode_properties"], &["src/bin/"]),
+    (&["html5gum", "unicode_segmentation"], &["src/bin/poolhouse/services/document_text/"]),
+    (&["walkdir"], &["src/bin/poolhouse/services/ingest/"]),
     (&["env_logger", "nix"], &["src/bin/"]),
 ];
 

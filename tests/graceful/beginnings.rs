@@ -98,12 +98,12 @@ fn missing_tables_are_waited_for_and_reported() {
     let database = crate::support::postgres::fresh_database();
     let variables = [("DATABASE_URL", &*database.url()), ("DB_START", "wait")];
     let app = App::launch(tempfile::tempdir().unwrap(), &variables);
-    until_logged(&app, "has no movies table yet");
+    until_logged(&app, "lacks tables of this version");
     let schema =
         poolhouse(app.directory()).arg("schema").env("DATABASE_URL", database.url()).output().unwrap();
     assert!(schema.status.success(), "{}", String::from_utf8_lossy(&schema.stderr));
     until_logged(&app, "Application started with 0 movies");
-    assert_eq!(app.log().matches("has no movies table yet").count(), 1, "{}", app.log());
+    assert_eq!(app.log().matches("lacks tables of this version").count(), 1, "{}", app.log());
 }
 
 #[test]
