@@ -211,11 +211,11 @@ impl Gate {
 
     /// Returns a permit whose connection was closed, and requests a replacement where one is needed.
     pub(crate) fn discard(&self, permit: Permit) {
-        let now = now();
-        self.note_use(&permit, now);
+        self.note_use(&permit, now());
         let mut state = self.lock();
         state.take_back(permit);
-        self.settle(state, now);
+        // Read under the lock: a waiter that has looked meanwhile relies on this thread to see how late it is.
+        self.settle(state, now());
     }
 
     /// Counts the use of a connection that comes back.
