@@ -8,6 +8,7 @@ mod chaos_short;
 mod cli;
 mod connections;
 mod decode;
+mod errors;
 mod graceful;
 mod health;
 mod hostile;

@@ -218,6 +218,8 @@ impl fmt::Display for Interruption {
     }
 }
 
+impl std::error::Error for Interruption {}
+
 /// A row that does not fit the requested type.
 #[derive(Debug, Clone)]
 pub struct DecodeError {
@@ -238,6 +240,8 @@ impl fmt::Display for DecodeError {
         }
     }
 }
+
+impl std::error::Error for DecodeError {}
 
 impl From<DecodeError> for Error {
     fn from(error: DecodeError) -> Error {
@@ -275,6 +279,8 @@ impl fmt::Display for SettingsError {
         Ok(())
     }
 }
+
+impl std::error::Error for SettingsError {}
 
 impl From<SettingsError> for Error {
     fn from(error: SettingsError) -> Error {

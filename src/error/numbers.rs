@@ -99,3 +99,5 @@ impl fmt::Display for ConnectFailure {
         )
     }
 }
+
+impl std::error::Error for ConnectFailure {}

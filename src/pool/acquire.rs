@@ -6,7 +6,9 @@
 //! does not wait, and never across a wait, because `close` needs the write lock.
 
 use crate::error::{Error, Result};
+use crate::pool::gate::{Granted, Permit, Request};
 use crate::pool::generation::GenerationStatus;
+use crate::pool::session::{Answer, Failure};
 use crate::pool::status::CloseReason;
 use crate::pool::{Connection, Holder, Lease, Pooled, Shared};
 use crate::pool::{cancellation, deadline};
@@ -34,12 +36,57 @@ impl Shared {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Lease> {
-        if cancellation::is_stopped() {
-            return Err(Error::Cancelled);
+        let deadline = effective_deadline(deadline)?;
+        let permit = self.gate.acquire(started, deadline);
+        let permit = permit.map_err(|refusal| self.refused(refusal))?;
+        self.lend_session(permit, started, deadline, at)
+    }
+
+    /// Lends a connection like [`lend`](Shared::lend), or waits for the outcome of the caller's request where another caller
+    /// takes it along. `request` makes it, if the caller has to wait.
+    pub(crate) fn lend_or_follow(
+        self: Arc<Shared>,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+        request: impl FnOnce(&Shared) -> Option<Request>,
+    ) -> Result<Turn> {
+        let deadline = effective_deadline(deadline)?;
+        let mut kept = None;
+        let granted = self.gate.acquire_or_follow(started, deadline, || {
+            kept = request(&self);
+            kept.clone()
+        });
+        match (granted.map_err(|refusal| self.refused(refusal))?, kept) {
+            (Granted::TakenAlong, Some(request)) => Ok(Turn::Followed(self.follow(request, at))),
+            (granted, _) => {
+                let lease = self.lend_session(granted.permit(), started, deadline, at)?;
+                Ok(Turn::Lent(lease))
+            }
         }
-        let deadline = deadline.checked_sub(deadline::take_waited()).unwrap_or(deadline);
-        let deadline = deadline::deadline().map_or(deadline, |at| at.min(deadline));
-        let mut permit = self.gate.acquire(started, deadline).map_err(|refusal| self.refused(refusal))?;
+    }
+
+    /// Lends a connection to a caller who was taken along in vain. Its wait goes on from `started`.
+    pub(crate) fn lend_in_place(
+        self: Arc<Shared>,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Lease> {
+        let deadline = effective_deadline(deadline)?;
+        let permit = self.gate.acquire_again(None, started, deadline);
+        let permit = permit.map_err(|refusal| self.refused(refusal))?;
+        self.lend_session(permit, started, deadline, at)
+    }
+
+    /// Lends the session that the permit is for.
+    fn lend_session(
+        self: Arc<Shared>,
+        mut permit: Permit,
+        started: Instant,
+        deadline: Instant,
+        at: &'static Location<'static>,
+    ) -> Result<Lease> {
         // One deadline for all checks of one acquire, so that many unresponsive connections cost as much time as one.
         let checks_end = deadline.max(started + MIN_CHECK_LIMIT);
         loop {
@@ -63,7 +110,7 @@ impl Shared {
             }
             permit = self
                 .gate
-                .acquire_again(permit, started, checks_end)
+                .acquire_again(Some(permit), started, checks_end)
                 .map_err(|refusal| self.refused(refusal))?;
         }
     }
@@ -168,6 +215,22 @@ impl Shared {
         }
         false
     }
+}
+
+/// The deadline of an acquire in the current thread.
+fn effective_deadline(deadline: Instant) -> Result<Instant> {
+    if cancellation::is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let deadline = deadline.checked_sub(deadline::take_waited()).unwrap_or(deadline);
+    Ok(deadline::deadline().map_or(deadline, |at| at.min(deadline)))
+}
+
+/// How a caller's statement comes to a connection.
+pub(crate) enum Turn {
+    Lent(Lease),
+    /// Another caller has run it with its own.
+    Followed(Result<Answer, Failure>),
 }
 
 /// Runs a call of the driver. A panic counts as failure, so that it does not lose the connection's slot.

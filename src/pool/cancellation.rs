@@ -14,8 +14,9 @@ thread_local! {
 }
 
 /// Whether the current thread's work was cancelled.
-pub(crate) fn is_stopped() -> bool {
-    CURRENT.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.state().is_stopped))
+pub(crate) fn is_cancelled() -> bool {
+    CURRENT
+        .with_borrow(|current| current.as_ref().is_some_and(|cancellation| cancellation.state().is_cancelled))
 }
 
 /// The cancellation of the current thread's work, if it has one.
@@ -34,7 +35,7 @@ type Abort = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
-    is_stopped: bool,
+    is_cancelled: bool,
     /// The thread that runs the work, once it has started.
     thread: Option<Thread>,
     /// Cancels the statement in flight.
@@ -46,7 +47,7 @@ impl Cancellation {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` on the current thread so that [`stop`](Cancellation::stop) reaches it.
+    /// Runs `work` on the current thread so that [`cancel`](Cancellation::cancel) reaches it.
     pub(crate) fn run<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
         struct Restore(Option<Arc<Cancellation>>);
         impl Drop for Restore {
@@ -61,9 +62,9 @@ impl Cancellation {
 
     /// Cancels the work. It does not acquire another connection, the statement in flight is cancelled on the server, and the
     /// next one is not sent. Never blocks.
-    pub(crate) fn stop(&self) {
+    pub(crate) fn cancel(&self) {
         let mut state = self.state();
-        state.is_stopped = true;
+        state.is_cancelled = true;
         if let Some(abort) = state.abort.take() {
             abort();
         }
@@ -75,7 +76,7 @@ impl Cancellation {
     /// Registers a statement that is about to be sent, with the function that cancels it. `None` if the work was cancelled.
     pub(super) fn enter(&self, abort: Abort) -> Option<InFlight<'_>> {
         let mut state = self.state();
-        if state.is_stopped {
+        if state.is_cancelled {
             return None;
         }
         state.abort = Some(abort);
@@ -92,7 +93,7 @@ impl InFlight<'_> {
         // Both under one lock. A cancel request sent in between would be missed by the caller.
         let mut state = self.0.state();
         state.abort = None;
-        state.is_stopped
+        state.is_cancelled
     }
 }
 
@@ -107,22 +108,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_aborts_the_statement_in_flight_once_and_admits_no_other() {
-        let stop = Arc::new(Cancellation::default());
+    fn a_cancellation_aborts_the_statement_in_flight_once_and_admits_no_other() {
+        let cancellation = Arc::new(Cancellation::default());
         let (sender, aborted) = std::sync::mpsc::channel();
         let abort = |name: &'static str| -> Abort {
             let sender = sender.clone();
             Box::new(move || sender.send(name).unwrap())
         };
-        stop.run(|| {
-            assert!(!stop.enter(abort("answered")).unwrap().end());
-            let in_flight = stop.enter(abort("in flight")).unwrap();
-            stop.stop();
-            stop.stop();
-            assert!(in_flight.end() && is_stopped());
-            assert!(stop.enter(abort("too late")).is_none());
+        cancellation.run(|| {
+            assert!(!cancellation.enter(abort("answered")).unwrap().end());
+            let in_flight = cancellation.enter(abort("in flight")).unwrap();
+            cancellation.cancel();
+            cancellation.cancel();
+            assert!(in_flight.end() && is_cancelled());
+            assert!(cancellation.enter(abort("too late")).is_none());
         });
-        assert!(!is_stopped(), "it applies to its own work alone");
+        assert!(!is_cancelled(), "it applies to its own work alone");
         drop(sender);
         assert_eq!(aborted.try_iter().collect::<Vec<_>>(), ["in flight"]);
     }

@@ -4,9 +4,8 @@
 //! a time uses a connection.
 
 use crate::pool::gate::Permit;
-use crate::pool::session::{Failure, Params, Session};
-use crate::pool::{Pooled, Shared};
-use crate::rows::Rows;
+use crate::pool::session::{Answer, Failure, Params, Session};
+use crate::pool::{Holder, Pooled, Shared};
 use std::cell::{RefCell, RefMut};
 use std::panic::Location;
 use std::sync::Arc;
@@ -45,22 +44,33 @@ impl Lease {
         }
     }
 
-    /// Runs a query within the statement timeout and the thread's deadline.
-    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Rows, Failure> {
+    /// Runs a statement within the statement timeout and the thread's deadline.
+    pub(crate) fn run(&mut self, sql: &str, params: Params<'_>) -> Result<Answer, Failure> {
         let (shared, session) = self.parts();
-        shared.query(session, sql, params)
+        shared.run(session, sql, params)
     }
 
     /// Runs a query again whose answer was lost, in a read-only transaction, within the same limits.
-    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Rows, Failure> {
+    pub(crate) fn query_again(&mut self, sql: &str, params: Params<'_>) -> Result<Answer, Failure> {
         let (shared, session) = self.parts();
         shared.query_again(session, sql, params)
     }
 
-    /// Runs a statement that writes, within the same limits.
-    pub(crate) fn write(&mut self, sql: &str, params: Params<'_>) -> Result<u64, Failure> {
-        let (shared, session) = self.parts();
-        shared.write(session, sql, params)
+    /// Ends the current thread's hold. The connection is still lent, to nobody.
+    pub(crate) fn detach(&self) {
+        if let Some((_, permit)) = &self.lent {
+            self.shared.gate.detach(permit);
+        }
+    }
+
+    /// Makes the current thread the connection's holder, which acquired it at `at`.
+    pub(crate) fn pass_on(&mut self, at: &'static Location<'static>) {
+        self.at = at;
+        if let Some((pooled, permit)) = &self.lent {
+            self.shared.gate.pass_on(permit);
+            let since = self.shared.gate.held_since(permit);
+            self.shared.slots.pass_on(pooled, Holder { since, at, reported: false });
+        }
     }
 }
 

@@ -18,17 +18,20 @@ mod logging;
 mod maintenance;
 mod release;
 mod session;
+mod sharing;
 mod statement;
 mod status;
 mod store;
 mod transport;
 
-pub(crate) use cancellation::{Cancellation, is_stopped};
+pub(crate) use acquire::Turn;
+pub(crate) use cancellation::{Cancellation, is_cancelled};
 pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub(crate) use deadline::having_waited;
 pub use deadline::with_deadline;
-pub(crate) use session::{Effect, Failure, Limit, Retry, Session};
+pub(crate) use session::{Answer, Effect, Failure, Limit, Retry, Session};
+pub(crate) use sharing::Access;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
@@ -113,7 +116,7 @@ impl Pool {
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
-            is_cancelled: cancellation::is_stopped,
+            is_cancelled: cancellation::is_cancelled,
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();

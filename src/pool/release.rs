@@ -40,7 +40,7 @@ impl Shared {
         let Some((mut pooled, permit)) = self.maintenance.clean(pooled, permit) else { return };
         if deadline::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
             // The borrower has no time for a reset.
-            pooled.condemn(CloseReason::Dirty);
+            pooled.mark_for_close(CloseReason::Dirty);
             return self.give_back_clean(pooled, permit);
         }
         self.clean(pooled, permit, CHECK_LIMIT);
@@ -88,8 +88,8 @@ impl Shared {
             }
             Some(reason) => {
                 let is_first = match reason {
-                    // The other connections are to the same demoted server, and a check would not detect that.
-                    _ if pooled.is_demoted() => self.generations.outdate(pooled.generation),
+                    // The other connections are to the same server, which refuses writes, and a check would not detect that.
+                    _ if pooled.is_server_read_only() => self.generations.outdate(pooled.generation),
                     CloseReason::Broken => self.generations.suspect(pooled.generation),
                     _ => false,
                 };

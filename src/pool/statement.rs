@@ -4,10 +4,9 @@
 //! It knows nothing of what a statement means; `session` does.
 
 use crate::error::{Error, Result};
-use crate::pool::session::{Failure, Limit, Params, Session};
+use crate::pool::session::{Answer, Failure, Limit, Params, Session};
 use crate::pool::{Shared, add};
 use crate::pool::{cancellation, deadline};
-use crate::rows::Rows;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,14 +26,14 @@ impl Shared {
         }
     }
 
-    pub(crate) fn query(
+    pub(crate) fn run(
         self: &Arc<Shared>,
         session: &mut Session,
         sql: &str,
         params: Params<'_>,
-    ) -> Result<Rows, Failure> {
+    ) -> Result<Answer, Failure> {
         let limit = self.statement_limit();
-        self.cancellable(session, |session| session.query(sql, params, limit))
+        self.cancellable(session, |session| session.run(sql, params, limit))
     }
 
     pub(crate) fn query_again(
@@ -42,24 +41,14 @@ impl Shared {
         session: &mut Session,
         sql: &str,
         params: Params<'_>,
-    ) -> Result<Rows, Failure> {
+    ) -> Result<Answer, Failure> {
         let limit = self.statement_limit();
         self.cancellable(session, |session| session.query_again(sql, params, limit))
     }
 
-    pub(crate) fn write(
-        self: &Arc<Shared>,
-        session: &mut Session,
-        sql: &str,
-        params: Params<'_>,
-    ) -> Result<u64, Failure> {
-        let limit = self.statement_limit();
-        self.cancellable(session, |session| session.write(sql, params, limit))
-    }
-
     /// Runs a statement that the thread's [`Cancellation`](super::cancellation::Cancellation) can cancel on the
     /// server.
-    fn cancellable<R>(
+    pub(super) fn cancellable<R>(
         self: &Arc<Shared>,
         session: &mut Session,
         statement: impl FnOnce(&mut Session) -> Result<R, Failure>,
@@ -87,7 +76,7 @@ impl Shared {
         if deadline::deadline().is_some_and(|deadline| deadline <= ends) {
             return false;
         }
-        while !cancellation::is_stopped() {
+        while !cancellation::is_cancelled() {
             let left = ends.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return true;

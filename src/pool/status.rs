@@ -46,6 +46,8 @@ pub struct PoolStatus {
     pub requests: u64,
     /// Requests that waited in the queue.
     pub queued: u64,
+    /// Requests whose statement was sent together with another caller's, without a connection of their own.
+    pub shared_round_trips: u64,
     /// Requests that failed because their time ran out, or because the thread would have waited for itself.
     pub timed_out: u64,
     /// Requests refused immediately because the queue was full, or shed because its delay stayed above the target.

@@ -24,7 +24,7 @@
 //! This file knows nothing of connections that fail while it queries; `run.rs` queries again.
 
 use crate::error::{Error, Result};
-use crate::pool::{Connection, Failure, Limit, Session, is_stopped};
+use crate::pool::{Connection, Failure, Limit, Session, is_cancelled};
 use crate::query::Execute;
 use crate::query::options::TransactionOptions;
 use serde::Deserialize;
@@ -156,7 +156,7 @@ impl CommitProbe {
         if status == CommitStatus::Committed && state.waits_for_standbys {
             connection.execute_write(LATER_COMMIT, &[])?;
             // When the wait for the standby is cancelled, the server still reports success.
-            if is_stopped() {
+            if is_cancelled() {
                 return Ok(CommitStatus::Pending);
             }
         }

@@ -13,7 +13,7 @@ pub use crate::query::transaction::Transaction;
 
 use crate::decode::{decode_row, decode_rows};
 use crate::error::{Error, Result};
-use crate::pool::{Connection, Failure, Lease, Pool, Retry, add};
+use crate::pool::{Access, Answer, Connection, Failure, Lease, Pool, Retry, Turn, add};
 use crate::rows::Rows;
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
@@ -99,57 +99,110 @@ pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &Rows) -> Result<Option<T>>
 /// after the first one the pool checks the others before it lends them. So more failures have another cause.
 const MAX_ATTEMPTS: u32 = 4;
 
+/// The attempts of one call on a pool.
+struct Attempts<'a> {
+    pool: &'a Pool,
+    at: &'static Location<'static>,
+    /// When the current attempt began.
+    now: Instant,
+    deadline: Instant,
+    failed: u32,
+    /// An earlier attempt may have run.
+    may_have_run: bool,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(pool: &'a Pool, at: &'static Location<'static>) -> Attempts<'a> {
+        let now = Instant::now();
+        let deadline = add(now, pool.shared().acquire_timeout());
+        Attempts { pool, at, now, deadline, failed: 0, may_have_run: false }
+    }
+
+    fn lend(&self) -> Result<Lease> {
+        let shared = self.pool.shared().clone();
+        match self.failed {
+            0 => shared.lend(self.now, self.deadline, self.at),
+            _ => shared.lend_again(self.now, self.deadline, self.at),
+        }
+    }
+
+    /// Returns the error of a failed attempt, unless there is to be another one.
+    fn note(&mut self, failure: Failure) -> Result<()> {
+        match failure.retry {
+            Retry::Safe => {}
+            Retry::ReadOnly if self.pool.shared().repeats_reads() => self.may_have_run = true,
+            _ => return Err(failure.error),
+        }
+        self.now = Instant::now();
+        self.failed += 1;
+        if self.now >= self.deadline || self.failed == MAX_ATTEMPTS {
+            return Err(failure.error);
+        }
+        Ok(())
+    }
+}
+
 impl Pool {
-    /// Runs `operation` on a connection. Runs it again on another one where the first attempt certainly had no
-    /// effect, or can only have read.
+    /// Runs `operation` on a connection. Runs it again on another one where the first attempt certainly had no effect.
     ///
-    /// The argument of `operation` is true once an earlier attempt may have run: `operation` must then prevent
-    /// writes. The connection is returned with the result, for operations that follow without a retry.
+    /// The connection is returned with the result, for operations that follow without a retry.
     fn with_retry<R>(
         &self,
         at: &'static Location<'static>,
-        mut operation: impl FnMut(&mut Lease, bool) -> Result<R, Failure>,
+        mut operation: impl FnMut(&mut Lease) -> Result<R, Failure>,
     ) -> Result<(Lease, R)> {
-        let started = Instant::now();
-        let deadline = add(started, self.shared().acquire_timeout());
-        let mut now = started;
-        let mut attempts = 0;
-        let mut may_have_run = false;
+        let mut attempts = Attempts::new(self, at);
         loop {
-            let shared = self.shared().clone();
-            let mut lease = match attempts {
-                0 => shared.lend(now, deadline, at)?,
-                _ => shared.lend_again(now, deadline, at)?,
-            };
-            let failure = match operation(&mut lease, may_have_run) {
+            let mut lease = attempts.lend()?;
+            match operation(&mut lease) {
                 Ok(result) => return Ok((lease, result)),
-                Err(failure) => failure,
-            };
-            match failure.retry {
-                Retry::Safe => {}
-                Retry::ReadOnly if self.shared().repeats_reads() => may_have_run = true,
-                _ => return Err(failure.error),
-            }
-            now = Instant::now();
-            attempts += 1;
-            if now >= deadline || attempts == MAX_ATTEMPTS {
-                return Err(failure.error);
+                Err(failure) => attempts.note(failure)?,
             }
         }
     }
 
-    /// Runs a query and returns its rows. The connection is returned to the pool before the rows are decoded.
-    fn rows(
+    /// Runs one statement, and again on another connection where the first attempt certainly had no effect, or can only
+    /// have read. Where callers wait for a connection, several statements may share a round trip. The connection is returned to
+    /// the pool before the rows are decoded.
+    fn run(
         &self,
         at: &'static Location<'static>,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Rows> {
-        let rows = self.with_retry(at, |lease, may_have_run| match may_have_run {
-            false => lease.query(sql, params),
-            true => lease.query_again(sql, params),
-        });
-        rows.map(|(_, rows)| rows)
+        access: Access,
+    ) -> Result<Answer> {
+        let judged = |failure: Failure| match (failure.retry, access) {
+            (Retry::ReadOnly, Access::Write) => Failure::without_retry(failure.error),
+            _ => failure,
+        };
+        let mut attempts = Attempts::new(self, at);
+        let (started, shared) = (attempts.now, self.shared());
+        let turn = shared
+            .clone()
+            .lend_or_follow(started, attempts.deadline, at, |shared| shared.request(sql, params, access));
+        let mut lease = match turn? {
+            Turn::Lent(lease) => lease,
+            Turn::Followed(Ok(answer)) => return Ok(answer),
+            Turn::Followed(Err(failure)) => {
+                // The caller has had no connection of its own yet: this ends as an acquire does.
+                let error = attempts.note(judged(failure)).err();
+                if let Some(error) = error.filter(|_| attempts.failed == 0) {
+                    return Err(error);
+                }
+                shared.clone().lend_in_place(started, attempts.deadline, at)?
+            }
+        };
+        loop {
+            let outcome = match attempts.may_have_run {
+                true => lease.query_again(sql, params),
+                false => lease.run_shared(sql, params),
+            };
+            match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => attempts.note(judged(failure))?,
+            }
+            lease = attempts.lend()?;
+        }
     }
 }
 
@@ -160,7 +213,7 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        all(&self.rows(Location::caller(), sql, params)?)
+        all(&self.run(Location::caller(), sql, params, Access::Query)?.into_rows())
     }
 
     #[track_caller]
@@ -169,18 +222,12 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        at_most_one(&self.rows(Location::caller(), sql, params)?)
+        at_most_one(&self.run(Location::caller(), sql, params, Access::Query)?.into_rows())
     }
 
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let count = self.with_retry(Location::caller(), |lease, _| {
-            lease.write(sql, params).map_err(|failure| match failure.retry {
-                Retry::ReadOnly => Failure::without_retry(failure.error),
-                _ => failure,
-            })
-        });
-        count.map(|(_, count)| count)
+        Ok(self.run(Location::caller(), sql, params, Access::Write)?.into_affected())
     }
 }
 
@@ -190,8 +237,8 @@ impl Execute for Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let rows = self.lease().query(sql, params)?;
-        all(&rows)
+        let answer = self.lease().run(sql, params)?;
+        all(&answer.into_rows())
     }
 
     fn execute_query_one<T: DeserializeOwned>(
@@ -199,11 +246,11 @@ impl Execute for Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let rows = self.lease().query(sql, params)?;
-        at_most_one(&rows)
+        let answer = self.lease().run(sql, params)?;
+        at_most_one(&answer.into_rows())
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        Ok(self.lease().write(sql, params)?)
+        Ok(self.lease().run(sql, params)?.into_affected())
     }
 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 /// ```
 /// use poolhouse::{Isolation, RetryPolicy, TransactionOptions};
 ///
-/// let options = TransactionOptions::default()
+/// let options = TransactionOptions::new()
 ///     .with_isolation(Some(Isolation::Serializable))
 ///     .with_retry(RetryPolicy::times(5));
 /// # let _ = options;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TransactionOptions {
     /// The isolation level; `None` is the server's default, usually read committed.
     pub isolation: Option<Isolation>,
@@ -123,6 +124,11 @@ impl fmt::Display for Isolation {
 }
 
 impl TransactionOptions {
+    /// Returns the default options: as the server is configured, without retry, verification or a time limit.
+    pub fn new() -> TransactionOptions {
+        TransactionOptions::default()
+    }
+
     /// Sets [`is_read_only`](TransactionOptions::is_read_only).
     #[must_use]
     pub fn with_read_only(mut self, is_read_only: bool) -> TransactionOptions {

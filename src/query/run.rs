@@ -143,11 +143,9 @@ impl Pool {
     /// use poolhouse::{Execute, Isolation, Pool, RetryPolicy, TransactionOptions};
     ///
     /// # fn example(pool: &Pool) -> poolhouse::Result<()> {
-    /// let options = TransactionOptions {
-    ///     isolation: Some(Isolation::Serializable),
-    ///     retry: RetryPolicy::times(5),
-    ///     ..TransactionOptions::default()
-    /// };
+    /// let options = TransactionOptions::new()
+    ///     .with_isolation(Some(Isolation::Serializable))
+    ///     .with_retry(RetryPolicy::times(5));
     /// let seat = pool.transaction_with(&options, |tx| {
     ///     let seat: Option<i32> =
     ///         tx.execute_query_one("SELECT min(id) FROM seats WHERE guest IS NULL", &[])?;
@@ -192,7 +190,7 @@ impl Pool {
         at: &'static Location<'static>,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<R, Failed<E>> {
-        let begun = self.with_retry(at, |lease, _| begin(lease, options));
+        let begun = self.with_retry(at, |lease| begin(lease, options));
         let (mut lease, probe) = begun.map_err(Failed::from_error)?;
         let Finished { value, commit } = finish(&mut lease, work)?;
         let shared = lease.shared().clone();

@@ -4,7 +4,7 @@
 //! the session: a [`Transaction`] belongs to one thread.
 
 use crate::error::{Error, Result};
-use crate::pool::{Effect, Failure, Lease, Limit, Retry, Session, Shared, is_stopped};
+use crate::pool::{Effect, Failure, Lease, Limit, Retry, Session, Shared, is_cancelled};
 use crate::query::commit_probe::CommitProbe;
 use crate::query::options::TransactionOptions;
 use crate::query::{Execute, all, at_most_one};
@@ -98,7 +98,7 @@ impl Transaction<'_> {
     /// - `DeadlineExceeded`: no answer arrived in time.
     /// - `Cancelled`: the thread's work was cancelled.
     pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
-        if is_stopped() {
+        if is_cancelled() {
             return Err(Error::Cancelled);
         }
         self.session.get_mut().copy_in(sql, self.shared.statement_limit())
@@ -111,7 +111,7 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        all(&self.shared.query(&mut self.session.borrow_mut(), sql, params)?)
+        all(&self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_rows())
     }
 
     fn execute_query_one<T: DeserializeOwned>(
@@ -119,11 +119,11 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        at_most_one(&self.shared.query(&mut self.session.borrow_mut(), sql, params)?)
+        at_most_one(&self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_rows())
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        Ok(self.shared.write(&mut self.session.borrow_mut(), sql, params)?)
+        Ok(self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_affected())
     }
 }
 
@@ -179,7 +179,7 @@ pub(super) fn finish<R, E: From<Error>>(
     let value = work(&mut transaction);
     let is_conflict = guard.session.has_conflict;
     let value = value.map_err(|error| Failed { error, is_conflict })?;
-    if is_stopped() {
+    if is_cancelled() {
         return Err(Failed::from_error(Error::Cancelled));
     }
     let limit = shared.statement_limit();
@@ -220,7 +220,7 @@ impl Drop for Rollback<'_> {
         }
         if self.session.command(&sql, Limit::Within(Some(ROLLBACK_LIMIT)), Effect::None).is_err() {
             // The server rolls back when the connection ends.
-            self.session.condemn_dirty();
+            self.session.mark_dirty_for_close();
         }
     }
 }

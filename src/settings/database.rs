@@ -2,17 +2,37 @@
 //!
 //! `database_reader` builds it from variables or from a URL; this file knows neither.
 
-use crate::settings::database_url::{is_host, is_name};
+use crate::settings::database_url::{default_port, is_host, is_name};
 use crate::settings::modes::{SslMode, TargetSessionAttrs};
 use crate::settings::reader::Reader;
 use crate::settings::secret::Secret;
-use crate::settings::variables::{DB_APPLICATION_NAME, DB_HOST, DB_NAME, DB_PORT, DB_SSLROOTCERT, DB_USER};
+use crate::settings::tier::Tier;
+use crate::settings::variables::{
+    DB_APPLICATION_NAME, DB_HOST, DB_NAME, DB_PORT, DB_SSLMODE, DB_SSLROOTCERT, DB_TARGET_SESSION_ATTRS,
+    DB_USER,
+};
+use crate::settings::with_methods::with_methods;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// How the database is reached: hosts, login, encryption.
+/// How the database is reached: hosts, login, encryption. [`parse`](DatabaseSettings::parse) makes it from a URL,
+/// [`new`](DatabaseSettings::new) from its parts.
+///
+/// # Examples
+///
+/// ```
+/// use poolhouse::{DatabaseSettings, Secret};
+/// use poolhouse::settings::SslMode;
+///
+/// let database = DatabaseSettings::new("db.internal", "movies", "app")
+///     .with_password(Some(Secret::new("s@fe")))
+///     .with_sslmode(SslMode::Require);
+/// assert_eq!(database.to_string(), "db.internal:5432/movies");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DatabaseSettings {
     /// Hosts with their ports, tried in order. A host that begins with `/` is the directory of a Unix socket.
     pub hosts: Vec<(String, u16)>,
@@ -32,7 +52,67 @@ pub struct DatabaseSettings {
     pub application_name: String,
 }
 
+with_methods! {
+    DatabaseSettings {
+        with_password(password: Option<Secret>),
+        with_sslmode(sslmode: SslMode),
+        with_sslrootcert(sslrootcert: Option<PathBuf>),
+        with_target_session_attrs(target_session_attrs: TargetSessionAttrs),
+    } except { hosts, name, user, application_name }
+}
+
 impl DatabaseSettings {
+    /// Returns settings for this host, on the default port, with this database and user, and the variables' defaults for
+    /// everything else. [`PoolSettings::validate`](super::PoolSettings::validate), which opening a pool calls, checks them.
+    pub fn new(
+        host: impl Into<String>,
+        name: impl Into<String>,
+        user: impl Into<String>,
+    ) -> DatabaseSettings {
+        let mut defaults = Reader::new(Tier::Dev, BTreeMap::new());
+        DatabaseSettings {
+            hosts: vec![(host.into(), default_port())],
+            name: name.into(),
+            user: user.into(),
+            password: None,
+            sslmode: defaults.word(&DB_SSLMODE),
+            sslrootcert: None,
+            target_session_attrs: defaults.word(&DB_TARGET_SESSION_ATTRS),
+            application_name: defaults.default_text(&DB_APPLICATION_NAME).to_owned(),
+        }
+    }
+
+    /// Sets [`hosts`](DatabaseSettings::hosts).
+    #[must_use]
+    pub fn with_hosts<H: Into<String>>(
+        mut self,
+        hosts: impl IntoIterator<Item = (H, u16)>,
+    ) -> DatabaseSettings {
+        self.hosts = hosts.into_iter().map(|(host, port)| (host.into(), port)).collect();
+        self
+    }
+
+    /// Sets [`name`](DatabaseSettings::name).
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> DatabaseSettings {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets [`user`](DatabaseSettings::user).
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>) -> DatabaseSettings {
+        self.user = user.into();
+        self
+    }
+
+    /// Sets [`application_name`](DatabaseSettings::application_name).
+    #[must_use]
+    pub fn with_application_name(mut self, application_name: impl Into<String>) -> DatabaseSettings {
+        self.application_name = application_name.into();
+        self
+    }
+
     /// The field behind each variable that [`check`](DatabaseSettings::check) reports.
     pub(super) const FIELDS: [(&str, &str); 6] = [
         (DB_HOST.name, "database.hosts"),

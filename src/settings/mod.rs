@@ -24,7 +24,7 @@ pub(crate) mod with_methods;
 
 pub use database::DatabaseSettings;
 pub use http::{ApiToken, HttpSettings};
-pub use modes::{PgBouncerMode, PrePing, SslMode, Start, TargetSessionAttrs};
+pub use modes::{PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs};
 pub use pool::PoolSettings;
 pub use reader::{EffectiveValue, Source};
 pub use secret::Secret;

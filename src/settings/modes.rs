@@ -64,6 +64,19 @@ choice! {
 }
 
 choice! {
+    /// Which statements of waiting callers are sent together, each in a transaction of its own.
+    #[non_exhaustive]
+    pub enum ShareRoundTrips for "DB_POOL_SHARE_ROUND_TRIPS" {
+        /// None.
+        Off = "off",
+        /// Queries that can only read.
+        Reads = "reads",
+        /// Writes as well. When a connection breaks, the outcome of up to eight writes is unknown instead of that of one.
+        All = "all",
+    }
+}
+
+choice! {
     /// Whether there is a PgBouncer in front of the server, and how it pools.
     #[non_exhaustive]
     pub enum PgBouncerMode for "DB_PGBOUNCER_MODE" {

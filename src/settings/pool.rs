@@ -7,7 +7,7 @@
 use crate::error::{Result, SettingsError};
 use crate::settings::database::DatabaseSettings;
 use crate::settings::database_url::is_name;
-use crate::settings::modes::{PgBouncerMode, PrePing, Start};
+use crate::settings::modes::{PgBouncerMode, PrePing, ShareRoundTrips, Start};
 use crate::settings::pool_size;
 use crate::settings::reader::{Parsed, Reader, Source};
 use crate::settings::tier::Tier;
@@ -17,8 +17,8 @@ use crate::settings::variables::{
     DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S,
     DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS,
     DB_POOL_NAME, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS,
-    DB_POOL_QUEUE_TARGET_MS, DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS, DB_START, DB_STATEMENT_CACHE_SIZE,
-    DB_STATEMENT_TIMEOUT_MS, Variable,
+    DB_POOL_QUEUE_TARGET_MS, DB_POOL_SHARE_ROUND_TRIPS, DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS, DB_START,
+    DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
 };
 use crate::settings::with_methods::with_methods;
 use std::collections::BTreeMap;
@@ -42,6 +42,7 @@ use std::time::Duration;
 /// # Ok::<(), poolhouse::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PoolSettings {
     /// The database the pool connects to.
     pub database: DatabaseSettings,
@@ -92,6 +93,10 @@ pub struct PoolSettings {
     /// `DB_RETRY_READS`: whether a query that can only read, outside a transaction, is run again on another
     /// connection if its own breaks.
     pub retry_reads: bool,
+    /// `DB_POOL_SHARE_ROUND_TRIPS`: which statements of callers that wait for a connection are sent together with that of
+    /// the caller who gets one. Only quick single statements of the helpers are, those whose recent calls took less than a
+    /// millisecond on average.
+    pub share_round_trips: ShareRoundTrips,
     /// `DB_POOL_OUTAGE_GRACE_S`: how long callers wait during an outage before they fail immediately with *down*.
     pub outage_grace: Duration,
     /// `DB_POOL_QUEUE_TARGET_MS`: the acceptable queue delay (controlled delay, CoDel). Once callers have waited longer
@@ -123,6 +128,7 @@ with_methods! {
         with_max_reply_bytes(max_reply_bytes: usize),
         with_pgbouncer_mode(pgbouncer_mode: PgBouncerMode),
         with_retry_reads(retry_reads: bool),
+        with_share_round_trips(share_round_trips: ShareRoundTrips),
         with_outage_grace(outage_grace: Duration),
         with_queue_target(queue_target: Option<Duration>),
         with_queue_interval(queue_interval: Duration),
@@ -170,6 +176,7 @@ impl PoolSettings {
             max_reply_bytes,
             pgbouncer_mode: _,
             retry_reads: _,
+            share_round_trips: _,
             outage_grace,
             queue_target,
             queue_interval,
@@ -296,6 +303,7 @@ pub(super) fn read(
         max_reply_bytes: reader.count(&DB_MAX_REPLY_BYTES) as usize,
         pgbouncer_mode: reader.word(&DB_PGBOUNCER_MODE),
         retry_reads: reader.switch(&DB_RETRY_READS),
+        share_round_trips: reader.word(&DB_POOL_SHARE_ROUND_TRIPS),
         outage_grace: reader.duration(&DB_POOL_OUTAGE_GRACE_S, None),
         queue_target: reader.optional_duration(&DB_POOL_QUEUE_TARGET_MS, None),
         queue_interval: reader.duration(&DB_POOL_QUEUE_INTERVAL_MS, None),

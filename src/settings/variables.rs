@@ -4,7 +4,7 @@
 //! A new setting is a row here and a field of `PoolSettings` or `HttpSettings`, with the lines beside that field that the
 //! compiler then asks for.
 
-use crate::settings::modes::{PgBouncerMode, PrePing, SslMode, Start, TargetSessionAttrs};
+use crate::settings::modes::{PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs};
 use crate::settings::tier::Tier;
 use std::fmt;
 use std::str::FromStr;
@@ -277,6 +277,8 @@ variables! {
         "`transaction` if a PgBouncer with `pool_mode = transaction` is in front of the server.";
     DB_RETRY_READS = Same("on"), Allowed::Words(&["on", "off"]),
         "Whether a query that can only read is run again if its connection breaks.";
+    DB_POOL_SHARE_ROUND_TRIPS = Same("reads"), Allowed::Words(ShareRoundTrips::WORDS),
+        "Which quick statements of waiting callers are sent together in one round trip.";
     DATABASE_POOL_SIZE = Unset, CONNECTIONS,
         "Second spelling: its sum with `DATABASE_MAX_OVERFLOW` is `DB_POOL_MAX_CONNECTIONS`.";
     DATABASE_MAX_OVERFLOW = Unset, Allowed::Count { min: 0, max: 999 },

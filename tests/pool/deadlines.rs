@@ -69,7 +69,7 @@ fn a_transaction_that_meets_its_deadline_is_undone() {
 fn a_transaction_whose_deadline_has_passed_is_not_committed() {
     let pool = pool(1, 2, |_| ());
     pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
-    let options = TransactionOptions { timeout: Some(400 * MS), ..TransactionOptions::default() };
+    let options = TransactionOptions::new().with_timeout(Some(400 * MS));
     let outcome = pool.transaction_with(&options, |tx| {
         tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
         // The closure's own work takes longer than there is time.

@@ -206,7 +206,7 @@ fn several_hosts_are_tried_in_turn_each_with_its_own_time() {
     (settings.connect_timeout, settings.min_connections) = (300 * MS, 1);
     // The pool waits for one connect timeout when it opens, and the mute host takes that; it comes up behind.
     let pool = loop {
-        match Pool::open(&PoolSettings { connect_timeout: 500 * MS, ..settings.clone() }) {
+        match Pool::open(&settings.clone().with_connect_timeout(500 * MS)) {
             Ok(pool) => break pool,
             Err(error) => {
                 assert!(matches!(error, Error::Down(_)), "{error}");
@@ -271,7 +271,7 @@ fn a_demoted_primary_is_left_for_the_next_host() {
     pool.execute_write("INSERT INTO t VALUES (1)", &[]).unwrap();
     eventually("all are made", SOON, || pool.status().available == 4);
     // What once was a read-only transaction's is no different.
-    let read_only = poolhouse::TransactionOptions { is_read_only: true, ..Default::default() };
+    let read_only = poolhouse::TransactionOptions::new().with_read_only(true);
     let all_have_one = Barrier::new(4);
     thread::scope(|scope| {
         for _ in 0..4 {

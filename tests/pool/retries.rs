@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 fn options(retry: RetryPolicy) -> TransactionOptions {
-    TransactionOptions { isolation: Some(Isolation::Serializable), retry, ..TransactionOptions::default() }
+    TransactionOptions::new().with_isolation(Some(Isolation::Serializable)).with_retry(retry)
 }
 
 /// Only reads, and waits while the table is locked.
@@ -80,7 +80,7 @@ fn a_deadlock_is_told_and_resolved_by_another_attempt() {
     let update = "UPDATE a SET value = value + 1 WHERE id = $1";
     for (retry, failures) in [(RetryPolicy::default(), 1), (RetryPolicy::times(5), 0)] {
         let both_hold_one = Barrier::new(2);
-        let options = TransactionOptions { retry, ..TransactionOptions::default() };
+        let options = TransactionOptions::new().with_retry(retry);
         let failed: u32 = thread::scope(|scope| {
             let threads = [(1, 2), (2, 1)].map(|(first, second)| {
                 let (pool, both_hold_one, options) = (&pool, &both_hold_one, &options);
@@ -126,8 +126,7 @@ fn attempts_end_with_the_policy_and_with_the_time() {
     };
     let (runs, error) = lose(&options(RetryPolicy::times(3)));
     assert_eq!((runs, error.sqlstate()), (3, Some("40001")));
-    let timeout = Some(300 * MS);
-    let endless = TransactionOptions { timeout, ..options(RetryPolicy::times(u32::MAX)) };
+    let endless = options(RetryPolicy::times(u32::MAX)).with_timeout(Some(300 * MS));
     let ((runs, error), took) = timed(|| lose(&endless));
     assert!(runs > 1 && took < SOON, "{runs} runs in {took:?}");
     // The time may be over between two of them, or in the middle of one.
@@ -145,7 +144,7 @@ fn other_failures_are_the_callers() {
     });
     assert_eq!(error.unwrap_err().sqlstate(), Some("22012"));
     assert_eq!(runs.load(Ordering::Relaxed), 1);
-    let read_only = TransactionOptions { is_read_only: true, ..TransactionOptions::default() };
+    let read_only = TransactionOptions::new().with_read_only(true);
     let error = pool.transaction_with(&read_only, |tx| tx.execute_write("CREATE TABLE t (a int)", &[]));
     assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));
 }

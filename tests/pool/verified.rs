@@ -87,8 +87,7 @@ fn a_commit_that_never_arrived_is_told_as_not_done() {
 fn lost_id(server: &Postgres, meanwhile: impl FnOnce()) -> poolhouse::Result<()> {
     let proxy = Proxy::to(&server.database_settings());
     let pool = pool_behind(&proxy);
-    let patient =
-        TransactionOptions { verify_within: Some(Duration::from_secs(20)), ..TransactionOptions::default() };
+    let patient = TransactionOptions::new().with_verify_within(Some(Duration::from_secs(20)));
     let mut id = 0;
     let outcome = thread::scope(|scope| {
         let id = &mut id;
@@ -288,7 +287,7 @@ fn a_commit_whose_standby_never_answered_is_not_told_as_done_before_it_does() {
     let pool = Pool::open(&settings).unwrap();
     pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
     let verified = |within| {
-        let options = TransactionOptions { verify_within: Some(within), ..TransactionOptions::default() };
+        let options = TransactionOptions::new().with_verify_within(Some(within));
         pool.transaction_with(&options, insert)
     };
     standby.freeze();
@@ -318,7 +317,7 @@ fn a_server_that_stays_away_leaves_it_unknown_within_the_time() {
     let database = postgres::fresh_database();
     let proxy = Proxy::to(&database.settings());
     let pool = pool_behind(&proxy);
-    let options = TransactionOptions { verify_within: Some(500 * MS), ..TransactionOptions::default() };
+    let options = TransactionOptions::new().with_verify_within(Some(500 * MS));
     let stalled = |tx: &mut Transaction<'_>| {
         insert(tx)?;
         proxy.stall();

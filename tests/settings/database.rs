@@ -180,3 +180,20 @@ fn certificates_are_asked_for_where_they_verify_and_refused_where_they_would_not
         }
     }
 }
+
+#[test]
+fn settings_built_from_their_parts_are_those_of_the_url() {
+    let parsed =
+        DatabaseSettings::parse("postgres://app:s%40fe@h1:1,h2/movies?sslmode=require&application_name=jobs")
+            .unwrap();
+    let built = DatabaseSettings::new("ignored", "ignored", "ignored")
+        .with_hosts([("h1", 1), ("h2", 5432)])
+        .with_name("movies")
+        .with_user("app")
+        .with_password(Some(poolhouse::Secret::new("s@fe")))
+        .with_sslmode(SslMode::Require)
+        .with_application_name("jobs");
+    assert_eq!(built, parsed);
+    let plain = DatabaseSettings::parse("postgres://app@db/movies").unwrap();
+    assert_eq!(DatabaseSettings::new("db", "movies", "app"), plain);
+}

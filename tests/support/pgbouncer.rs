@@ -78,7 +78,7 @@ impl PgBouncer {
         }
         fs::write(home.join("pgbouncer.ini"), file).expect("pgbouncer.ini");
         fs::write(&users, userlist).expect("userlist.txt");
-        let settings = DatabaseSettings { hosts: vec![("127.0.0.1".to_owned(), port)], ..settings.clone() };
+        let settings = settings.clone().with_hosts([("127.0.0.1", port)]);
         let bouncer = PgBouncer { home, account, settings, process: Mutex::new(None), _watchdog: watchdog };
         bouncer.start_again();
         bouncer
@@ -92,7 +92,7 @@ impl PgBouncer {
     /// The same over its Unix socket.
     pub(crate) fn socket_settings(&self) -> DatabaseSettings {
         let directory = self.home.display().to_string();
-        DatabaseSettings { hosts: vec![(directory, self.settings.hosts[0].1)], ..self.settings() }
+        self.settings().with_hosts([(directory, self.settings.hosts[0].1)])
     }
 
     /// A pool's settings for that, in the mode for it.
@@ -166,7 +166,7 @@ impl Drop for PgBouncer {
 
 /// A pool's settings for a database behind PgBouncer.
 pub(crate) fn through(database: DatabaseSettings) -> PoolSettings {
-    PoolSettings { pgbouncer_mode: PgBouncerMode::Transaction, ..PoolSettings::new(database) }
+    PoolSettings::new(database).with_pgbouncer_mode(PgBouncerMode::Transaction)
 }
 
 /// Ends what runs from the directory `$1` and removes it.

@@ -168,7 +168,7 @@ pub(crate) fn create_database(
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).expect("a fresh database");
-    Database { settings: DatabaseSettings { name, ..server.clone() }, is_dropped_at_end }
+    Database { settings: server.clone().with_name(name), is_dropped_at_end }
 }
 
 /// What earlier test processes have left on a server that is not ours.

@@ -1,6 +1,7 @@
 //! Poolhouse and its peers on one private PostgreSQL, in one run. It prints tables and judges nothing.
 
 mod contestants;
+mod machine;
 mod measure;
 mod report;
 mod scenarios;
@@ -18,7 +19,7 @@ mod support {
 }
 
 use clap::{Parser, ValueEnum};
-use measure::{Rounds, load, machine};
+use measure::{Rounds, load};
 use scenarios::faults::Fault;
 use scenarios::{Stage, acquire, faults, first_answer, growth, import, recovery, spike, throughput};
 use std::path::PathBuf;
@@ -75,7 +76,8 @@ fn main() {
         own.with_file_name("poolhouse")
     });
     let stage = Stage::new(rounds, cli.movies_csv, program);
-    println!("{}", machine());
+    let row = stage.server.client().query_one("SHOW server_version", &[]).expect("the server's version");
+    println!("{}", machine::describe(row.get(0)));
     println!("{} rounds of {} ms, medians; load at the start {}\n", cli.rounds, cli.round_ms, load());
     let all = Scenario::value_variants();
     // Each of these two takes half as long as all others.

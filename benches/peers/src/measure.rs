@@ -121,11 +121,3 @@ pub(crate) fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
-
-/// What this machine is: its processors, and how many of them there are.
-pub(crate) fn machine() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    format!("{cores} processors, {}", model.map_or("of an unknown kind", |(_, model)| model))
-}

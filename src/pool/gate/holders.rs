@@ -148,6 +148,13 @@ impl Holders {
         self.entries[permit.0].thread.store(DETACHED, Ordering::Release);
     }
 
+    /// `thread` becomes the holder.
+    pub(super) fn pass_on(&self, permit: &Permit, thread: u64, now: Instant) {
+        let entry = &self.entries[permit.0];
+        entry.since.store(self.nanos_at(now), Ordering::Relaxed);
+        entry.thread.store(thread, Ordering::Release);
+    }
+
     pub(super) fn is_detached(&self, permit: &Permit) -> bool {
         self.entries[permit.0].thread.load(Ordering::Relaxed) == DETACHED
     }

@@ -52,6 +52,14 @@ impl State {
         self.holders.register(thread, since, Some(waited))
     }
 
+    /// Lends an idle connection to a caller that finds no other waiting.
+    pub(super) fn lend_idle(&mut self, since: Instant) -> Option<Permit> {
+        if self.idle == 0 || !self.queue.is_empty() || self.phase != PoolState::Open {
+            return None;
+        }
+        Some(self.lend(since, thread_number(), Duration::ZERO))
+    }
+
     /// Takes back a permit whose connection was not used. The caller's wait goes on, so it is counted when it ends.
     pub(super) fn take_back_unused(&mut self, permit: Permit) {
         match self.holders.revert(&permit) {
@@ -255,6 +263,7 @@ impl State {
     /// Reports [`unserved`](State::unserved) to the growth rule. Required after every change of the queue, of `requested` and of
     /// `phase`.
     pub(super) fn note_demand(&mut self, now: Instant) {
+        self.has_waiters.store(!self.queue.is_empty(), Ordering::Relaxed);
         let unserved = self.unserved();
         self.growth.note_demand(now, unserved);
     }

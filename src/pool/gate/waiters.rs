@@ -6,6 +6,7 @@
 use crate::pool::gate::sync::{AtomicU8, Parker, now, thread_local};
 use crate::pool::gate::{Gate, Locked, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,28 @@ pub(super) const SHED: u8 = 2;
 pub(super) const DOWN: u8 = 3;
 pub(super) const LOGIN: u8 = 4;
 pub(super) const CLOSED: u8 = 5;
+pub(super) const TAKEN_ALONG: u8 = 6;
+
+/// What a waiting caller wants to do with a connection, for another caller to do in its place. The gate only passes it on.
+pub(crate) type Request = Arc<dyn Any + Send + Sync>;
+
+/// How a caller's wait ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Granted {
+    Permit(Permit),
+    /// Another caller has taken the caller's request along.
+    TakenAlong,
+}
+
+impl Granted {
+    /// The permit of a caller without a request.
+    pub(crate) fn permit(self) -> Permit {
+        match self {
+            Granted::Permit(permit) => permit,
+            Granted::TakenAlong => unreachable!("bug: a caller without a request was taken along"),
+        }
+    }
+}
 
 /// One call of [`Gate::acquire`] or [`Gate::acquire_again`].
 #[derive(Debug, Clone, Copy)]
@@ -32,27 +55,34 @@ pub(super) struct Caller {
 
 /// A caller in the queue.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     /// Written under the gate's lock only. The waiter reads it without the lock, so that a granted waiter does not contend for it.
     pub(super) outcome: AtomicU8,
     /// The permit's number; written before `outcome` becomes `GRANTED`.
     pub(super) entry: AtomicUsize,
     pub(super) since: Instant,
     pub(super) thread: u64,
+    request: Option<Request>,
     pub(super) parker: Parker,
 }
 
 impl Waiter {
     /// The outcome; `None` while it is pending. Pairs with the release in [`Waiter::settle`].
-    pub(super) fn settled(&self) -> Option<Result<Permit, Refusal>> {
+    pub(super) fn settled(&self) -> Option<Result<Granted, Refusal>> {
         match self.outcome.load(Ordering::Acquire) {
             PENDING => None,
-            GRANTED => Some(Ok(Permit(self.entry.load(Ordering::Relaxed)))),
+            GRANTED => Some(Ok(Granted::Permit(Permit(self.entry.load(Ordering::Relaxed))))),
+            TAKEN_ALONG => Some(Ok(Granted::TakenAlong)),
             SHED => Some(Err(Refusal::Shed)),
             DOWN => Some(Err(Refusal::Down)),
             LOGIN => Some(Err(Refusal::Login)),
             _ => Some(Err(Refusal::Closed)),
         }
+    }
+
+    /// Wakes the waiter's thread.
+    pub(crate) fn wake(&self) {
+        self.parker.unpark();
     }
 
     /// Sets the outcome. The caller holds the gate's lock and wakes the waiter after releasing it.
@@ -66,28 +96,81 @@ impl Gate {
     ///
     /// `started` is when the call began: the numbers of a refusal count from then.
     pub(crate) fn acquire(&self, started: Instant, deadline: Instant) -> Result<Permit, Refused> {
+        Ok(self.acquire_or_follow(started, deadline, || None)?.permit())
+    }
+
+    /// Acquires a permit like [`acquire`](Gate::acquire). While the caller waits, another one may take its `request` along.
+    pub(crate) fn acquire_or_follow(
+        &self,
+        started: Instant,
+        deadline: Instant,
+        request: impl FnOnce() -> Option<Request>,
+    ) -> Result<Granted, Refused> {
         // Without the lock, where nothing but the counts has to change.
         if self.word.try_lend() {
-            return Ok(self.holders.register(thread_number(), started, None));
+            return Ok(Granted::Permit(self.holders.register(thread_number(), started, None)));
         }
         let mut state = self.lock();
         state.counts.requests += 1;
-        if state.idle > 0 && state.queue.is_empty() && state.phase == PoolState::Open {
-            return Ok(state.lend(started, thread_number(), Duration::ZERO));
+        if let Some(permit) = state.lend_idle(started) {
+            return Ok(Granted::Permit(permit));
         }
-        self.wait_in_queue(state, Caller { started, deadline, is_again: false })
+        drop(state);
+        let request = request();
+        let mut state = self.lock();
+        if let Some(permit) = state.lend_idle(started) {
+            return Ok(Granted::Permit(permit));
+        }
+        self.wait_in_queue(state, Caller { started, deadline, is_again: false }, request)
     }
 
-    /// Acquires another permit for a caller whose connection was unusable and has been closed. The caller did not cause this, so
-    /// it keeps the position in the queue that `started` gives it.
+    /// Takes callers out of the queue whose requests the current caller runs with its own, which `takes` decides: from the head
+    /// on, up to the first that it refuses, at most `most`.
+    pub(crate) fn take_along(
+        &self,
+        most: usize,
+        mut takes: impl FnMut(&Request) -> bool,
+    ) -> Vec<Arc<Waiter>> {
+        let mut taken = Vec::new();
+        let mut state = self.lock();
+        let now = now();
+        while taken.len() < most
+            && let Some(waiter) =
+                state.queue.pop_front_if(|waiter| waiter.request.as_ref().is_some_and(&mut takes))
+        {
+            state.counts.wait_times.add(now.saturating_duration_since(waiter.since));
+            state.counts.shared_round_trips += 1;
+            waiter.settle(TAKEN_ALONG);
+            taken.push(waiter);
+        }
+        if !taken.is_empty() {
+            state.note_demand(now);
+        }
+        taken
+    }
+
+    /// Whether callers wait; only a hint, because it changes at any time.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.has_waiters.load(Ordering::Relaxed)
+    }
+
+    /// Makes the current thread the holder of a connection that another one was lent.
+    pub(crate) fn pass_on(&self, permit: &Permit) {
+        self.holders.pass_on(permit, thread_number(), now());
+    }
+
+    /// Acquires another permit for a caller whose connection was unusable and has been closed, or the first one for a caller who
+    /// was taken along in vain. The caller did not cause this, so it keeps the position in the queue that `started` gives it.
     pub(crate) fn acquire_again(
         &self,
-        permit: Permit,
+        permit: Option<Permit>,
         started: Instant,
         deadline: Instant,
     ) -> Result<Permit, Refused> {
         let mut state = self.lock();
-        state.take_back_unused(permit);
+        if let Some(permit) = permit {
+            state.take_back_unused(permit);
+        }
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
             let waited = now.saturating_duration_since(started);
@@ -97,10 +180,15 @@ impl Gate {
         for waiter in self.follow_up(&mut state, now) {
             waiter.parker.unpark();
         }
-        self.wait_in_queue(state, Caller { started, deadline, is_again: true })
+        Ok(self.wait_in_queue(state, Caller { started, deadline, is_again: true }, None)?.permit())
     }
 
-    fn wait_in_queue<'a>(&'a self, mut state: Locked<'a>, mut caller: Caller) -> Result<Permit, Refused> {
+    fn wait_in_queue<'a>(
+        &'a self,
+        mut state: Locked<'a>,
+        mut caller: Caller,
+        request: Option<Request>,
+    ) -> Result<Granted, Refused> {
         let arrived = now();
         if state.checking > 0 {
             // Connections under maintenance return within `CHECK_SLACK`: wait for them instead of reporting exhaustion.
@@ -111,11 +199,11 @@ impl Gate {
             self.request_for_demand(&mut state, arrived, 1);
             return Err(state.turn_away(refusal, caller.started, caller.is_again));
         }
-        let waiter = state.enqueue(&caller);
+        let waiter = state.enqueue(&caller, request);
         loop {
             let now = now();
             match state.end_of_wait(&waiter, &caller, now) {
-                Some(Ok(permit)) => return Ok(permit),
+                Some(Ok(granted)) => return Ok(granted),
                 Some(Err(refusal)) => return Err(state.turn_away(refusal, caller.started, true)),
                 None => {}
             }
@@ -123,8 +211,8 @@ impl Gate {
             let wake_at = state.next_wake(caller.deadline, now);
             drop(state);
             waiter.parker.park(wake_at.saturating_duration_since(now));
-            if let Some(Ok(permit)) = waiter.settled() {
-                return Ok(permit);
+            if let Some(Ok(granted)) = waiter.settled() {
+                return Ok(granted);
             }
             state = self.lock();
         }
@@ -133,12 +221,13 @@ impl Gate {
 
 impl State {
     /// Adds a caller to the queue: at the end, or at its former position if it was served before.
-    fn enqueue(&mut self, caller: &Caller) -> Arc<Waiter> {
+    fn enqueue(&mut self, caller: &Caller, request: Option<Request>) -> Arc<Waiter> {
         let waiter = Arc::new(Waiter {
             outcome: AtomicU8::new(PENDING),
             entry: AtomicUsize::new(0),
             since: caller.started,
             thread: thread_number(),
+            request,
             parker: Parker::here(),
         });
         if caller.is_again {
@@ -157,7 +246,7 @@ impl State {
         waiter: &Arc<Waiter>,
         caller: &Caller,
         now: Instant,
-    ) -> Option<Result<Permit, Refusal>> {
+    ) -> Option<Result<Granted, Refusal>> {
         if let Some(outcome) = waiter.settled() {
             return Some(outcome);
         }

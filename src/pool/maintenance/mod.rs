@@ -287,7 +287,7 @@ impl Shared {
             "the server refused, or a cancel request is unaccounted for"
         };
         // Counted as dirty even if the connection broke, because no borrower was affected.
-        pooled.condemn_instead(CloseReason::Dirty);
+        pooled.replace_close_reason(CloseReason::Dirty);
         let pool = &self.settings.name;
         logged(|| {
             warn!("A connection could not be made clean after use and is closed: {cause} (pool \"{pool}\")");

@@ -9,6 +9,7 @@
 //! `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs`
 //! cleans the session, `timeout.rs` has the time limits.
 
+pub(in crate::pool) mod batch;
 pub(in crate::pool) mod classify;
 mod exchange;
 mod outcome;
@@ -19,9 +20,11 @@ mod timeout;
 mod types;
 
 use crate::error::{Error, Result};
+pub(crate) use crate::pool::session::batch::Encoded;
 use crate::pool::session::classify::is_copy_in;
 use crate::pool::session::outcome::{Checkpoint, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
+pub(crate) use crate::pool::session::statement::Answer;
 pub(crate) use crate::pool::session::statement_cache::Params;
 use crate::pool::session::statement_cache::Statements;
 pub(crate) use crate::pool::session::timeout::Limit;
@@ -50,6 +53,8 @@ pub(crate) struct Session {
     cancel: Option<Arc<Cancel>>,
     /// A cancel request was sent since the last reset.
     is_cancelled: bool,
+    /// Replies that nobody waits for and that the reset receives.
+    abandoned: usize,
     statements: Statements,
     /// When the session reaches its maximum age.
     pub(crate) retire_at: Option<Instant>,
@@ -64,7 +69,7 @@ pub(crate) struct Session {
     /// The settings require a server that accepts writes.
     must_be_writable: bool,
     /// The server has stopped accepting writes, as after a failover.
-    is_demoted: bool,
+    is_server_read_only: bool,
     /// The open transaction was begun as `READ ONLY`, or a statement in it may have made it so.
     is_read_only: bool,
     /// The catalogue's epoch when the open transaction began.
@@ -129,13 +134,14 @@ impl Session {
             connector,
             cancel: None,
             is_cancelled: false,
+            abandoned: 0,
             statements,
             retire_at,
             idle_since: Instant::now(),
             generation,
             close_reason: None,
             must_be_writable,
-            is_demoted: false,
+            is_server_read_only: false,
             is_read_only: false,
             began: 0,
             has_conflict: false,
@@ -253,8 +259,8 @@ impl Session {
         &self.conn
     }
 
-    pub(crate) fn is_demoted(&self) -> bool {
-        self.is_demoted
+    pub(crate) fn is_server_read_only(&self) -> bool {
+        self.is_server_read_only
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -262,18 +268,18 @@ impl Session {
     }
 
     /// Marks the session for closing on return. The first reason is kept.
-    pub(crate) fn condemn(&mut self, reason: CloseReason) {
+    pub(crate) fn mark_for_close(&mut self, reason: CloseReason) {
         self.close_reason.get_or_insert(reason);
     }
 
     /// Marks the session for closing, with `reason` in place of any earlier one.
-    pub(crate) fn condemn_instead(&mut self, reason: CloseReason) {
+    pub(crate) fn replace_close_reason(&mut self, reason: CloseReason) {
         self.close_reason = Some(reason);
     }
 
     /// Marks a session that could not be cleaned for closing.
-    pub(crate) fn condemn_dirty(&mut self) {
-        self.condemn(CloseReason::Dirty);
+    pub(crate) fn mark_dirty_for_close(&mut self) {
+        self.mark_for_close(CloseReason::Dirty);
     }
 
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
@@ -293,10 +299,10 @@ impl Session {
             return Verdict::Close(CloseReason::Dirty);
         }
         match self.conn.status() {
-            _ if self.conn.has_lost_count() => Verdict::Close(CloseReason::Dirty),
+            _ if self.conn.has_lost_sync() => Verdict::Close(CloseReason::Dirty),
             // A reply is outstanding: the next borrower would receive the rest of it. After an error of raw access the
             // driver can still read it.
-            None if !self.is_client_lent => Verdict::Close(CloseReason::Dirty),
+            None if !self.is_client_lent && self.abandoned == 0 => Verdict::Close(CloseReason::Dirty),
             Some(b'I') if !self.is_dirty => Verdict::Keep,
             _ => Verdict::Reset,
         }
@@ -327,11 +333,7 @@ impl Session {
     /// Sets the deadline of the next operation, and returns the state before it.
     fn start_operation(&self, limit: Limit) -> Checkpoint {
         let now = Instant::now();
-        let deadline = match limit {
-            Limit::Within(time) => time.map(|time| super::add(now, time)),
-            Limit::Until(deadline) => Some(deadline),
-        };
-        self.conn.set_deadline(now, deadline);
+        self.conn.set_deadline(now, limit.until(now));
         Checkpoint { at: now, written: self.conn.written(), is_trusted: !self.is_dirty }
     }
 }

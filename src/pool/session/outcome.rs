@@ -193,11 +193,11 @@ pub(super) fn ends_session(error: &ServerError) -> bool {
 
 impl Session {
     /// Whether the refusal of a write as read-only proves that the server is no longer the primary.
-    fn proves_demotion(&self, checkpoint: Checkpoint) -> bool {
+    fn proves_read_only_server(&self, checkpoint: Checkpoint) -> bool {
         self.must_be_writable && checkpoint.is_trusted && !(self.in_transaction && self.is_read_only)
     }
 
-    /// Turns a fault into the pool's error, and condemns the session where it cannot be used any more.
+    /// Turns a fault into the pool's error, and marks the session for closing where it cannot be used any more.
     pub(super) fn judge(&mut self, fault: Fault, checkpoint: Checkpoint, effect: Effect) -> Failure {
         match fault {
             Fault::Unsent(cause) => Failure::without_retry(cause.into()),
@@ -210,7 +210,7 @@ impl Session {
                 end => self.judge_lost(end, server_text(&error), checkpoint, effect),
             },
             Fault::Broken(Broken { cause, is_too_large: true, .. }) if effect == Effect::None => {
-                self.condemn(CloseReason::Broken);
+                self.mark_for_close(CloseReason::Broken);
                 Failure::without_retry(Cause::Stated(cause.to_string()).into())
             }
             Fault::Broken(Broken { cause, last: None, .. }) => {
@@ -232,7 +232,7 @@ impl Session {
         checkpoint: Checkpoint,
         effect: Effect,
     ) -> Failure {
-        self.condemn(CloseReason::Broken);
+        self.mark_for_close(CloseReason::Broken);
         let interruption = Interruption::new(checkpoint.at.elapsed(), text);
         let was_not_sent = self.sent_nothing_since(checkpoint);
         let is_not_done = match end {
@@ -264,13 +264,13 @@ impl Session {
     /// Interprets an error message after which the session stays open, unless the connection has ended since.
     fn judge_refused(&mut self, error: Box<ServerError>, checkpoint: Checkpoint, effect: Effect) -> Failure {
         if self.conn.has_ended() {
-            self.condemn(CloseReason::Broken);
+            self.mark_for_close(CloseReason::Broken);
         }
         let (after, code) = (checkpoint.at.elapsed(), error.sqlstate());
         self.has_conflict |= matches!(code, "40001" | "40P01");
-        if code == READ_ONLY && self.proves_demotion(checkpoint) {
-            self.condemn(CloseReason::Broken);
-            self.is_demoted = true;
+        if code == READ_ONLY && self.proves_read_only_server(checkpoint) {
+            self.mark_for_close(CloseReason::Broken);
+            self.is_server_read_only = true;
             let is_safe = !self.in_transaction && effect != Effect::InSteps;
             let retry = if is_safe { Retry::Safe } else { Retry::Never };
             return Failure { error: Cause::Server(error).into(), retry };

@@ -27,6 +27,12 @@ impl Session {
         }
         let limit = Limit::Until(deadline);
         self.start_operation(limit);
+        for _ in 0..std::mem::take(&mut self.abandoned) {
+            match self.wire.receive() {
+                Ok(reply) => reply.recycle(),
+                Err(_) => return false,
+            }
+        }
         if self.is_client_lent && !self.take_back_client() {
             return false;
         }

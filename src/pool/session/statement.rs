@@ -21,6 +21,26 @@ use std::time::{Duration, Instant};
 /// have another cause.
 const MAX_REPREPARES: u32 = 3;
 
+/// The complete answer to a statement.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    reply: Reply,
+    columns: Arc<[Column]>,
+}
+
+impl Answer {
+    pub(crate) fn into_rows(self) -> Rows {
+        self.reply.into_rows(self.columns)
+    }
+
+    /// The number of affected rows.
+    pub(crate) fn into_affected(self) -> u64 {
+        let affected = self.reply.affected();
+        self.reply.recycle();
+        affected
+    }
+}
+
 /// A statement that is ready to run.
 struct Ready {
     traits: Traits,
@@ -34,31 +54,8 @@ struct Ready {
 }
 
 impl Session {
-    /// Runs a query.
-    pub(crate) fn query(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<Rows, Failure> {
-        self.run(sql, params, limit, |session, reply| {
-            let columns = session.statements.ready(sql).map(|prepared| prepared.columns());
-            reply.into_rows(columns.unwrap_or_default())
-        })
-    }
-
-    /// Runs a statement and returns the number of affected rows.
-    pub(crate) fn write(&mut self, sql: &str, params: Params<'_>, limit: Limit) -> Result<u64, Failure> {
-        self.run(sql, params, limit, |_, reply| {
-            let affected = reply.affected();
-            reply.recycle();
-            affected
-        })
-    }
-
     /// Runs the statement, and prepares it again where it turns out to be stale.
-    fn run<R>(
-        &mut self,
-        sql: &str,
-        params: Params<'_>,
-        mut limit: Limit,
-        result: impl Fn(&mut Session, Reply) -> R,
-    ) -> Result<R, Failure> {
+    pub(crate) fn run(&mut self, sql: &str, params: Params<'_>, mut limit: Limit) -> Result<Answer, Failure> {
         limit.check().map_err(Failure::without_retry)?;
         if self.in_transaction && self.conn.status() == Some(b'I') {
             // The transaction has ended on the server: the statement would commit by itself.
@@ -73,9 +70,9 @@ impl Session {
                 Ok(reply) => {
                     // A conflict before this was undone by a savepoint: the transaction goes on.
                     self.has_conflict = false;
-                    let result = result(self, reply);
+                    let answer = self.answer(sql, reply, is_cached.then_some(checkpoint.at));
                     self.statements.end_run();
-                    return Ok(result);
+                    return Ok(answer);
                 }
                 Err(fault) => fault,
             };
@@ -93,6 +90,18 @@ impl Session {
             }
             return Err(self.judge(fault, checkpoint, effect).with_statement(sql));
         }
+    }
+
+    /// The answer to a statement that is ready, sent at `sent` or not in one send; then its time says nothing.
+    pub(super) fn answer(&mut self, sql: &str, reply: Reply, sent: Option<Instant>) -> Answer {
+        let answered = self.conn.answered_at();
+        let columns = self.statements.ready(sql).map(|prepared| {
+            if let Some(sent) = sent {
+                prepared.note_time(answered.saturating_duration_since(sent));
+            }
+            prepared.columns()
+        });
+        Answer { reply, columns: columns.unwrap_or_default() }
     }
 
     /// Sends the statement that is ready, and returns its reply.
@@ -207,9 +216,13 @@ impl Session {
         let name = catalogue.new_name();
         let (reply, traits) = self.describe(if is_named { &name } else { "" }, sql, state)?;
         let types = self.types(&reply.parameter_types()?)?;
-        let description = self.statements.catalogue().describe(name, sql, types, is_shared);
+        let description = self.statements.catalogue().describe(name.clone(), sql, types, is_shared);
+        let has_other_name = description.name != name;
         self.statements.put(sql, Prepared::new(description, traits, epoch, is_named), is_lasting);
         self.note_reply(sql, &reply)?;
+        if has_other_name {
+            self.statements.rename(sql, name);
+        }
         reply.recycle();
         Ok((traits, false))
     }
@@ -266,12 +279,12 @@ impl Session {
         sql: &str,
         params: Params<'_>,
         limit: Limit,
-    ) -> Result<Rows, Failure> {
+    ) -> Result<Answer, Failure> {
         // One limit for the three steps.
         let limit = limit.since(Instant::now());
         self.begin_transaction("BEGIN READ ONLY", true, "", limit)?;
         self.in_transaction = true;
-        let rows = self.query(sql, params, limit);
+        let rows = self.run(sql, params, limit);
         let end = if rows.is_ok() { "COMMIT" } else { "ROLLBACK" };
         if !self.is_broken() {
             // The rows are there already. Where this fails, the session is closed.
@@ -301,7 +314,7 @@ impl Session {
 /// Whether the fault can come from a stale prepared statement (PostgreSQL, "Error Codes"): its plan (0A000) or its name
 /// (26000) is not valid any more. For a cached one also: a table, column or type that it refers to has changed (class 42,
 /// XX000), or the parameters were checked against outdated types, and nothing was sent.
-fn may_be_stale(fault: &Fault, is_cached: bool) -> bool {
+pub(super) fn may_be_stale(fault: &Fault, is_cached: bool) -> bool {
     match fault {
         Fault::Refused(error) if ends_session(error) => false,
         Fault::Refused(error) => {

@@ -16,6 +16,7 @@ use postgres::types::{IsNull, ToSql, Type};
 use postgres_protocol::message::frontend::{self, BindError};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The parameters of a statement.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -26,8 +27,8 @@ pub(crate) struct Statements {
     cache: Option<LruCache<Box<str>, Prepared>>,
     /// The statement that is about to run, where the cache does not keep it.
     uncached: Option<Prepared>,
-    /// Statements on the server that the cache has dropped. They are closed ahead of the next statement.
-    dropped: Vec<Arc<Description>>,
+    /// The names of statements on the server that the cache has dropped. They are closed ahead of the next statement.
+    dropped: Vec<String>,
     is_behind_pgbouncer: bool,
     catalogue: Arc<Catalogue>,
 }
@@ -36,6 +37,8 @@ pub(crate) struct Statements {
 pub(crate) struct Prepared {
     description: Arc<Description>,
     columns: Option<Columns>,
+    /// How long its calls took lately; `None` before the second call.
+    mean_time: Option<Duration>,
     /// It may be prepared by name.
     is_named: bool,
     is_on_server: bool,
@@ -89,7 +92,7 @@ impl Statements {
             None => self.uncached = Some(prepared),
             Some(cache) => {
                 let dropped = cache.push(sql.into(), prepared);
-                self.dropped.extend(dropped.and_then(|(_, dropped)| dropped.on_server()));
+                self.dropped.extend(dropped.and_then(|(_, dropped)| dropped.name_on_server()));
             }
         }
     }
@@ -108,13 +111,21 @@ impl Statements {
         let prepared =
             prepared.ok_or_else(|| Fault::refused("bug: a statement runs that is not prepared"))?;
         wire.write_request(|requests| {
-            for description in &self.dropped {
-                frontend::close(b'S', &description.name, requests)?;
+            for name in &self.dropped {
+                frontend::close(b'S', name, requests)?;
             }
             prepared.write(requests, sql, params)
         })?;
         self.dropped.clear();
         Ok(())
+    }
+
+    /// The statement that is about to run is on the server under `name` only, and is to be under the name in its description.
+    pub(super) fn rename(&mut self, sql: &str, name: String) {
+        let Some(prepared) = self.ready(sql) else { return };
+        if std::mem::take(&mut prepared.is_on_server) {
+            self.dropped.push(name);
+        }
     }
 
     /// Ends the run of a statement: one that is not cached is forgotten.
@@ -132,9 +143,15 @@ impl Statements {
     pub(crate) fn forget(&mut self, sql: &str) {
         self.catalogue.forget(sql);
         let dropped = self.cache.as_mut().and_then(|cache| cache.pop(sql));
-        self.dropped.extend(dropped.and_then(|dropped| dropped.on_server()));
+        self.dropped.extend(dropped.and_then(|dropped| dropped.name_on_server()));
     }
 }
+
+/// A statement is quick below this mean time.
+const QUICK: Duration = Duration::from_millis(1);
+
+/// The mean is a moving average, of about this many calls.
+const MEAN_OF: u32 = 16;
 
 /// Writes one statement that is parsed without a name, with its parameters and their types, as one request.
 pub(super) fn write_typed(
@@ -151,7 +168,12 @@ pub(super) fn write_typed(
 }
 
 /// Writes the message that gives a statement its parameters. All values of the result are to be binary.
-fn write_bind(name: &str, types: &[Type], params: Params<'_>, requests: &mut BytesMut) -> Result<(), Fault> {
+pub(super) fn write_bind(
+    name: &str,
+    types: &[Type],
+    params: Params<'_>,
+    requests: &mut BytesMut,
+) -> Result<(), Fault> {
     let formats = params.iter().zip(types).map(|(param, type_)| param.encode_format(type_) as i16);
     let mut number = 0;
     let serialize = |(param, type_): (&&(dyn ToSql + Sync), &Type), requests: &mut BytesMut| {
@@ -176,17 +198,17 @@ impl Prepared {
         epoch: Option<u64>,
         is_named: bool,
     ) -> Prepared {
-        Prepared { description, columns: None, is_named, is_on_server: false, traits, epoch }
+        Prepared { description, columns: None, mean_time: None, is_named, is_on_server: false, traits, epoch }
     }
 
-    /// Its description, if it is prepared on the server.
-    fn on_server(self) -> Option<Arc<Description>> {
-        self.is_on_server.then_some(self.description)
+    /// Its name, if it is prepared on the server.
+    fn name_on_server(self) -> Option<String> {
+        self.is_on_server.then(|| self.description.name.clone())
     }
 
     /// Writes all messages that run the statement, except for the Sync.
     fn write(&self, requests: &mut BytesMut, sql: &str, params: Params<'_>) -> Result<(), Fault> {
-        let Description { name, params: types } = &*self.description;
+        let Description { name, params: types, .. } = &*self.description;
         if types.len() != params.len() {
             let text = format!("expected {} parameters but got {}", types.len(), params.len());
             return Err(Fault::refused(text));
@@ -221,6 +243,29 @@ impl Prepared {
         let body = reply.row_description().unwrap_or_default();
         let is_known = self.columns.as_ref().is_some_and(|known| *known.described == *body);
         (is_described && !is_known).then(|| body.into())
+    }
+
+    /// Whether the server runs it at once by its name, and its reply has no description: its messages are the same for every
+    /// session of the pool.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_on_server && !self.is_described_by_reply()
+    }
+
+    pub(super) fn is(&self, description: &Arc<Description>) -> bool {
+        Arc::ptr_eq(&self.description, description)
+    }
+
+    /// Notes how long a call took.
+    pub(super) fn note_time(&mut self, time: Duration) {
+        // One late call may be the machine's doing; several are the statement's.
+        let time = time.min(4 * QUICK);
+        let mean = self.mean_time.map_or(time, |mean| mean - mean / MEAN_OF + time / MEAN_OF);
+        self.mean_time = Some(mean);
+    }
+
+    /// Whether its recent calls took less than [`QUICK`] on average; not known of one that was never called.
+    pub(super) fn is_quick(&self) -> bool {
+        self.mean_time.is_some_and(|mean| mean < QUICK)
     }
 
     pub(super) fn set_columns(&mut self, described: Box<[u8]>, columns: Arc<[Column]>) {

@@ -24,6 +24,14 @@ impl Limit {
         }
     }
 
+    /// When the limit ends for an operation that begins at `start`; `None` is never.
+    pub(crate) fn until(self, start: Instant) -> Option<Instant> {
+        match self {
+            Limit::Within(time) => time.map(|time| add(start, time)),
+            Limit::Until(deadline) => Some(deadline),
+        }
+    }
+
     /// Fails with `DeadlineExceeded` where the limit has passed before anything was sent.
     pub(crate) fn check(self) -> Result<()> {
         match self {

@@ -204,7 +204,7 @@ impl Slots {
         mut pooled: Pooled,
         reason: CloseReason,
     ) -> Result<Option<Holder>, Box<Session>> {
-        pooled.condemn(reason);
+        pooled.mark_for_close(reason);
         let Pooled { session, slot } = pooled;
         let mut parts = self.slots[slot].lock();
         let (guard, holder) = (parts.guard.take(), parts.holder.take());
@@ -214,6 +214,14 @@ impl Slots {
             None => return Err(session),
         }
         Ok(holder.filter(|holder| holder.reported))
+    }
+
+    /// `holder` becomes the borrower.
+    pub(crate) fn pass_on(&self, pooled: &Pooled, holder: Holder) {
+        let mut parts = self.slots[pooled.slot].lock();
+        if let Some(former) = &mut parts.holder {
+            *former = holder;
+        }
     }
 
     /// Calls `f` under the slot's lock for every holder whose hold is longer than `threshold`.
@@ -238,7 +246,7 @@ impl Slots {
             slot.idle_since.store(EMPTY, Ordering::Relaxed);
             drop(parts);
             if let (Some(guard), Some(mut session)) = (guard, session) {
-                session.condemn(CloseReason::Retired);
+                session.mark_for_close(CloseReason::Retired);
                 end(guard, session);
             }
         }
@@ -263,7 +271,7 @@ fn newest(slots: &[Slot], order: impl Iterator<Item = usize>, warm: u64) -> Opti
 /// Closes a connection that r2d2 has in its store.
 pub(crate) fn close_unused(mut guard: Guard) {
     if let Some(session) = &mut *guard {
-        session.condemn(CloseReason::Retired);
+        session.mark_for_close(CloseReason::Retired);
     }
 }
 

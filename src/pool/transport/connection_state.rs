@@ -47,9 +47,9 @@ pub(crate) struct ConnectionState {
     at_login: [OnceLock<Box<[u8]>>; LITERAL_PARAMETERS.len()],
     changed_parameters: AtomicU8,
     /// The number of outstanding replies was unknown at some time.
-    lost_count: AtomicBool,
-    /// It still is.
-    is_count_unknown: AtomicBool,
+    lost_sync: AtomicBool,
+    /// The number of outstanding replies is unknown now.
+    is_reply_count_unknown: AtomicBool,
     /// The driver has read a part of a message whose rest is outstanding.
     is_within_message: AtomicBool,
     cancel_key: OnceLock<Box<[u8]>>,
@@ -88,8 +88,8 @@ impl ConnectionState {
             is_server_utf8: AtomicBool::new(false),
             at_login: Default::default(),
             changed_parameters: AtomicU8::new(0),
-            lost_count: AtomicBool::new(false),
-            is_count_unknown: AtomicBool::new(false),
+            lost_sync: AtomicBool::new(false),
+            is_reply_count_unknown: AtomicBool::new(false),
             is_within_message: AtomicBool::new(false),
             cancel_key: OnceLock::new(),
             pool: OnceLock::new(),
@@ -221,20 +221,20 @@ impl ConnectionState {
         }
     }
 
-    /// Marks the number of outstanding replies as unknown.
-    pub(crate) fn lose_count(&self) {
-        self.lost_count.store(true, Ordering::Relaxed);
-        self.is_count_unknown.store(true, Ordering::Relaxed);
+    /// Marks the number of outstanding replies as unknown: client and server have lost synchronization.
+    pub(crate) fn lose_sync(&self) {
+        self.lost_sync.store(true, Ordering::Relaxed);
+        self.is_reply_count_unknown.store(true, Ordering::Relaxed);
     }
 
     /// Whether it is unknown how many replies are outstanding.
-    pub(crate) fn is_count_unknown(&self) -> bool {
-        self.is_count_unknown.load(Ordering::Relaxed)
+    pub(crate) fn is_reply_count_unknown(&self) -> bool {
+        self.is_reply_count_unknown.load(Ordering::Relaxed)
     }
 
-    /// Whether the number of outstanding replies was unknown at some time, so that the driver may have lost count.
-    pub(crate) fn has_lost_count(&self) -> bool {
-        self.lost_count.load(Ordering::Relaxed)
+    /// Whether the number of outstanding replies was unknown at some time. The driver may still count wrongly.
+    pub(crate) fn has_lost_sync(&self) -> bool {
+        self.lost_sync.load(Ordering::Relaxed)
     }
 
     /// Whether the server reported an open transaction, failed or not.
@@ -274,7 +274,7 @@ impl ConnectionState {
     /// Notes that no reply is outstanding, however many were counted.
     pub(crate) fn forget_outstanding(&self) {
         self.outstanding.store(0, Ordering::Relaxed);
-        self.is_count_unknown.store(false, Ordering::Relaxed);
+        self.is_reply_count_unknown.store(false, Ordering::Relaxed);
     }
 
     /// Notes that a reply is complete. Its transaction status counts only if no other reply is outstanding.

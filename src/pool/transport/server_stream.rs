@@ -14,6 +14,7 @@ use std::io::{self, BufRead, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The stream, and what the pool received on it for the driver.
@@ -110,6 +111,22 @@ impl ServerStream {
                 let receive = |socket: &mut ServerSocket, into: &mut Vec<u8>| socket.receive(into).map(Some);
                 Ok(receive_decrypted(stream, &mut self.encrypted, input, receive)?.unwrap_or_default())
             }
+        }
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        match &self.inner {
+            Inner::Plain(socket) => socket.is_local,
+            Inner::Tls(stream) => stream.get_ref().0.is_local,
+        }
+    }
+
+    /// Waits until there are bytes to receive or the connection has failed, at most until `due`.
+    pub(super) fn is_readable(&mut self, due: Instant) -> bool {
+        match &mut self.inner {
+            Inner::Plain(socket) => socket.is_readable(due),
+            // Decrypted bytes that nobody has taken would be in the caller's buffer.
+            Inner::Tls(stream) => stream.get_ref().0.is_readable(due),
         }
     }
 

@@ -40,6 +40,8 @@ const SEND: SendFlags = SendFlags::DONTWAIT;
 pub(crate) struct ServerSocket {
     socket: Socket,
     conn: Arc<ConnectionState>,
+    /// The peer runs on this machine.
+    pub(super) is_local: bool,
     /// Reads go into this buffer and are copied to the driver's. The driver offers all of its free capacity, megabytes after one large row, and safe
     /// code would have to clear all of it before each read.
     read_buffer: Box<[u8]>,
@@ -178,9 +180,14 @@ impl ServerSocket {
         // From here on the flags of each call decide whether it blocks.
         ioctl_fionbio(&socket, false)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE_CHECK_INTERVAL))?;
+        let is_local = match &endpoint.address {
+            Address::Tcp(address) => address.ip().is_loopback(),
+            Address::Unix(_) => true,
+        };
         Ok(ServerSocket {
             socket,
             conn,
+            is_local,
             read_buffer: vec![0; READ_SIZE].into(),
             spin: AdaptiveSpin::default(),
         })
@@ -223,6 +230,19 @@ impl ServerSocket {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(sockets[0].revents()),
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until there are bytes to receive or the connection has failed, at most until `due`.
+    pub(super) fn is_readable(&self, due: Instant) -> bool {
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            let Ok(left) = Timespec::try_from(left) else { return true };
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                // An error shows again when the bytes are received.
+                ready => return ready != Ok(0),
             }
         }
     }

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The pool's side of a connection's stream.
 pub(crate) struct Wire {
@@ -84,7 +84,7 @@ impl Wire {
             self.input = stream.for_driver.split_off(unread);
         }
         drop(stream);
-        self.is_ours = !self.conn.is_count_unknown() || self.resynchronize().is_ok();
+        self.is_ours = !self.conn.is_reply_count_unknown() || self.resynchronize().is_ok();
         self.is_ours
     }
 
@@ -229,7 +229,7 @@ impl Wire {
                 frontend::sync(&mut refusal);
                 stream.send(&refusal, &mut self.input, &self.conn)?;
                 // The first Sync has a reply of its own if the server read it after it raised an error.
-                self.conn.lose_count();
+                self.conn.lose_sync();
                 self.is_ours = false;
                 continue;
             }
@@ -241,6 +241,17 @@ impl Wire {
                 return Err(closed().into());
             }
         }
+    }
+
+    /// Whether the server, or what is in front of it, runs on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.stream.lock().is_local()
+    }
+
+    /// Waits until the next reply has begun to arrive, at most until `due`. Also returns true where the connection has failed,
+    /// which receiving then reports.
+    pub(crate) fn is_reply_there(&mut self, due: Instant) -> bool {
+        !self.input.is_empty() || self.stream.lock().is_readable(due)
     }
 
     /// Drops the notifications that arrived for the borrower.

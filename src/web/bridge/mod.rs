@@ -107,7 +107,7 @@ where
         return outcome;
     }
     // The statement is cancelled; the outcome of `work` shows whether it took effect.
-    answer.call.cancellation.stop();
+    answer.call.cancellation.cancel();
     let outcome = timeout(CANCELLED_GRACE, answer).await;
     outcome.unwrap_or_else(|_| Err(ApiError::deadline_exceeded_outcome_unknown()))
 }
@@ -246,7 +246,7 @@ where
         let job = self.job();
         let has_started = self.call.state().work.take().is_none();
         if has_started {
-            self.call.cancellation.stop();
+            self.call.cancellation.cancel();
         } else {
             self.threads.withdraw(&job);
         }

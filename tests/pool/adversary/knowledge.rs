@@ -144,7 +144,7 @@ fn what_an_old_snapshot_shows_is_not_believed() {
         };
         if begins == "by the pool" {
             let isolation = Some(poolhouse::Isolation::RepeatableRead);
-            let options = poolhouse::TransactionOptions { isolation, ..Default::default() };
+            let options = poolhouse::TransactionOptions::new().with_isolation(isolation);
             let outcome = pool.transaction_with(&options, |tx| {
                 tx.execute_query::<i32>("SELECT 1", &[])?;
                 change();

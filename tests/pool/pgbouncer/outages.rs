@@ -61,7 +61,7 @@ fn connections_are_checked_before_they_are_lent() {
 fn without_the_mode_the_pool_is_refused_and_told_why() {
     let database = fresh_database();
     let bouncer = PgBouncer::before(&database.settings(), &[]);
-    let settings = PoolSettings { pgbouncer_mode: PgBouncerMode::Off, ..bouncer.pool_settings() };
+    let settings = bouncer.pool_settings().with_pgbouncer_mode(PgBouncerMode::Off);
     let error = Pool::open(&settings).unwrap_err();
     assert!(error.to_string().contains("unsupported startup parameter: options"), "{error}");
 }

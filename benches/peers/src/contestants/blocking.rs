@@ -1,6 +1,7 @@
 //! Those whose workers are threads.
 
 use super::{Lanes, Movie, RANGE, Setup, Work, new_year};
+use poolhouse::settings::ShareRoundTrips;
 use poolhouse::{Execute, Pool, PoolSettings};
 use postgres::{Client, NoTls, Row, Statement};
 use r2d2_postgres::PostgresConnectionManager;
@@ -145,19 +146,33 @@ impl Lanes for R2d2 {
 /// Poolhouse.
 pub(crate) struct Ours {
     pub(crate) pool: Pool,
-    is_full: bool,
+    variant: Variant,
     workers: usize,
-    in_two_steps: bool,
+}
+
+/// How poolhouse is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// With its default settings.
+    Default,
+    /// With all connections from the beginning.
+    Full,
+    /// The same, and every statement is sent alone.
+    Unshared,
+    /// The same, and each thread keeps one connection.
+    Held,
 }
 
 impl Ours {
-    /// With its default minimum, or with all connections from the beginning.
-    pub(crate) fn new(setup: &Setup, defaults: PoolSettings, is_full: bool) -> Ours {
-        let max_connections = setup.connections;
-        let min_connections = if is_full { max_connections } else { defaults.min_connections };
-        let settings = PoolSettings { min_connections, max_connections, ..defaults };
-        let pool = Pool::open(&settings).expect("a pool");
-        Ours { pool, is_full, workers: setup.workers, in_two_steps: setup.in_two_steps }
+    pub(crate) fn new(setup: &Setup, defaults: PoolSettings, variant: Variant) -> Ours {
+        let mut settings = defaults.with_max_connections(setup.connections);
+        if variant != Variant::Default {
+            settings = settings.with_min_connections(setup.connections);
+        }
+        if variant == Variant::Unshared {
+            settings = settings.with_share_round_trips(ShareRoundTrips::Off);
+        }
+        Ours { pool: Pool::open(&settings).expect("a pool"), variant, workers: setup.workers }
     }
 }
 
@@ -179,7 +194,12 @@ fn work_through(db: &impl Execute, work: Work, key: i32) {
 
 impl Lanes for Ours {
     fn name(&self) -> &'static str {
-        if self.is_full { "poolhouse, min = max" } else { "poolhouse" }
+        match self.variant {
+            Variant::Default => "poolhouse",
+            Variant::Full => "poolhouse, min = max",
+            Variant::Unshared => "poolhouse, min = max, unshared",
+            Variant::Held => "poolhouse, one held per thread",
+        }
     }
 
     fn workers(&self) -> usize {
@@ -187,18 +207,13 @@ impl Lanes for Ours {
     }
 
     fn lane(&self, _: usize) -> Box<dyn FnMut(Work, i32) -> Duration + '_> {
-        if !self.in_two_steps {
-            return Box::new(|work, key| {
-                work_through(&self.pool, work, key);
-                Duration::ZERO
-            });
-        }
-        Box::new(|work, key| {
-            let begun = Instant::now();
-            let connection = self.pool.get_connection().expect("a connection");
-            let wait = begun.elapsed();
-            work_through(&connection, work, key);
-            wait
+        let held = (self.variant == Variant::Held).then(|| self.pool.get_connection().expect("a connection"));
+        Box::new(move |work, key| {
+            match &held {
+                Some(connection) => work_through(connection, work, key),
+                None => work_through(&self.pool, work, key),
+            }
+            Duration::ZERO
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::measure::{Spread, median};
 use crate::report::{Table, time, title};
 use crate::support::eventually;
 use crate::support::proxy::Proxy;
-use poolhouse::{Execute, Pool, PoolSettings};
+use poolhouse::{Execute, Pool};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
@@ -79,9 +79,12 @@ pub(crate) fn run(stage: &Stage, is_quick: bool) {
 }
 
 fn open(stage: &Stage, proxy: &Proxy, min_connections: u32) -> Pool {
-    let database = proxy.settings();
-    let settings =
-        PoolSettings { database, min_connections, max_connections: MAX, ..stage.server.pool_settings() };
+    let settings = stage
+        .server
+        .pool_settings()
+        .with_database(proxy.settings())
+        .with_min_connections(min_connections)
+        .with_max_connections(MAX);
     let pool = Pool::open(&settings).expect("a pool");
     eventually("the minimum is there", Duration::from_secs(10), || {
         pool.status().available == min_connections

@@ -75,14 +75,13 @@ pub(crate) fn run(stage: &Stage) {
 fn live_through(stage: &Stage, outage: Duration) -> Vec<Seen> {
     let proxies = [(); 6].map(|()| Proxy::to(&stage.server.database_settings()));
     let [a, b, c, d, e, f] = &proxies;
-    let min_connections = CONNECTIONS;
     let calls = [
         r2d2_call(&a.settings(), false),
         r2d2_call(&b.settings(), true),
         deadpool_call(&stage.runtime, c.settings()),
         sqlx_call(&stage.runtime, &d.settings()),
-        ours_call(PoolSettings { database: e.settings(), ..stage.server.pool_settings() }),
-        ours_call(PoolSettings { database: f.settings(), min_connections, ..stage.server.pool_settings() }),
+        ours_call(stage.server.pool_settings().with_database(e.settings())),
+        ours_call(stage.server.pool_settings().with_database(f.settings()).with_min_connections(CONNECTIONS)),
     ];
     thread::scope(|scope| {
         let pairs = proxies.iter().zip(&calls);
@@ -150,7 +149,7 @@ fn r2d2_call(database: &DatabaseSettings, is_tuned: bool) -> Call<'static> {
 }
 
 fn deadpool_call(runtime: &Runtime, database: DatabaseSettings) -> Call<'_> {
-    let setup = Setup { database, connections: CONNECTIONS, workers: CALLERS, in_two_steps: false };
+    let setup = Setup { database, connections: CONNECTIONS, workers: CALLERS };
     let pool = deadpool_pool(&setup);
     Box::new(move || {
         runtime.block_on(async {
@@ -168,7 +167,7 @@ fn sqlx_call<'a>(runtime: &'a Runtime, database: &DatabaseSettings) -> Call<'a> 
 }
 
 fn ours_call(defaults: PoolSettings) -> Call<'static> {
-    let settings = PoolSettings { max_connections: CONNECTIONS, ..defaults };
+    let settings = defaults.with_max_connections(CONNECTIONS);
     let pool = Pool::open(&settings).expect("a pool");
     Box::new(move || pool.execute_query_one::<i32>("SELECT 1", &[]).is_ok())
 }

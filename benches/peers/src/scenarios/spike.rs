@@ -38,10 +38,10 @@ pub(crate) fn run(stage: &Stage) {
         served[1].push(took);
         let (took, _sqlx) = spike_sqlx(stage, &sqlx.settings());
         served[2].push(took);
-        let defaults = PoolSettings { database: ours.settings(), ..stage.server.pool_settings() };
+        let defaults = stage.server.pool_settings().with_database(ours.settings());
         let (took, _ours) = spike_ours(defaults.clone(), MIN);
         served[3].push(took);
-        let defaults = PoolSettings { database: full.settings(), ..defaults };
+        let defaults = defaults.with_database(full.settings());
         let (took, _full) = spike_ours(defaults, MAX);
         served[4].push(took);
         thread::sleep(Duration::from_secs(5));
@@ -86,7 +86,7 @@ fn spike_r2d2(database: DatabaseSettings) -> (f64, r2d2::Pool<PostgresConnection
 }
 
 fn spike_ours(defaults: PoolSettings, min_connections: u32) -> (f64, Pool) {
-    let settings = PoolSettings { min_connections, max_connections: MAX, ..defaults };
+    let settings = defaults.with_min_connections(min_connections).with_max_connections(MAX);
     let pool = Pool::open(&settings).expect("a pool");
     let took = threads(|| {
         pool.execute_query_one::<i32>(WORK, &[]).expect("an answer");
@@ -159,5 +159,5 @@ fn spike_sqlx(stage: &Stage, database: &DatabaseSettings) -> (f64, sqlx::PgPool)
 }
 
 fn setup(database: &DatabaseSettings) -> Setup {
-    Setup { database: database.clone(), connections: MAX, workers: CALLERS, in_two_steps: false }
+    Setup { database: database.clone(), connections: MAX, workers: CALLERS }
 }

@@ -1,7 +1,9 @@
 //! Calls per second through each contestant, and how they are spread over callers.
 
 use super::Stage;
-use crate::contestants::{Bare, Contestant, Deadpool, OnRuntime, Ours, PerCall, R2d2, Setup, Sqlx, Work};
+use crate::contestants::{
+    Bare, Contestant, Deadpool, OnRuntime, Ours, PerCall, R2d2, Setup, Sqlx, Variant, Work,
+};
 use crate::measure::{Figures, Spread, median};
 use crate::report::{Table, time, title};
 
@@ -88,7 +90,6 @@ fn run_one(stage: &Stage, scenario: &Scenario) {
         database: stage.server.database_settings(),
         connections: scenario.connections,
         workers: scenario.workers,
-        in_two_steps: is_crowded,
     };
     let runtime = &stage.runtime;
     let mut contestants: Vec<Box<dyn Contestant + '_>> = vec![Box::new(Bare::new(&setup))];
@@ -102,8 +103,9 @@ fn run_one(stage: &Stage, scenario: &Scenario) {
         let sqlx = runtime.block_on(Sqlx::new(&setup, is_tuned));
         contestants.push(Box::new(OnRuntime(runtime, sqlx)));
     }
-    for is_full in [false, true] {
-        contestants.push(Box::new(Ours::new(&setup, stage.server.pool_settings(), is_full)));
+    let alone = if is_crowded { Variant::Unshared } else { Variant::Held };
+    for variant in [Variant::Default, Variant::Full, alone] {
+        contestants.push(Box::new(Ours::new(&setup, stage.server.pool_settings(), variant)));
     }
 
     let rounds = stage.rounds.longer(scenario.patience);
@@ -149,7 +151,11 @@ fn print(contestants: &[Box<dyn Contestant + '_>], figures: &[Vec<Figures>], is_
         row.extend(spread(figures, |round| round.operation));
         row.push(time(of(|round| round.cpu)));
         if is_crowded {
-            row.extend(spread(figures, |round| round.wait));
+            row.extend(match figures.iter().any(|round| round.wait.max > 0.0) {
+                true => spread(figures, |round| round.wait),
+                // It is not known.
+                false => ["-", "-", "-"].map(str::to_owned),
+            });
             row.push(format!("{:.2}", of(|round| round.least)));
             row.push(format!("{:.2}", of(|round| round.most)));
         }

@@ -136,7 +136,7 @@ fn past_its_deadline_a_caller_with_a_dead_connection_gets_no_other() {
     let gate = stocked(limits(2, 2), Duration::ZERO);
     let dead = gate.acquire_here(AGES).unwrap();
     let started = now();
-    let outcome = gate.acquire_again(dead, started, started);
+    let outcome = gate.acquire_again(Some(dead), started, started);
     assert_eq!(numbers(outcome).0, Refusal::Down, "a connection that did not answer is no exhaustion");
     let state = gate.lock();
     assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 1), "the minimum is restored");
@@ -148,7 +148,7 @@ fn dead_connections_do_not_count_as_uses() {
     let dead = gate.acquire_here(AGES).unwrap();
     // Its wait is not part of the use either.
     let started = now() - AGES;
-    let permit = gate.acquire_again(dead, started, now() + AGES).unwrap();
+    let permit = gate.acquire_again(Some(dead), started, now() + AGES).unwrap();
     gate.release(permit, now());
     let status = gate.snapshot();
     assert_eq!((status.use_times.count(), status.wait_times.count(), status.requests), (1, 1, 1));
@@ -259,7 +259,7 @@ fn every_wait_is_counted_once_and_to_its_end() {
     let before = waits();
     let started = now();
     let dead = gate.acquire(started, started + AGES).unwrap();
-    let permit = gate.acquire_again(dead, started - AGES, now() + AGES).unwrap();
+    let permit = gate.acquire_again(Some(dead), started - AGES, now() + AGES).unwrap();
     gate.release(permit, now());
     assert_eq!(waits().count(), before.count() + 1);
     assert!(waits().sum >= before.sum + AGES, "{:?}", waits());
@@ -323,4 +323,44 @@ fn a_connection_that_is_not_in_the_store_yet_is_not_lost() {
     let state = gate.lock();
     assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 0));
     assert_eq!((state.counts.requests, state.counts.timed_out, state.counts.wait_times.count()), (1, 1, 1));
+}
+
+#[test]
+fn callers_are_taken_along_from_the_head_of_the_queue_up_to_the_first_that_is_refused() {
+    let gate = Arc::new(stocked(limits(1, 1), MOMENT));
+    let permit = gate.acquire_here(AGES).unwrap();
+    let threads: Vec<_> = (0..4_u32)
+        .map(|number| {
+            let other = gate.clone();
+            let thread = std::thread::spawn(move || {
+                let started = now();
+                let request = || (number != 2).then(|| Arc::new(number) as Request);
+                let granted = other.acquire_or_follow(started, started + AGES, request);
+                match granted.map_err(|(refusal, _)| refusal).unwrap() {
+                    Granted::TakenAlong => true,
+                    Granted::Permit(permit) => {
+                        other.release(permit, now());
+                        false
+                    }
+                }
+            });
+            while gate.lock().queue.len() <= number as usize {
+                std::thread::yield_now();
+            }
+            thread
+        })
+        .collect();
+    let mut asked = Vec::new();
+    let taken = gate.take_along(7, |request| {
+        asked.push(*request.downcast_ref::<u32>().unwrap());
+        true
+    });
+    assert_eq!((taken.len(), asked), (2, vec![0, 1]));
+    assert!(gate.take_along(7, |_| true).is_empty(), "the head has no request");
+    gate.lock().check();
+    assert_eq!(gate.snapshot().shared_round_trips, 2);
+    gate.release(permit, now());
+    taken.iter().for_each(|waiter| waiter.wake());
+    let followed: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(followed, [true, true, false, false]);
 }

@@ -67,6 +67,8 @@ impl State {
         assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand was not noted: {self:?}");
         let pending = |waiter: &Arc<Waiter>| waiter.outcome.load(Ordering::Relaxed) == PENDING;
         assert!(self.queue.iter().all(pending), "a settled waiter is in the queue: {self:?}");
+        let has_waiters = self.has_waiters.load(Ordering::Relaxed);
+        assert_eq!(has_waiters, !self.queue.is_empty(), "the hint is wrong: {self:?}");
     }
 
     /// [`check`](State::check), where no thread is about to take a connection or to return one.

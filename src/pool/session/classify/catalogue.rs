@@ -77,6 +77,7 @@ struct Known {
 /// How the server described a statement.
 #[derive(Debug)]
 pub(crate) struct Description {
+    pub(crate) sql: Box<str>,
     /// The statement's name on the servers, which no other description in the pool has.
     pub(crate) name: String,
     /// The types of its parameters.
@@ -161,7 +162,8 @@ impl Catalogue {
         format!("poolhouse_{}", self.next_name.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes the description with this name; keeps it for other sessions where `is_shared`.
+    /// Makes the description with this name. Where `is_shared` it is kept for other sessions, or that of a session which was
+    /// faster is returned: batches need the same names everywhere.
     pub(crate) fn describe(
         &self,
         name: String,
@@ -169,10 +171,14 @@ impl Catalogue {
         params: Vec<Type>,
         is_shared: bool,
     ) -> Arc<Description> {
-        let description = Arc::new(Description { name, params: params.into() });
+        let description = Arc::new(Description { sql: sql.into(), name, params: params.into() });
         if is_shared && sql.len() <= LONGEST_CACHED {
             let mut statements = self.statements();
-            statements.get_or_insert_mut(sql.into(), Known::default).description = Some(description.clone());
+            let known = &mut statements.get_or_insert_mut(sql.into(), Known::default).description;
+            match known {
+                Some(known) if known.params == description.params => return known.clone(),
+                _ => *known = Some(description.clone()),
+            }
         }
         description
     }

@@ -143,7 +143,7 @@ impl BackendMessages {
             match self.cursor.next(&mut bytes) {
                 // The Sync sent with the statement has a reply of its own only if the server read it after it raised the
                 // error.
-                Part::Header(b'E') if self.is_copying => conn.lose_count(),
+                Part::Header(b'E') if self.is_copying => conn.lose_sync(),
                 Part::Header(b'G') => self.is_copying = true,
                 Part::Body(&[status], b'Z') => {
                     conn.end_reply(status);

@@ -80,7 +80,7 @@ fn an_error_during_a_copy_makes_the_number_of_replies_unknown() {
     ] {
         let (conn, mut backend) = (ConnectionState::new(), BackendMessages::default());
         backend.observe(&messages.concat(), &conn);
-        assert_eq!(conn.has_lost_count(), !is_counted, "{messages:?}");
+        assert_eq!(conn.has_lost_sync(), !is_counted, "{messages:?}");
     }
 }
 
@@ -189,7 +189,7 @@ proptest! {
             rest = others;
         }
         prop_assert_eq!(in_parts.status(), whole.status());
-        prop_assert_eq!(in_parts.has_lost_count(), whole.has_lost_count());
+        prop_assert_eq!(in_parts.has_lost_sync(), whole.has_lost_sync());
         prop_assert_eq!(in_parts.is_synchronized(), whole.is_synchronized());
     }
 

@@ -160,7 +160,7 @@ impl World {
                 self.tally.requests += 1;
                 self.gate.acquire(started, started + timeout)
             }
-            Some(dead) => self.gate.acquire_again(dead, started, started + timeout),
+            Some(dead) => self.gate.acquire_again(Some(dead), started, started + timeout),
         };
         let waited = started.elapsed();
         match (outcome, expected) {

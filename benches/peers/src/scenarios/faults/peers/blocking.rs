@@ -56,14 +56,15 @@ impl Threads for R2d2 {
 
 pub(super) fn open_ours(opening: &Opening<'_>) -> Pool {
     let defaults = PoolSettings::new(opening.database.clone());
-    let settings = PoolSettings {
-        outage_grace: opening.outage_grace.unwrap_or(defaults.outage_grace),
-        max_connections: opening.max,
-        min_connections: opening.min.unwrap_or(defaults.min_connections.min(opening.max)),
-        acquire_timeout: PATIENCE,
-        statement_timeout: if opening.has_deadline { Some(PATIENCE) } else { defaults.statement_timeout },
-        ..defaults
-    };
+    let outage_grace = opening.outage_grace.unwrap_or(defaults.outage_grace);
+    let min_connections = opening.min.unwrap_or(defaults.min_connections.min(opening.max));
+    let statement_timeout = if opening.has_deadline { Some(PATIENCE) } else { defaults.statement_timeout };
+    let settings = defaults
+        .with_outage_grace(outage_grace)
+        .with_max_connections(opening.max)
+        .with_min_connections(min_connections)
+        .with_acquire_timeout(PATIENCE)
+        .with_statement_timeout(statement_timeout);
     Pool::open(&settings).expect("a pool")
 }
 

@@ -19,6 +19,7 @@ mod outcomes;
 mod pgbouncer;
 mod retries;
 mod sessions;
+mod sharing;
 mod statements;
 mod storm;
 #[cfg(target_os = "linux")]

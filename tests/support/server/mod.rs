@@ -1,6 +1,6 @@
 //! PostgreSQL servers that tests may break: started, stopped, killed, frozen.
 
-#[path = "../../src/bin/poolhouse/dev_postgres/cluster/mod.rs"]
+#[path = "../../../src/bin/poolhouse/dev_postgres/cluster/mod.rs"]
 #[allow(dead_code, reason = "the binary's code; tests need only part of it")]
 pub(crate) mod cluster;
 mod failing_disk;

@@ -3,7 +3,7 @@
 mod blocking;
 mod futures;
 
-pub(crate) use blocking::{Bare, Ours, PerCall, R2d2};
+pub(crate) use blocking::{Bare, Ours, PerCall, R2d2, Variant};
 pub(crate) use futures::{Deadpool, Sqlx, deadpool_config, deadpool_pool, sqlx_options};
 
 use crate::measure::{Figures, Tally, cpu_time};
@@ -66,8 +66,6 @@ pub(crate) struct Setup {
     pub(crate) database: DatabaseSettings,
     pub(crate) connections: u32,
     pub(crate) workers: usize,
-    /// Take a connection and use it in two steps, so that the wait for it can be told.
-    pub(crate) in_two_steps: bool,
 }
 
 /// One who takes part.

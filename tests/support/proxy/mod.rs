@@ -90,7 +90,7 @@ impl Proxy {
 
     /// The same with [`forge`](Proxy::forge), for a PostgreSQL server without encryption.
     pub(crate) fn forging(settings: &DatabaseSettings) -> Proxy {
-        Proxy::new(&DatabaseSettings { sslmode: SslMode::Disable, ..settings.clone() }, true)
+        Proxy::new(&settings.clone().with_sslmode(SslMode::Disable), true)
     }
 
     fn new(settings: &DatabaseSettings, is_forging: bool) -> Proxy {
@@ -118,7 +118,7 @@ impl Proxy {
             is_forging,
             forgery: Mutex::new(None),
         });
-        let settings = DatabaseSettings { hosts: vec![("127.0.0.1".to_owned(), port)], ..settings.clone() };
+        let settings = settings.clone().with_hosts([("127.0.0.1", port)]);
         let in_thread = Arc::clone(&shared);
         let thread = thread::spawn(move || in_thread.listen(listener, port));
         Proxy { shared, settings, port, listener: Some(thread) }
