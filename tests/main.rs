@@ -4,10 +4,12 @@
 
 mod architecture;
 mod auth;
+mod bulk;
 mod chaos_short;
 mod cli;
 mod connections;
 mod decode;
+mod documents;
 mod errors;
 mod graceful;
 mod health;

@@ -3,6 +3,7 @@
 mod check;
 mod database;
 mod import;
+mod ingest;
 mod schema;
 mod serve;
 mod target;
@@ -11,10 +12,15 @@ use crate::cli::{Command, Failure};
 use crate::process::signals::{self, FirstSignal};
 use poolhouse::Settings;
 use poolhouse::settings::Source;
+use std::time::Duration;
 
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
-    let first_signal = if command == Command::Serve { FirstSignal::ShutsDown } else { FirstSignal::Exits };
+    let first_signal = match command {
+        Command::Serve => FirstSignal::ShutsDown,
+        Command::Ingest(_) => FirstSignal::CompletesWork,
+        Command::Schema | Command::Check | Command::Import { .. } => FirstSignal::Exits,
+    };
     signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
     let settings = Settings::load()?;
     env_logger::Builder::new().parse_filters(&log_filter(&settings)).init();
@@ -22,7 +28,10 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Serve => serve::serve(settings),
         Command::Schema => schema::apply_schema(settings),
         Command::Check => check::check(settings),
-        Command::Import { file } => import::import(settings, &file),
+        Command::Import { file, timeout } => {
+            import::import(settings, &file, timeout.map(Duration::from_secs))
+        }
+        Command::Ingest(arguments) => ingest::ingest_documents(settings, &arguments),
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::http::connection::Connection;
 use crate::http::connection::exchange::{Answer, Handling};
 use crate::http::connection::slots::ConnectionLimit;
+use crate::http::handlers::documents::document_routes;
 use crate::http::handlers::movies::movie_routes;
 use crate::process::sd_notify;
 use crate::process::signals;
@@ -17,6 +18,7 @@ use actix_web::dev::{AppConfig, Server, Service, ServiceRequest, ServiceResponse
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
+use poolhouse::settings::DocumentSettings;
 use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors};
 use poolhouse::{DatabasePool, Settings};
 use socket2::SockRef;
@@ -70,6 +72,7 @@ impl Application {
             auth: BearerAuth::new(http.tokens.iter().cloned()),
             deadline: RequestDeadline::new(http.request_timeout),
             in_flight: in_flight.clone(),
+            documents: settings.documents,
             address,
             client_timeout: http.request_timeout.map_or(CLIENT_TIMEOUT, |it| it.min(CLIENT_TIMEOUT)),
             limit: ConnectionLimit::of_this_process(http.workers, settings.pool.max_connections as usize),
@@ -155,6 +158,7 @@ struct Worker {
     auth: BearerAuth,
     deadline: RequestDeadline,
     in_flight: Arc<AtomicUsize>,
+    documents: DocumentSettings,
     address: SocketAddr,
     client_timeout: Duration,
     limit: ConnectionLimit,
@@ -180,6 +184,7 @@ impl Worker {
             .configure(json_errors)
             .configure(health_routes(DatabasePool, self.auth.clone()))
             .configure(movie_routes(self.auth.clone()))
+            .configure(document_routes(self.auth.clone(), self.documents))
     }
 
     /// Serves HTTP on accepted sockets, as `HttpServer` does it, with our `Connection` between socket and server.
