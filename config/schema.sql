@@ -63,6 +63,17 @@ begin
         end
         $body$
     $create$, ours);
+
+    -- How the text of documents is searched: English word stems, without accents. "if not exists" does not exist for it.
+    if not exists (
+        select from pg_ts_config where cfgname = 'poolhouse_documents' and cfgnamespace = current_schema()::regnamespace)
+    then
+        execute format('create text search configuration %1$s.poolhouse_documents (copy = pg_catalog.english)', ours);
+        execute format($alter$
+            alter text search configuration %1$s.poolhouse_documents
+                alter mapping for hword, hword_part, word with %2$s.unaccent, pg_catalog.english_stem
+        $alter$, ours, theirs);
+    end if;
 end
 $do$;
 
@@ -82,3 +93,39 @@ create index if not exists movies_search_idx on movies using gin (search);
 create index if not exists movies_genres_idx on movies using gin (genres);
 -- For pages of one year, which continue after a movie_id.
 create index if not exists movies_year_movie_id_idx on movies (year, movie_id);
+
+-- One row for each document, with the sizes its text was split by: other sizes split it again. "C" orders sources by their
+-- bytes, so that the sources below a folder are one range of the index.
+create table if not exists documents (
+    document_id bigint generated always as identity,
+    source text collate "C" not null,
+    title text not null,
+    media_type text not null,
+    sha256 bytea not null,
+    byte_length integer not null,
+    chunk_bytes integer not null,
+    overlap_bytes integer not null,
+    loaded_at timestamptz not null default now(),
+    constraint documents_pkey primary key (document_id),
+    constraint documents_source_key unique (source),
+    -- An entry of the index has at most 2704 bytes.
+    constraint documents_source_length check (octet_length(source) between 1 and 2048),
+    constraint documents_sha256_length check (octet_length(sha256) = 32)
+);
+
+-- The text of a document in pieces. The bytes from byte_start to byte_end of the document's text are this piece; the next
+-- one may begin before byte_end. It is searched without < and >: between them the server's parser would take words for the
+-- names of tags, and leave them out.
+create table if not exists chunks (
+    document_id bigint not null,
+    ordinal integer not null,
+    byte_start integer not null,
+    byte_end integer not null,
+    text text not null,
+    search tsvector generated always as (to_tsvector('poolhouse_documents', translate(text, '<>', '  '))) stored,
+    constraint chunks_pkey primary key (document_id, ordinal),
+    constraint chunks_document_id_fkey foreign key (document_id) references documents on delete cascade,
+    constraint chunks_byte_range check (0 <= byte_start and byte_start < byte_end)
+);
+
+create index if not exists chunks_search_idx on chunks using gin (search);

@@ -219,7 +219,7 @@ fn the_timeout_ends_an_import_that_waits_for_another() {
 
 /// The server commits, and its answer never arrives.
 #[test]
-fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
+fn a_commit_that_was_done_and_not_answered_is_not_reported_as_nothing_loaded() {
     let database = postgres::fresh_database().with_schema();
     let mut direct = database.client();
     // A commit of new movies waits for a lock of ours.
@@ -264,7 +264,7 @@ fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
             assert!(said.contains(words), "{words:?} is missing in: {said}");
         }
     }
-    // As it was told.
+    // As reported.
     let again = import_file(&database, directory.path(), "movies.csv");
     assert_imported(&again, "inserted 0, updated 0, unchanged 2");
 }

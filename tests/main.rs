@@ -9,6 +9,7 @@ mod chaos_short;
 mod cli;
 mod connections;
 mod decode;
+mod documents;
 mod errors;
 mod graceful;
 mod health;

@@ -11,6 +11,7 @@ mod choice;
 mod database;
 mod database_reader;
 mod database_url;
+mod documents;
 mod env_file;
 mod http;
 mod modes;
@@ -23,6 +24,7 @@ mod variables;
 pub(crate) mod with_methods;
 
 pub use database::DatabaseSettings;
+pub use documents::DocumentSettings;
 pub use http::{ApiToken, HttpSettings};
 pub use modes::{PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs};
 pub use pool::PoolSettings;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub is_database_configured: bool,
     /// The HTTP service.
     pub http: HttpSettings,
+    /// The documents of the reference service.
+    pub documents: DocumentSettings,
     /// `RUST_LOG`, else `LOG_LEVEL`: a filter for `env_logger`. It excludes statement parameters, which the driver logs at
     /// `debug`, unless the filter names the target `tokio_postgres`.
     pub log_filter: String,
@@ -159,13 +163,15 @@ fn read(values: BTreeMap<String, RawValue>, mut problems: Vec<Problem>) -> Resul
     let read = database_reader::read(&mut reader);
     let pool = pool::read(&mut reader, read.database, read.connect_timeout);
     let http = http::read(&mut reader);
+    let documents = documents::read(&mut reader);
     let log_filter = read_log_filter(&mut reader);
     let (effective, found) = reader.finish();
     problems.extend(found);
     if !problems.is_empty() {
         return Err(SettingsError { problems }.into());
     }
-    Ok(Settings { tier, pool, is_database_configured: read.is_configured, http, log_filter, effective })
+    let is_database_configured = read.is_configured;
+    Ok(Settings { tier, pool, is_database_configured, http, documents, log_filter, effective })
 }
 
 /// Reads the log filter. `RUST_LOG` is more specific than `LOG_LEVEL`: if one source sets both, they do not contradict each

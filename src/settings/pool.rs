@@ -367,7 +367,8 @@ mod tests {
             let is_second_spelling =
                 variable.name.starts_with("DATABASE_") && variable.name != DATABASE_MAX_OVERFLOW.name;
             let has_range = matches!(variable.allowed, Allowed::Count { .. } | Allowed::Duration { .. });
-            if has_range && !is_second_spelling && !variable.name.starts_with("HTTP_") {
+            let is_of_pool = !["HTTP_", "DOCUMENT_"].iter().any(|prefix| variable.name.starts_with(prefix));
+            if has_range && !is_second_spelling && is_of_pool {
                 let label = format!(" ({})", variable.name);
                 assert!(
                     error.problems.iter().any(|problem| problem.variable.ends_with(&label)),

@@ -1,7 +1,7 @@
 //! Reads variables by the table: parses them, resolves several spellings of one setting, and collects every problem and
 //! every effective value.
 //!
-//! Knows the table and the tier. Which field a variable ends up in is the business of `database_reader`, `pool` and `http`.
+//! Knows the table and the tier. Which field a variable ends up in is the business of `database_reader`, `pool`, `http` and `documents`.
 
 use crate::error::Problem;
 use crate::settings::secret::MASK;

@@ -301,6 +301,12 @@ variables! {
         Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
             16 characters in preprod, 32 in production"),
         "The accepted bearer tokens; without any, the dev tier refuses every request that needs one.";
+    DOCUMENT_MAX_BYTES = Same("4194304"), Allowed::Count { min: 64, max: 67_108_864 },
+        "The largest document, in bytes: the body of a `POST`, or a file that `ingest` loads.";
+    DOCUMENT_CHUNK_BYTES = Same("2000"), Allowed::Count { min: 64, max: 131_072 },
+        "The longest chunk of a document's text, in bytes of UTF-8; at most `DOCUMENT_MAX_BYTES`.";
+    DOCUMENT_OVERLAP_BYTES = Same("200"), Allowed::Count { min: 0, max: 65_536 },
+        "How much of a chunk's end the next one may repeat, in bytes; at most half of `DOCUMENT_CHUNK_BYTES`.";
     RUST_LOG = Unset, Allowed::Text("a filter as in `info,poolhouse=debug`"), "The log filter; overrides `LOG_LEVEL`.";
     LOG_LEVEL = Same("info"), Allowed::Words(&["off", "error", "warn", "info", "debug", "trace"]),
         "The log level of all modules.";

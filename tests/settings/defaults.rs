@@ -80,8 +80,9 @@ fn an_empty_value_counts_as_not_set_and_others_are_trimmed() {
 /// The table is the only source of defaults: to set a variable to what the table says changes nothing.
 #[test]
 fn what_the_table_calls_the_default_is_what_holds_where_nothing_is_set() {
-    let shown =
-        |settings: &Settings| format!("{:?} {:?} {}", settings.pool, settings.http, settings.log_filter);
+    let shown = |settings: &Settings| {
+        format!("{:?} {:?} {:?} {}", settings.pool, settings.http, settings.documents, settings.log_filter)
+    };
     let mut seen = 0;
     for (index, tier) in ["dev", "preprod", "production"].into_iter().enumerate() {
         let url = ("DATABASE_URL", "postgres://app:mS8dQ2vL@db.internal/movies");

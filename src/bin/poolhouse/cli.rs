@@ -1,6 +1,6 @@
 //! The command line: the commands, the exit codes, and a command's failure as text. It runs nothing.
 
-use clap::{Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, value_parser};
 use poolhouse::Error;
 use std::fmt;
 use std::path::PathBuf;
@@ -8,6 +8,9 @@ use std::process::ExitCode;
 
 /// The exit code for an invalid command line or invalid settings; the same as clap's.
 pub(crate) const USAGE: u8 = 2;
+
+/// The exit code for a run that was done, but for some of its input.
+const INCOMPLETE: u8 = 3;
 
 /// A catalogue of movies, served through poolhouse: a blocking PostgreSQL connection pool whose deadlines hold
 #[derive(Debug, Parser)]
@@ -23,7 +26,7 @@ APP_ENV (dev, preprod, production) picks the file the settings come from: .env.d
 database set, a private PostgreSQL is started, whose data stays in .poolhouse/.
 
 Exit codes: 0 done; 1 it could not be done, standard error says why; 2 the command line or the settings cannot
-be used; 128 and a signal's number: that signal ended it at once.";
+be used; 3 `ingest` has left files out, standard error names them; 128 and a signal's number: that signal ended it at once.";
 
 /// A command of the program.
 #[derive(Debug, PartialEq, Eq, Subcommand)]
@@ -42,6 +45,37 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=86_400))]
         timeout: Option<u64>,
     },
+    /// Load text, Markdown and HTML files as documents: new and changed ones only, again without harm
+    Ingest(IngestArguments),
+}
+
+/// The command line of `ingest`.
+#[derive(Debug, PartialEq, Eq, Args)]
+pub(crate) struct IngestArguments {
+    /// Files, and folders with everything below them but hidden files
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Of the files in folders, load only those with one of these endings, as in --only md,html
+    #[arg(long, value_delimiter = ',', value_name = "ENDING")]
+    pub(crate) only: Vec<String>,
+    /// Remove the documents below the folders whose files are gone
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// How many documents to load at the same time [default: DB_POOL_MAX_CONNECTIONS, at most twice the processors]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) workers: Option<u32>,
+    /// The longest chunk, instead of DOCUMENT_CHUNK_BYTES
+    #[arg(long)]
+    pub(crate) chunk_bytes: Option<u32>,
+    /// What the next chunk may repeat, instead of DOCUMENT_OVERLAP_BYTES
+    #[arg(long)]
+    pub(crate) overlap_bytes: Option<u32>,
+    /// How many seconds to wait for a database that is away
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub(crate) wait_s: u32,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 impl Cli {
@@ -72,6 +106,8 @@ pub(crate) enum Failure {
     Settings(String),
     /// The command failed while it ran.
     Failed(String),
+    /// The command was done, but for some of its input.
+    Incomplete(String),
 }
 
 impl Failure {
@@ -84,6 +120,7 @@ impl Failure {
         match self {
             Failure::Settings(_) => ExitCode::from(USAGE),
             Failure::Failed(_) => ExitCode::FAILURE,
+            Failure::Incomplete(_) => ExitCode::from(INCOMPLETE),
         }
     }
 }
@@ -100,7 +137,7 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Settings(text) | Failure::Failed(text) => f.write_str(text),
+            Failure::Settings(text) | Failure::Failed(text) | Failure::Incomplete(text) => f.write_str(text),
         }
     }
 }

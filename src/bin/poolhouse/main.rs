@@ -1,4 +1,4 @@
-//! The reference service of poolhouse: a catalogue of movies, served through the pool.
+//! The reference service of poolhouse: a catalogue of movies, and documents with full-text search, served through the pool.
 //!
 //! It uses only the library's public API. Start with `cli`, which defines the commands, then `commands`, which runs
 //! them; a request travels `http` → `services` → `repositories`.

@@ -14,7 +14,8 @@ pub(crate) fn apply(connection: &mut Connection) -> Result<()> {
 /// Whether the tables and functions exist.
 pub(crate) fn is_present(pool: &Pool) -> Result<bool> {
     let sql =
-        "SELECT to_regclass('movies') IS NOT NULL AND to_regprocedure('poolhouse_query(text)') IS NOT NULL";
+        "SELECT to_regclass('movies') IS NOT NULL AND to_regprocedure('poolhouse_query(text)') IS NOT NULL
+                  AND to_regclass('documents') IS NOT NULL AND to_regclass('chunks') IS NOT NULL";
     Ok(pool.execute_query_one(sql, &[])?.unwrap_or(false))
 }
 

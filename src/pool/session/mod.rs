@@ -58,7 +58,7 @@ pub(crate) struct Session {
     cancel: Option<Arc<Cancel>>,
     /// A cancel request was sent since the last reset.
     is_cancelled: bool,
-    /// Replies that nobody waits for and that the reset receives.
+    /// Replies that no caller waits for; the reset receives them.
     abandoned: usize,
     statements: Statements,
     /// When the session reaches its maximum age.

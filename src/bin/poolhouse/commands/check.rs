@@ -114,7 +114,7 @@ impl Findings {
             ));
         }
         if self.movies.is_none() && !self.is_private {
-            problems.push(format!("the database has no movies table yet: run {}", spelled("schema")));
+            problems.push(format!("the database lacks tables of this version: run {}", spelled("schema")));
         }
         problems
     }

@@ -3,6 +3,7 @@
 mod check;
 mod database;
 mod import;
+mod ingest;
 mod schema;
 mod serve;
 mod target;
@@ -15,7 +16,11 @@ use std::time::Duration;
 
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
-    let first_signal = if command == Command::Serve { FirstSignal::ShutsDown } else { FirstSignal::Exits };
+    let first_signal = match command {
+        Command::Serve => FirstSignal::ShutsDown,
+        Command::Ingest(_) => FirstSignal::CompletesWork,
+        Command::Schema | Command::Check | Command::Import { .. } => FirstSignal::Exits,
+    };
     signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
     let settings = Settings::load()?;
     env_logger::Builder::new().parse_filters(&log_filter(&settings)).init();
@@ -26,6 +31,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Import { file, timeout } => {
             import::import(settings, &file, timeout.map(Duration::from_secs))
         }
+        Command::Ingest(arguments) => ingest::ingest_documents(settings, &arguments),
     }
 }
 

@@ -48,5 +48,8 @@ pub(crate) fn not_applied(target: &Target) -> impl FnOnce(Error) -> Failure {
 }
 
 pub(crate) fn missing_schema(target: &Target) -> Failure {
-    Failure::Failed(format!("the database {target} has no movies table yet: run {} first", spelled("schema")))
+    Failure::Failed(format!(
+        "the database {target} lacks tables of this version: run {} first",
+        spelled("schema")
+    ))
 }

@@ -6,6 +6,7 @@
 use crate::http::connection::Connection;
 use crate::http::connection::exchange::{Answer, Handling};
 use crate::http::connection::slots::ConnectionLimit;
+use crate::http::handlers::documents::document_routes;
 use crate::http::handlers::movies::movie_routes;
 use crate::process::sd_notify;
 use crate::process::signals;
@@ -66,6 +67,7 @@ impl Application {
         let in_flight = Arc::new(AtomicUsize::new(0));
         let counter = in_flight.clone();
         let deadline = RequestDeadline::new(settings.http.request_timeout);
+        let documents = settings.documents;
         let app = move || {
             let counter = counter.clone();
             App::new()
@@ -74,6 +76,7 @@ impl Application {
                 .configure(json_errors)
                 .configure(health_routes(DatabasePool, auth.clone()))
                 .configure(movie_routes(auth.clone()))
+                .configure(document_routes(auth.clone(), documents))
         };
         let (bind, workers) = (settings.http.bind, settings.http.workers);
         let shutdown_timeout = settings.http.shutdown_timeout;

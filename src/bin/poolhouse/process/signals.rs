@@ -2,7 +2,7 @@
 //!
 //! | signal | the first one | the second one |
 //! |---|---|---|
-//! | SIGTERM, SIGINT, SIGHUP | `serve` shuts down in order, every other command exits at once | exits at once |
+//! | SIGTERM, SIGINT, SIGHUP | `serve` shuts down in order, `ingest` completes the documents in work, every other command exits at once | exits at once |
 //! | SIGQUIT | exits at once | |
 //!
 //! A dedicated thread receives them from the start of the program, so that "at once" holds whatever other threads
@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(10);
 pub(crate) enum FirstSignal {
     /// Requests shutdown: see [`shutdown_requested_at`].
     ShutsDown,
+    /// The same, with a line in the log: the command is silent until its work is complete.
+    CompletesWork,
     /// Exits at once.
     Exits,
 }
@@ -142,6 +144,8 @@ fn receive(first_signal: FirstSignal, ready: &Sender<io::Result<()>>) -> io::Res
                 exit_at_once(kind, "Interrupted: stopping at once");
             } else if !request_shutdown() {
                 exit_at_once(kind, "Second signal: stopping at once");
+            } else if first_signal == FirstSignal::CompletesWork {
+                log::info!("Stopping when the work in hand is complete; a second signal stops at once");
             }
         }
     })

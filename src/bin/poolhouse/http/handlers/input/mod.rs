@@ -4,6 +4,12 @@
 //! Nothing is repaired: unknown, repeated and mistyped fields are refused. One exception, for HTML forms: a query
 //! parameter without a value counts as not given.
 
+mod documents;
+
+pub(crate) use documents::{
+    BodyKind, DocumentId, DocumentList, body_kind, document_list, json_document, text_document, with_chunks,
+};
+
 use crate::problems::Problems;
 use crate::services::movies::{GENRES, Movie, MovieFilter, YEARS, is_visible};
 use actix_web::dev::Payload;
@@ -78,44 +84,47 @@ impl FromRequest for MovieId {
 
 /// Parses the query string of a list: the filter, and the number of movies.
 pub(crate) fn movie_filter(query: &str) -> Result<(MovieFilter, u16), ApiError> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::from_query(query)
-        .map_err(|error| ApiError::invalid(format!("the query string is malformed: {error}")))?;
     let mut filter = MovieFilter::default();
     let mut limit = DEFAULT_LIMIT;
+    parameters(query, &PARAMETERS, |name, value, problems| match name {
+        "search" => filter.search = problems.take(search(value)),
+        "genre" => filter.genre = problems.take(known_genre(value)).map(str::to_owned),
+        "year" => filter.year = problems.take(whole_number(name, value, YEARS)),
+        "after" => filter.after = problems.take(whole_number(name, value, 0..=i32::MAX)).unwrap_or(0),
+        _ => limit = problems.take(whole_number(name, value, LIMITS)).unwrap_or(limit),
+    })?;
+    Ok((filter, limit))
+}
+
+/// Passes each parameter of a query string that has a value to `take`, and refuses unknown and repeated ones.
+fn parameters<'a>(
+    query: &str,
+    known: &[&'a str],
+    mut take: impl FnMut(&'a str, &str, &mut Problems),
+) -> Result<(), ApiError> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::from_query(query)
+        .map_err(|error| ApiError::invalid(format!("the query string is malformed: {error}")))?;
     let mut problems = Problems::default();
     let mut given = Vec::new();
     for (name, value) in &pairs {
-        if !PARAMETERS.contains(&name.as_str()) {
-            problems.add(format!("{}: unknown, known are {}", shown(name), PARAMETERS.join(", ")));
-        } else if given.contains(&name) {
-            problems.add(format!("{name}: given more than once"));
-        } else {
-            given.push(name);
-            match name.as_str() {
-                _ if value.is_empty() => {}
-                "search" => filter.search = problems.take(search(value)),
-                "genre" => filter.genre = problems.take(known_genre(value)).map(str::to_owned),
-                "year" => filter.year = problems.take(whole_number(name, value, YEARS)),
-                "after" => filter.after = problems.take(whole_number(name, value, 0..=i32::MAX)).unwrap_or(0),
-                _ => limit = problems.take(whole_number(name, value, LIMITS)).unwrap_or(limit),
+        match known.iter().find(|known| *known == name) {
+            None => problems.add(unknown(name, known)),
+            Some(name) if given.contains(name) => problems.add(format!("{name}: given more than once")),
+            Some(name) => {
+                given.push(*name);
+                if !value.is_empty() {
+                    take(name, value, &mut problems);
+                }
             }
         }
     }
-    none_or_refuse(&problems)?;
-    Ok((filter, limit))
+    none_or_refuse(&problems)
 }
 
 /// Parses the body of a write. The id is the path's if there is one, and the body may only repeat it.
 pub(crate) fn movie(body: &Body, path_id: Option<i32>) -> Result<Movie, ApiError> {
     let mut problems = Problems::default();
-    let mut fields: HashMap<&str, &Value> = HashMap::new();
-    for (name, value) in &body.0 {
-        if !FIELDS.contains(&name.as_str()) {
-            problems.add(format!("{}: unknown, known are {}", shown(name), FIELDS.join(", ")));
-        } else if fields.insert(name, value).is_some() {
-            problems.add(format!("{name}: given more than once"));
-        }
-    }
+    let fields = fields(body, &FIELDS, &mut problems);
     let field = |name| fields.get(name).copied();
     // Parses every field before it returns, so that all problems are reported at once.
     let movie_id = problems.take(body_id(field("movie_id"), path_id));
@@ -129,6 +138,23 @@ pub(crate) fn movie(body: &Body, path_id: Option<i32>) -> Result<Movie, ApiError
         year: year.flatten(),
         genres: genres.unwrap_or_default(),
     })
+}
+
+/// The fields of a body by their names. Unknown and repeated ones are problems.
+fn fields<'a>(body: &'a Body, known: &[&str], problems: &mut Problems) -> HashMap<&'a str, &'a Value> {
+    let mut fields = HashMap::new();
+    for (name, value) in &body.0 {
+        if !known.contains(&name.as_str()) {
+            problems.add(unknown(name, known));
+        } else if fields.insert(name.as_str(), value).is_some() {
+            problems.add(format!("{name}: given more than once"));
+        }
+    }
+    fields
+}
+
+fn unknown(name: &str, known: &[&str]) -> String {
+    format!("{}: unknown, known are {}", shown(name), known.join(", "))
 }
 
 fn body_id(value: Option<&Value>, path_id: Option<i32>) -> Result<i32, String> {
@@ -145,11 +171,19 @@ fn body_id(value: Option<&Value>, path_id: Option<i32>) -> Result<i32, String> {
 }
 
 fn body_title(value: Option<&Value>) -> Result<String, String> {
-    let title = match value {
-        None => return Err("title: missing".to_owned()),
-        Some(Value::String(text)) => text.trim(),
-        Some(value) => return Err(format!("title: {} is not a text", shown(value))),
-    };
+    title(body_text("title", value)?)
+}
+
+fn body_text<'a>(name: &str, value: Option<&'a Value>) -> Result<&'a str, String> {
+    match value {
+        None => Err(format!("{name}: missing")),
+        Some(Value::String(text)) => Ok(text),
+        Some(value) => Err(format!("{name}: {} is not a text", shown(value))),
+    }
+}
+
+fn title(text: &str) -> Result<String, String> {
+    let title = text.trim();
     if title.is_empty() {
         return Err("title: must not be empty".to_owned());
     }
