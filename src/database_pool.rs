@@ -5,17 +5,19 @@
 
 use crate::error::{Error, Result};
 use crate::pool::Pool;
-use crate::query::{Execute, Transaction, TransactionOptions};
+use crate::query::{Bulk, CopyFormat, Execute, ParamRow, Transaction, TransactionOptions};
 use crate::settings::PoolSettings;
 use log::info;
 use postgres::types::ToSql;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::Write;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 /// The process's pool: open it once at start, use the free functions anywhere, close it at the end.
 ///
-/// The value `DatabasePool` implements [`Execute`] on that pool, for functions that take `&impl Execute`.
+/// The value `DatabasePool` implements [`Execute`] and [`Bulk`] on that pool, for functions that take `&impl Execute`.
 ///
 /// # Examples
 ///
@@ -125,6 +127,38 @@ impl Execute for DatabasePool {
     }
 }
 
+impl Bulk for DatabasePool {
+    #[track_caller]
+    fn execute_many<P: ParamRow>(&self, sql: &str, rows: impl IntoIterator<Item = P>) -> Result<u64> {
+        DatabasePool::get()?.execute_many(sql, rows)
+    }
+
+    #[track_caller]
+    fn for_each_row<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        use_row: impl FnMut(T) -> Result<()>,
+    ) -> Result<u64> {
+        DatabasePool::get()?.for_each_row(sql, params, use_row)
+    }
+
+    #[track_caller]
+    fn copy_in<T: Serialize>(
+        &self,
+        table: &str,
+        columns: &[&str],
+        rows: impl IntoIterator<Item = T>,
+    ) -> Result<u64> {
+        DatabasePool::get()?.copy_in(table, columns, rows)
+    }
+
+    #[track_caller]
+    fn copy_out(&self, query: &str, format: CopyFormat, out: &mut impl Write) -> Result<u64> {
+        DatabasePool::get()?.copy_out(query, format, out)
+    }
+}
+
 /// Runs a query on the process's pool and decodes every row; see [`Execute::execute_query`].
 ///
 /// # Errors
@@ -159,6 +193,58 @@ pub fn execute_query_one<T: DeserializeOwned>(
 #[track_caller]
 pub fn execute_write(sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
     DatabasePool.execute_write(sql, params)
+}
+
+/// Runs a statement once for each row of parameters, in one transaction on the process's pool; see [`Bulk::execute_many`].
+///
+/// # Errors
+///
+/// - Those of [`Bulk::execute_many`].
+/// - `NotInitialized`: no pool is open.
+#[track_caller]
+pub fn execute_many<P: ParamRow>(sql: &str, rows: impl IntoIterator<Item = P>) -> Result<u64> {
+    DatabasePool.execute_many(sql, rows)
+}
+
+/// Runs a query on the process's pool and passes each row to `use_row`; see [`Bulk::for_each_row`].
+///
+/// # Errors
+///
+/// - Those of [`Bulk::for_each_row`].
+/// - `NotInitialized`: no pool is open.
+#[track_caller]
+pub fn for_each_row<T: DeserializeOwned>(
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+    use_row: impl FnMut(T) -> Result<()>,
+) -> Result<u64> {
+    DatabasePool.for_each_row(sql, params, use_row)
+}
+
+/// Copies rows into columns of a table, in one transaction on the process's pool; see [`Bulk::copy_in`].
+///
+/// # Errors
+///
+/// - Those of [`Bulk::copy_in`].
+/// - `NotInitialized`: no pool is open.
+#[track_caller]
+pub fn copy_in<T: Serialize>(
+    table: &str,
+    columns: &[&str],
+    rows: impl IntoIterator<Item = T>,
+) -> Result<u64> {
+    DatabasePool.copy_in(table, columns, rows)
+}
+
+/// Copies the rows of a query on the process's pool to `out`; see [`Bulk::copy_out`].
+///
+/// # Errors
+///
+/// - Those of [`Bulk::copy_out`].
+/// - `NotInitialized`: no pool is open.
+#[track_caller]
+pub fn copy_out(query: &str, format: CopyFormat, out: &mut impl Write) -> Result<u64> {
+    DatabasePool.copy_out(query, format, out)
 }
 
 /// Runs `work` in a transaction on the process's pool; see [`Pool::transaction`].

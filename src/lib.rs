@@ -45,7 +45,7 @@
 //! 4. `decode`: a row becomes any serde type.
 //! 5. `pool`: [`Pool`] and [`Connection`]. A gate decides which caller gets the next connection; r2d2 stores and opens
 //!    connections; the transport sends and receives within deadlines; a background thread maintains idle connections.
-//! 6. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`].
+//! 6. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`], and [`Bulk`], those for many rows.
 //! 7. `database_pool`: [`DatabasePool`], the process-wide pool, and the free functions over it.
 //! 8. [`health`]: the pool's numbers become a verdict, warnings and recommendations.
 //! 9. [`web`]: for actix-web: the bridge from async code, bearer tokens, health routes, errors as HTTP responses.
@@ -69,8 +69,8 @@ pub mod settings;
 pub mod web;
 
 pub use database_pool::{
-    DatabasePool, execute_query, execute_query_one, execute_write, transaction, transaction_verified,
-    transaction_with, try_transaction, try_transaction_with,
+    DatabasePool, copy_in, copy_out, execute_many, execute_query, execute_query_one, execute_write,
+    for_each_row, transaction, transaction_verified, transaction_with, try_transaction, try_transaction_with,
 };
 pub use error::{
     ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, ServerError,
@@ -79,7 +79,9 @@ pub use error::{
 pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, with_deadline};
 pub use postgres;
 pub use postgres::types::ToSql;
-pub use query::{Execute, Isolation, RetryPolicy, Transaction, TransactionOptions};
+pub use query::{
+    Bulk, CopyFormat, Execute, Isolation, ParamRow, RetryPolicy, Transaction, TransactionOptions,
+};
 pub use settings::{DatabaseSettings, PoolSettings, Secret, Settings};
 
 /// The examples in README.md compile.

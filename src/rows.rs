@@ -36,6 +36,11 @@ impl Rows {
         self.count
     }
 
+    /// The bytes of the rows' messages.
+    pub(crate) fn size(&self) -> usize {
+        self.range.len()
+    }
+
     /// The bodies of the rows' messages.
     pub(crate) fn bodies(&self) -> impl Iterator<Item = &[u8]> {
         RowBodies(&self.bytes[self.range.clone()])

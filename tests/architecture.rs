@@ -1,5 +1,5 @@
 //! The shape of the code, kept by reading it: imports go one way, foreign crates stay behind their fences, files
-//! stay small. Whoever needs another import adds it to a table here, and so decides that the shape changes.
+//! stay small. A new import needs a row in a table here: a change of the shape is a decision.
 //!
 //! Every exception is listed with its reason, and one that is not needed any more fails as well.
 
@@ -229,7 +229,7 @@ fn unfold(tokens: &[String], at: &mut usize, before: &[String], paths: &mut Vec<
             *at += 1;
             while tokens.get(*at).is_some_and(|token| token != "}") {
                 match tokens[*at].as_str() {
-                    // `a as b`: b is nobody's path.
+                    // `a as b`: `b` is no path.
                     "as" => *at += 2,
                     word if is_word(word) => unfold(tokens, at, &path, paths),
                     _ => *at += 1,

@@ -65,7 +65,7 @@ fn reading_needs_no_token() {
 fn during_a_rotation_the_old_token_and_the_hashed_new_one_both_pass() {
     let tokens = format!("old={FIRST},new=sha256:{SECOND_SHA256}");
     let app = App::start_with(&[("API_TOKENS", &tokens)]);
-    // A hash lets nobody in by itself.
+    // A hash is no token.
     for (token, status) in [(FIRST, 200), (SECOND, 200), (SECOND_SHA256, 401), ("old", 401)] {
         let answer = send(&app, "GET", "/api/health/db", Some(token), None);
         assert_eq!(answer.status, status, "{token}");

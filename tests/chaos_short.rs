@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// `CHAOS_SEED` repeats a run.
 #[test]
-fn nothing_is_lost_doubled_or_told_wrongly_while_the_server_comes_and_goes() {
+fn nothing_is_lost_duplicated_or_reported_wrongly_while_the_server_comes_and_goes() {
     let seed = std::env::var("CHAOS_SEED").ok().map(|seed| seed.parse().expect("CHAOS_SEED is a number"));
     let outcome = engine::run(Plan {
         seed: seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),

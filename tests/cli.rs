@@ -1,4 +1,4 @@
-//! The program as its user meets it: what it is told wrongly, and what it says then.
+//! The program's command line: wrong arguments and settings, and the messages they lead to.
 
 use crate::support::app::poolhouse;
 use crate::support::postgres::{self, GUEST, GUEST_PASSWORD};
@@ -123,7 +123,7 @@ fn no_server_is_down_and_says_so_soon() {
 }
 
 #[test]
-fn a_refused_login_is_told_in_the_servers_words_and_not_tried_until_the_time_is_over() {
+fn a_refused_login_is_reported_in_the_servers_words_at_once() {
     let server = Postgres::start();
     let port = server.port();
     for (url, words) in [
@@ -145,7 +145,7 @@ fn a_refused_login_is_told_in_the_servers_words_and_not_tried_until_the_time_is_
 }
 
 #[test]
-fn a_database_without_tables_is_told_from_a_broken_one() {
+fn a_database_without_tables_is_distinguished_from_a_broken_one() {
     let database = postgres::fresh_database();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/sample_movies.csv");
     for arguments in [&["serve"][..], &["import", file], &["check"]] {
@@ -174,7 +174,7 @@ fn the_schema_is_applied_again_and_by_several_at_once_without_harm() {
 }
 
 #[test]
-fn a_user_who_may_not_make_tables_is_told_what_to_grant() {
+fn a_user_that_may_not_create_tables_gets_the_grant_to_run() {
     let server = Postgres::start();
     server.client().batch_execute("REVOKE CREATE ON SCHEMA public FROM public").unwrap();
     let password = GUEST_PASSWORD.replace(' ', "%20");
@@ -246,7 +246,7 @@ fn check_fails_where_the_pool_does_not_fit_the_server() {
 }
 
 #[test]
-fn output_that_nobody_reads_is_no_reason_to_panic() {
+fn a_closed_standard_output_causes_no_panic() {
     let database = postgres::fresh_database().with_schema();
     let mut child = poolhouse(Path::new("/"))
         .arg("check")

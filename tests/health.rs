@@ -79,7 +79,7 @@ fn asking_for_health_takes_no_connection() {
         assert_eq!(get(&app, "/api/health").status, 200);
         assert_eq!(taken(&pool_health(&app).1), before);
     }
-    // The numbers would have told: a query takes one.
+    // A query would have taken a connection, and the numbers would show it.
     assert_eq!(get_as_known(&app, "/api/health/db/test").status, 200);
     assert_eq!(taken(&pool_health(&app).1).0, before.0 + 1);
 }
@@ -93,7 +93,7 @@ fn with_every_connection_lent_health_answers_and_queries_are_refused_in_time() {
     ]);
     assert_eq!(pool_health(&app).1["status"], "healthy");
 
-    // Fault: somebody locks the table, and whoever reads it keeps a connection waiting.
+    // Fault: another client locks the table, and each reader of it holds a connection while it waits.
     let mut locker = app.database().client();
     let mut lock = locker.transaction().unwrap();
     lock.batch_execute("LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
@@ -124,7 +124,7 @@ fn with_every_connection_lent_health_answers_and_queries_are_refused_in_time() {
         let waited = start.elapsed();
         assert!((Duration::from_millis(450)..SOON).contains(&waited), "refused after {waited:?}");
 
-        // Repair: the lock goes, and those who waited with a connection get their answers.
+        // Repair: the lock is released, and the readers get their rows.
         lock.rollback().unwrap();
         for request in stuck {
             assert_eq!(request.join().unwrap(), 200);

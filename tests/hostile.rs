@@ -1,5 +1,5 @@
-//! Clients that mean no good, or know no better: whatever they send is theirs to answer for. No panic, no 5xx, nobody
-//! else notices, and no secret is given away.
+//! Malicious and faulty clients: whatever they send is answered as their own fault. The service does not panic, answers no
+//! 5xx, keeps serving other clients, and reveals no secret.
 
 use crate::http::{get, raw_status, send, write};
 use crate::support::app::poolhouse;
@@ -30,8 +30,8 @@ fn answer(app: &App, request: &[u8]) -> String {
     answer
 }
 
-/// What comes back. A service that waits for more of a request is told after a moment that none will come; where it was
-/// at work on a whole one, it then gives that up, as its client seems to have gone.
+/// Sends the request and returns the response. After a moment it closes the sending half: a service that waits for more of
+/// the request then sees its end, and one that runs a whole request gives it up, because its client seems to have gone.
 fn exchange(app: &App, request: &[u8]) -> String {
     let mut stream = connect(app);
     let mut answer = Vec::new();
@@ -145,7 +145,7 @@ impl Damage {
 }
 
 #[test]
-fn a_damaged_request_is_the_clients_fault_and_harms_nobody() {
+fn a_damaged_request_is_the_clients_fault_and_harms_no_other() {
     let app = App::start();
     let authorized = format!("Host: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n", app.token);
     let body = r#"{"movie_id":900001,"title":"A","year":1999,"genres":["Drama"]}"#;
@@ -226,7 +226,7 @@ fn what_is_too_large_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn clients_that_send_nothing_or_byte_by_byte_keep_nobody_waiting_and_do_not_stay() {
+fn clients_that_send_nothing_or_byte_by_byte_delay_no_other_and_do_not_stay() {
     let app = App::start_with(&[("HTTP_REQUEST_TIMEOUT_MS", "1000")]);
     let silent: Vec<_> = (0..50).map(|_| connect(&app)).collect();
     let beginning: Vec<_> = (0..50)
@@ -301,8 +301,8 @@ fn thousands_of_wrong_tokens_are_refused_and_fill_no_log() {
     assert_unharmed(&app);
 }
 
-/// Everything the service was ever told in confidence, in a life with every kind of trouble, looked for in everything
-/// it printed and answered, at the most talkative log level.
+/// Searches everything the service printed and answered, at the most verbose log level and through every kind of failure,
+/// for each secret it was given.
 #[test]
 fn no_secret_is_in_any_log_or_answer() {
     const TOKENS: [&str; 2] =

@@ -195,9 +195,31 @@ fn imports_at_the_same_time_go_one_after_the_other() {
     assert!(rows.iter().all(|row| row.contains(word)), "a mixture of both files");
 }
 
+#[test]
+fn the_timeout_ends_an_import_that_waits_for_another() {
+    let database = postgres::fresh_database().with_schema();
+    let mut other = database.client();
+    other.query("SELECT pg_advisory_lock(hashtext('poolhouse import'))", &[]).unwrap();
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("movies.csv"), format!("{HEADER}1,Film (1999),Drama\r\n")).unwrap();
+    let import_within = |seconds: &str| {
+        let mut import = poolhouse(directory.path());
+        import.args(["import", "--timeout", seconds, "movies.csv"]).env("DATABASE_URL", database.url());
+        import.output().unwrap()
+    };
+    let output = import_within("1");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing was loaded: deadline exceeded"), "{said}");
+    assert_eq!(rows(&database).len(), 0);
+    drop(other);
+    assert_imported(&import_within("600"), "Imported 1 movies");
+    assert_eq!(import_within("0").status.code(), Some(2));
+}
+
 /// The server commits, and its answer never arrives.
 #[test]
-fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
+fn a_commit_that_was_done_and_not_answered_is_not_reported_as_nothing_loaded() {
     let database = postgres::fresh_database().with_schema();
     let mut direct = database.client();
     // A commit of new movies waits for a lock of ours.
@@ -242,7 +264,7 @@ fn a_commit_that_was_done_and_not_answered_is_not_told_as_nothing_loaded() {
             assert!(said.contains(words), "{words:?} is missing in: {said}");
         }
     }
-    // As it was told.
+    // As reported.
     let again = import_file(&database, directory.path(), "movies.csv");
     assert_imported(&again, "inserted 0, updated 0, unchanged 2");
 }

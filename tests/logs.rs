@@ -1,4 +1,4 @@
-//! What the log says to who listens closely, and what it never says.
+//! What the log contains at its most verbose level, and what it never contains.
 
 use crate::http::{get, send, write};
 use crate::support::App;

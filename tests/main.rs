@@ -4,6 +4,7 @@
 
 mod architecture;
 mod auth;
+mod bulk;
 mod chaos_short;
 mod cli;
 mod connections;

@@ -87,7 +87,7 @@ fn head_is_get_without_the_body() {
 }
 
 #[test]
-fn of_many_who_add_the_same_id_at_once_one_succeeds_and_the_others_learn_why() {
+fn of_many_inserts_of_one_id_at_once_one_succeeds_and_the_others_conflict() {
     let app = App::start();
     let movie = |number: usize| json!({"movie_id": OURS, "title": format!("Copy {number}")});
     let answers: Vec<Answer> = thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The proxy's faults, seen by a plain socket: other stories rely on each being what it says.
+//! The proxy's faults, seen by a plain socket: other tests rely on each.
 
 use crate::support::proxy::{Act, Message, Place};
 use crate::support::{Proxy, SOON, eventually, postgres};
@@ -143,7 +143,7 @@ fn what_was_swallowed_never_comes() {
 }
 
 #[test]
-fn a_cut_is_noticed_while_nobody_reads_and_connects_can_be_slow() {
+fn a_cut_is_noticed_without_a_read_and_connects_can_be_slow() {
     let proxy = tenfold();
     proxy.delay_connects(Duration::from_millis(50));
     let start = Instant::now();
@@ -197,7 +197,7 @@ fn a_message_is_forged_wherever_it_is_to_stand() {
             let outcome = client.execute(insert, &[]);
             match outcome {
                 Ok(count) => assert!(count == 1 && (severity == "WARNING" || place == Place::Behind)),
-                // The driver lets the end of a session overtake the server's last words.
+                // The driver lets the end of a session overtake the server's last message.
                 Err(error) if severity != "ERROR" => {
                     assert!(error.code().is_none_or(|code| code.code() == "12345"))
                 }

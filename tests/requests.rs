@@ -1,4 +1,4 @@
-//! A request is bounded as a whole, and what nobody waits for any more does not go on.
+//! A request has a deadline as a whole, and work whose client has gone is cancelled.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ fn end(mut stream: TcpStream) -> (u16, String) {
     (status.unwrap_or_else(|| panic!("{text:?}")), text)
 }
 
-/// A client that holds the table so that nobody can read it.
+/// A client that locks the table, so that no other can read it.
 fn holding_the_movies(app: &App) -> poolhouse::postgres::Client {
     let mut client = app.database().client();
     client.batch_execute("BEGIN; LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();

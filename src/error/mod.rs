@@ -115,6 +115,14 @@ impl Error {
         self
     }
 
+    /// Adds the row of a bulk helper that was refused, counted from 0.
+    pub(crate) fn with_row(mut self, row: u64) -> Error {
+        if let Error::Query(error) = &mut self {
+            error.set_row(row);
+        }
+        self
+    }
+
     /// The name of the constraint that a write violated. It distinguishes domain errors.
     pub fn constraint(&self) -> Option<&str> {
         match self {

@@ -11,6 +11,8 @@ pub struct QueryError {
     cause: Cause,
     /// The beginning of the statement's text; empty where the text is unknown.
     statement: String,
+    /// The row of a bulk helper that was refused, counted from 0.
+    row: Option<u64>,
 }
 
 /// Why a statement was refused.
@@ -30,7 +32,7 @@ const MAX_STATEMENT: usize = 200;
 
 impl QueryError {
     pub(crate) fn new(cause: impl Into<Cause>) -> Box<QueryError> {
-        Box::new(QueryError { cause: cause.into(), statement: String::new() })
+        Box::new(QueryError { cause: cause.into(), statement: String::new(), row: None })
     }
 
     /// Adds the text of the statement, on one line, unless there is one.
@@ -41,6 +43,10 @@ impl QueryError {
             self.statement.extend(text.by_ref().take(MAX_STATEMENT));
             self.statement.extend(text.next().map(|_| '…'));
         }
+    }
+
+    pub(crate) fn set_row(&mut self, row: u64) {
+        self.row = Some(row);
     }
 
     /// The five-character SQLSTATE, where the server sent one.
@@ -74,14 +80,24 @@ impl QueryError {
     pub fn statement(&self) -> Option<&str> {
         Some(&*self.statement).filter(|statement| !statement.is_empty())
     }
+
+    /// The row that was refused, counted from 0 in the order of the caller's rows; `None` where the statement was not run for
+    /// many rows, or the row is unknown.
+    pub fn row(&self) -> Option<u64> {
+        self.row
+    }
 }
 
 impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.sqlstate() {
-            Some(code) => write!(f, "query failed with {code}: {}", self.cause)?,
-            None => write!(f, "query failed: {}", self.cause)?,
+        f.write_str("query failed")?;
+        if let Some(code) = self.sqlstate() {
+            write!(f, " with {code}")?;
         }
+        if let Some(row) = self.row {
+            write!(f, " at row {row}")?;
+        }
+        write!(f, ": {}", self.cause)?;
         match self.statement() {
             Some(statement) => write!(f, "; statement: {statement}"),
             None => Ok(()),

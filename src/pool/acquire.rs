@@ -1,16 +1,16 @@
-//! Acquiring: gets a permit from the gate, takes an idle session from the store, and checks it if that is needed.
+//! Acquiring: gets a permit from the gate, takes an idle session from its slot, and checks it if that is needed.
 //!
 //! It knows nothing of how connections are made or returned.
 //!
-//! **Lock rule**: the read lock of `Shared::store` is held for a take that does not wait, and never across a wait, because
-//! `close` needs the write lock.
+//! **Lock rule**: the read lock of `Shared::store` is taken only where no slot has an idle session. It is held for a take that
+//! does not wait, and never across a wait, because `close` needs the write lock.
 
 use crate::error::{Error, Result};
 use crate::pool::gate::{Granted, Permit, Request};
 use crate::pool::generation::GenerationStatus;
 use crate::pool::session::{Answer, Failure};
 use crate::pool::status::CloseReason;
-use crate::pool::{Connection, Lease, Pooled, Shared};
+use crate::pool::{Connection, Holder, Lease, Pooled, Shared};
 use crate::pool::{cancellation, deadline};
 use crate::settings::PrePing;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -22,6 +22,11 @@ pub(super) const CHECK_LIMIT: Duration = Duration::from_millis(500);
 /// The time for a check if the caller has none left. A healthy server needs far less, and it is within the 20 ms by which an
 /// acquire may exceed its timeout.
 const MIN_CHECK_LIMIT: Duration = Duration::from_millis(10);
+/// How often to look into r2d2's store and into the slots before waiting. A thread that sees no session, because others are at
+/// work on the slots, sees one within a few looks.
+const LOOKS: u32 = 16;
+/// How often a thread that waits for r2d2 to store a new connection looks at the slots.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Shared {
     /// Lends a connection that is fit for use, or fails at `deadline`. `started` is when the caller began to wait.
@@ -32,7 +37,7 @@ impl Shared {
         at: &'static Location<'static>,
     ) -> Result<Lease> {
         let deadline = effective_deadline(deadline)?;
-        let permit = self.gate.acquire(started, deadline, at);
+        let permit = self.gate.acquire(started, deadline);
         let permit = permit.map_err(|refusal| self.refused(refusal))?;
         self.lend_session(permit, started, deadline, at)
     }
@@ -48,7 +53,7 @@ impl Shared {
     ) -> Result<Turn> {
         let deadline = effective_deadline(deadline)?;
         let mut kept = None;
-        let granted = self.gate.acquire_or_follow(started, deadline, at, || {
+        let granted = self.gate.acquire_or_follow(started, deadline, || {
             kept = request(&self);
             kept.clone()
         });
@@ -69,7 +74,7 @@ impl Shared {
         at: &'static Location<'static>,
     ) -> Result<Lease> {
         let deadline = effective_deadline(deadline)?;
-        let permit = self.gate.acquire_again(None, started, deadline, at);
+        let permit = self.gate.acquire_again(None, started, deadline);
         let permit = permit.map_err(|refusal| self.refused(refusal))?;
         self.lend_session(permit, started, deadline, at)
     }
@@ -85,7 +90,8 @@ impl Shared {
         // One deadline for all checks of one acquire, so that many unresponsive connections cost as much time as one.
         let checks_end = deadline.max(started + MIN_CHECK_LIMIT);
         loop {
-            match self.take(checks_end) {
+            let holder = Holder { since: self.gate.held_since(&permit), at, reported: false };
+            match self.take(started, checks_end, Some(holder)) {
                 Taken::Closed => {
                     self.gate.discard(permit);
                     return Err(Error::Closed);
@@ -96,16 +102,15 @@ impl Shared {
                     return Err(self.refused((refusal, numbers)));
                 }
                 Taken::Session(mut pooled) => match self.reason_to_close(&mut pooled, started, checks_end) {
-                    None => {
-                        let session = self.guards.detach(permit.number(), pooled);
-                        return Ok(Lease::new(self, session, permit, at));
+                    None => return Ok(Lease::new(self, pooled, permit, at)),
+                    Some(reason) => {
+                        self.close_one(pooled, reason);
                     }
-                    Some(reason) => pooled.close(reason),
                 },
             }
             permit = self
                 .gate
-                .acquire_again(Some(permit), started, checks_end, at)
+                .acquire_again(Some(permit), started, checks_end)
                 .map_err(|refusal| self.refused(refusal))?;
         }
     }
@@ -124,32 +129,44 @@ impl Shared {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Lease> {
-        self.gate.with_counts(|counts| counts.requests -= 1);
+        self.gate.note_repeat();
         self.lend(now, deadline, at)
     }
 
-    /// Takes an idle connection from the store. The caller has the gate's permit for one.
+    /// Takes an idle connection for `holder`. The caller has the gate's permit for one.
     ///
-    /// The connection is in the store or will be there within microseconds, because a connector reports it to the gate just
-    /// before r2d2 stores it. On an overloaded machine that can take longer, so this waits until `deadline`.
-    pub(super) fn take(&self, deadline: Instant) -> Taken {
+    /// The connection is in a slot or in r2d2's store, or will be there within microseconds, because a connector reports it to
+    /// the gate just before r2d2 stores it. On an overloaded machine that can take longer, so this waits until `deadline`.
+    pub(super) fn take(&self, now: Instant, deadline: Instant, holder: Option<Holder>) -> Taken {
+        if let Some(pooled) = self.slots.take(now, holder) {
+            return Taken::Session(pooled);
+        }
         let store = self.store.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(open) = store.as_ref() else { return Taken::Closed };
-        if let Some(guard) = open.try_get() {
-            return Taken::Session(Pooled::new(guard));
+        for _ in 0..LOOKS {
+            if let Some(guard) = open.try_get() {
+                return Taken::Session(self.slots.adopt(guard, holder));
+            }
+            if let Some(pooled) = self.slots.take(now, holder) {
+                return Taken::Session(pooled);
+            }
         }
         // Release the lock before waiting, because `close` needs it.
         let open = open.clone();
         drop(store);
+        let end = deadline.max(Instant::now() + MIN_CHECK_LIMIT);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if let Ok(guard) = open.get_timeout(left.clamp(MIN_CHECK_LIMIT, CHECK_LIMIT)) {
-                return Taken::Session(Pooled::new(guard));
+            if let Ok(guard) = open.get_timeout(LOOK_AGAIN) {
+                return Taken::Session(self.slots.adopt(guard, holder));
+            }
+            // Another permit's owner may have taken that connection, and left one in a slot.
+            if let Some(pooled) = self.slots.take(now, holder) {
+                return Taken::Session(pooled);
             }
             if self.gate.is_closed() {
                 return Taken::Closed;
             }
-            if left <= CHECK_LIMIT {
+            if Instant::now() >= end {
                 return Taken::NotYet;
             }
         }

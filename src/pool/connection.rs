@@ -3,18 +3,19 @@
 //! It knows nothing of how a session is acquired or cleaned. A `RefCell`, not a lock, guards the lease: one thread at
 //! a time uses a connection.
 
-use crate::pool::Shared;
 use crate::pool::gate::Permit;
 use crate::pool::session::{Answer, Failure, Params, Session};
+use crate::pool::{Holder, Pooled, Shared};
 use std::cell::{RefCell, RefMut};
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A lent session and its permit. Dropping it returns both to the pool.
 pub(crate) struct Lease {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
-    lent: Option<(Box<Session>, Permit)>,
+    lent: Option<(Pooled, Permit)>,
     /// The caller that acquired it, for warnings.
     at: &'static Location<'static>,
 }
@@ -22,11 +23,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        session: Box<Session>,
+        pooled: Pooled,
         permit: Permit,
         at: &'static Location<'static>,
     ) -> Lease {
-        Lease { shared, lent: Some((session, permit)), at }
+        Lease { shared, lent: Some((pooled, permit)), at }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -39,7 +40,7 @@ impl Lease {
 
     fn parts(&mut self) -> (&Arc<Shared>, &mut Session) {
         match &mut self.lent {
-            Some((session, _)) => (&self.shared, session),
+            Some((pooled, _)) => (&self.shared, pooled),
             None => unreachable!("bug: a lease is used after it was dropped"),
         }
     }
@@ -56,7 +57,7 @@ impl Lease {
         shared.query_again(session, sql, params)
     }
 
-    /// Ends the current thread's hold. The connection is still lent, to nobody.
+    /// Ends the current thread's hold. The connection stays lent, without a holder.
     pub(crate) fn detach(&self) {
         if let Some((_, permit)) = &self.lent {
             self.shared.gate.detach(permit);
@@ -66,16 +67,18 @@ impl Lease {
     /// Makes the current thread the connection's holder, which acquired it at `at`.
     pub(crate) fn pass_on(&mut self, at: &'static Location<'static>) {
         self.at = at;
-        if let Some((_, permit)) = &self.lent {
-            self.shared.gate.pass_on(permit, at);
+        if let Some((pooled, permit)) = &self.lent {
+            let since = Instant::now();
+            self.shared.gate.pass_on(permit, since);
+            self.shared.slots.pass_on(pooled, Holder { since, at, reported: false });
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((session, permit)) = self.lent.take() {
-            self.shared.give_back(session, permit, self.at);
+        if let Some((pooled, permit)) = self.lent.take() {
+            self.shared.give_back(pooled, permit, self.at);
         }
     }
 }

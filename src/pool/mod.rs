@@ -1,10 +1,11 @@
 //! The pool: the public handle and its parts.
 //!
 //! - `gate` decides which caller gets a connection next and when to connect. It holds no connection.
-//! - `store` is r2d2, which connects on the gate's requests and keeps the idle sessions.
+//! - `store` is r2d2, which connects on the gate's requests, and the slots, which keep the idle sessions.
 //! - `acquire` and `release` lend a session and take it back; `statement` runs statements on it.
 //! - `maintenance` is the background thread.
-//! - `session` is one server session; `transport` is the byte stream under its driver.
+//! - `sharing` sends the statements of several waiting callers in one round trip.
+//! - `session` is one server session; `transport` is the byte stream to the server.
 //!
 //! This file opens, resizes, suspends, resets and closes a pool. It knows nothing of statements and rows.
 
@@ -30,7 +31,9 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub(crate) use deadline::having_waited;
 pub use deadline::with_deadline;
-pub(crate) use session::{Answer, Effect, Failure, Limit, Retry, Session};
+pub(crate) use session::{
+    Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
+};
 pub(crate) use sharing::Access;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
@@ -40,9 +43,8 @@ use crate::pool::generation::Generations;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
 use crate::pool::session::classify::catalogue::Catalogue;
-use crate::pool::status::CloseReason;
-use crate::pool::store::lent::Guards;
-pub(crate) use crate::pool::store::lent::Pooled;
+pub(crate) use crate::pool::store::slots::{Holder, Pooled};
+use crate::pool::store::slots::{Slots, close_unused};
 use crate::pool::store::{Dropped, Manager, SessionFactory};
 use crate::settings::{PoolSettings, Start};
 use log::warn;
@@ -80,7 +82,7 @@ pub(crate) struct Shared {
     maintenance: MaintenanceHandle,
     /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
-    guards: Guards,
+    slots: Slots,
     /// Where connections were acquired that came back inside a transaction. Each place is logged once.
     left_in_transaction: Mutex<HashSet<&'static Location<'static>>>,
 }
@@ -109,9 +111,11 @@ impl Pool {
         settings.validate()?;
         let catalogue = Arc::new(Catalogue::new());
         let factory = SessionFactory::new(settings, catalogue.clone())?;
+        let ceiling = ceiling(settings.max_connections);
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
             max: settings.max_connections,
+            ceiling,
             max_waiting: settings.max_waiting,
             outage_grace: settings.outage_grace,
             shedding: settings.queue_target.map(|target| (target, settings.queue_interval)),
@@ -119,7 +123,6 @@ impl Pool {
         }));
         let generations = Arc::new(Generations::default());
         let maintenance = Maintenance::new();
-        let ceiling = ceiling(settings.max_connections);
         let manager = Manager::new(gate.clone(), generations.clone(), factory);
         let store = store(manager, ceiling, maintenance.handle(), gate.clone());
         let shared = Arc::new(Shared {
@@ -130,7 +133,7 @@ impl Pool {
             max_connections: AtomicU32::new(settings.max_connections),
             maintenance: maintenance.handle(),
             store: RwLock::new(Some(store)),
-            guards: Guards::new(ceiling),
+            slots: Slots::new(ceiling),
             left_in_transaction: Mutex::default(),
         });
         maintenance.start(&shared).map_err(Error::application)?;
@@ -192,7 +195,7 @@ impl Pool {
         let mut status =
             PoolStatus { name: self.shared.settings.name.clone(), ..self.shared.gate.snapshot() };
         if let Some(threshold) = self.shared.settings.leak_threshold {
-            self.shared.gate.long_held(threshold, |holder, held_for| {
+            self.shared.slots.long_held(threshold, |holder, held_for| {
                 status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
             });
         }
@@ -283,10 +286,10 @@ impl Pool {
         let store = shared.store.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(store) = store {
             while let Some(guard) = store.try_get() {
-                Pooled::new(guard).close(CloseReason::Retired);
+                close_unused(guard);
             }
         }
-        shared.guards.close();
+        shared.slots.close();
         shared.maintenance.stop(deadline);
         if left > 0 {
             let pool = &shared.settings.name;
@@ -307,6 +310,8 @@ impl Pool {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.gate.close();
+        // The last handle may be dropped in async code, where closing the driver's client panics.
+        self.slots.close();
         self.maintenance.stop(add(Instant::now(), Duration::MAX));
     }
 }

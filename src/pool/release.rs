@@ -3,27 +3,19 @@
 
 use crate::pool::acquire::CHECK_LIMIT;
 use crate::pool::deadline;
-use crate::pool::gate::{Holder, Permit};
+use crate::pool::gate::Permit;
 use crate::pool::generation::GenerationStatus;
 use crate::pool::logging::logged;
-use crate::pool::session::{Session, Verdict};
+use crate::pool::session::Verdict;
 use crate::pool::status::CloseReason;
-use crate::pool::{Pooled, Shared};
+use crate::pool::{Holder, Pooled, Shared};
 use log::warn;
 use std::panic::Location;
 use std::time::Instant;
 
 impl Shared {
     /// Takes a connection back from its borrower: keeps it, resets it in the background, or closes it.
-    pub(super) fn give_back(&self, session: Box<Session>, permit: Permit, at: &'static Location<'static>) {
-        let pooled = match self.guards.reattach(permit.number(), session) {
-            Ok(pooled) => pooled,
-            Err(session) => {
-                self.maintenance.close_dropped(session, &self.gate);
-                self.gate.discard(permit);
-                return;
-            }
-        };
+    pub(super) fn give_back(&self, pooled: Pooled, permit: Permit, at: &'static Location<'static>) {
         if pooled.verdict() == Verdict::Reset && !self.is_surplus_or_outdated(&pooled) {
             self.reset_and_give_back(pooled, permit, at);
         } else {
@@ -60,7 +52,15 @@ impl Shared {
         self.gate.retires() || self.generations.status(pooled.generation) == GenerationStatus::Outdated
     }
 
-    /// Puts a connection back into the store, or closes it if its session is not clean, expired, surplus or outdated.
+    /// Closes a connection, in the background. Returns the holder if its hold was reported as too long.
+    pub(super) fn close_one(&self, pooled: Pooled, reason: CloseReason) -> Option<Holder> {
+        self.slots.close_one(pooled, reason).unwrap_or_else(|session| {
+            self.maintenance.close_dropped(session, &self.gate);
+            None
+        })
+    }
+
+    /// Puts a connection back into its slot, or closes it if its session is not clean, expired, surplus or outdated.
     pub(super) fn give_back_clean(&self, mut pooled: Pooled, permit: Permit) {
         let now = Instant::now();
         let reason = match pooled.verdict() {
@@ -73,9 +73,18 @@ impl Shared {
         let holder = match reason {
             None => {
                 pooled.idle_since = now;
-                // Store it before the release, because the gate may lend it immediately.
-                drop(pooled);
-                self.gate.release(permit, now)
+                // Put it back before the release, because the gate may lend it immediately.
+                match self.slots.put(pooled) {
+                    Ok(holder) => {
+                        self.gate.release(permit, now);
+                        holder
+                    }
+                    Err(session) => {
+                        self.maintenance.close_dropped(session, &self.gate);
+                        self.gate.discard(permit);
+                        None
+                    }
+                }
             }
             Some(reason) => {
                 let is_first = match reason {
@@ -90,8 +99,9 @@ impl Shared {
                 if pooled.has_timed_out() {
                     self.maintenance.cancel(pooled.cancel());
                 }
-                pooled.close(reason);
-                self.gate.discard(permit)
+                let holder = self.close_one(pooled, reason);
+                self.gate.discard(permit);
+                holder
             }
         };
         if let Some(Holder { since, at, .. }) = holder {

@@ -1,4 +1,4 @@
-//! Sharing of round trips: a caller who gets a connection sends, with its own statement, those of the callers at the head of the
+//! Sharing of round trips: a caller that gets a connection sends, with its own statement, those of the callers at the head of the
 //! queue. It is the *leader*, they are its *followers*. Each statement is a transaction of its own, and each caller keeps its
 //! own deadline, error and retry.
 //!
@@ -52,7 +52,7 @@ enum Progress {
     Done(Result<Answer, Failure>),
     /// The caller has to receive its reply itself.
     Leading(Box<Batch>),
-    /// The caller has gone, or has taken what was there.
+    /// The caller has given up, or has taken its outcome.
     Gone,
 }
 
@@ -87,14 +87,14 @@ struct Follower {
     effect: Effect,
 }
 
-/// A batch that was sent: the connection, and those whose replies are due on it, in order.
+/// A batch that was sent: the connection, and the followers whose replies are due on it, in order.
 struct Batch {
     /// `None` once it was handed on.
     lease: Option<Lease>,
     /// `None` before the batch was sent.
     sent: Option<Sent>,
     due: VecDeque<Follower>,
-    /// Those who have their outcome and are not woken yet.
+    /// The callers that have their outcome and are not woken yet.
     settled: Vec<Arc<Waiter>>,
 }
 
@@ -292,7 +292,7 @@ impl Batch {
         let (waiter, ticket) = (self.due[next].waiter.clone(), self.due[next].ticket.clone());
         let mut progress = ticket.progress();
         if !matches!(*progress, Progress::Waiting) {
-            // It has gone in this moment.
+            // Its caller has just given up.
             drop(progress);
             return self.hand_on();
         }
@@ -309,14 +309,14 @@ impl Batch {
         self.settled.push(waiter);
     }
 
-    /// Nobody waits for the replies that are due: maintenance receives them.
+    /// No caller waits for the replies that are due any more: maintenance receives them.
     fn abandon(&mut self) {
         if let Some(lease) = &mut self.lease {
             lease.session().abandon(self.due.len());
         }
     }
 
-    /// Returns the connection, settles those without an outcome, and wakes all who have one.
+    /// Returns the connection, settles the followers without an outcome, and wakes all that have one.
     fn end(&mut self) {
         if let Some(mut lease) = self.lease.take() {
             for follower in self.due.drain(..) {

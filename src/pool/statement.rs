@@ -4,7 +4,7 @@
 //! It knows nothing of what a statement means; `session` does.
 
 use crate::error::{Error, Result};
-use crate::pool::session::{Answer, Failure, Limit, Params, Session};
+use crate::pool::session::{Answer, CopyStatement, Failure, Limit, Params, Session};
 use crate::pool::{Shared, add};
 use crate::pool::{cancellation, deadline};
 use std::sync::Arc;
@@ -44,6 +44,29 @@ impl Shared {
     ) -> Result<Answer, Failure> {
         let limit = self.statement_limit();
         self.cancellable(session, |session| session.query_again(sql, params, limit))
+    }
+
+    /// Runs what `operation` does with the session within the same limits.
+    pub(crate) fn bounded<R>(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        operation: impl FnOnce(&mut Session, Limit) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let limit = self.statement_limit();
+        self.cancellable(session, |session| operation(session, limit))
+    }
+
+    /// Copies the rows of a query within the same limits to `take`. Where that returns false, the statement is cancelled on the
+    /// server.
+    pub(crate) fn copy_out(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        statement: &CopyStatement,
+        take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<u64, Failure> {
+        let (maintenance, cancel) = (self.maintenance.clone(), session.cancel());
+        let abort = move || maintenance.cancel(cancel);
+        self.bounded(session, |session, limit| session.copy_rows_out(statement, limit, take, abort))
     }
 
     /// Runs a statement that the thread's [`Cancellation`](super::cancellation::Cancellation) can cancel on the

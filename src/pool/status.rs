@@ -1,11 +1,12 @@
 //! The pool's numbers: one structure that the gate counts in, that [`Pool::status`](crate::Pool::status) returns and that the
 //! health report shows.
 //!
-//! It knows nothing of the gate or of databases, and has no lock: the gate keeps its counters under its own. A new counter is
-//! one field of [`PoolStatus`] and one `+= 1` where the event happens.
+//! It knows nothing of the gate or of databases, and has no lock: the gate keeps its counters under its own, except for what
+//! happens without that lock. A new counter is one field of [`PoolStatus`] and one `+= 1` where the event happens.
 
 use crate::error::ConnectFailure;
 use serde::{Serialize, Serializer};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A snapshot of the pool: gauges of one moment, and counters since the pool was opened.
@@ -213,10 +214,47 @@ impl Histogram {
         self.sum = self.sum.saturating_add(duration);
     }
 
+    /// Adds `count` durations of zero.
+    pub(crate) fn add_zeros(&mut self, count: u64) {
+        self.buckets[0] += count;
+    }
+
     /// Reverts an [`add`](Histogram::add) of the same duration.
     pub(crate) fn remove(&mut self, duration: Duration) {
         self.buckets[bucket(duration)] -= 1;
         self.sum = self.sum.saturating_sub(duration);
+    }
+}
+
+/// A histogram that one thread at a time writes while others read. A reader may see a duration in its bucket and not in the sum.
+#[derive(Debug)]
+pub(crate) struct SharedHistogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum_nanos: AtomicU64,
+}
+
+impl Default for SharedHistogram {
+    fn default() -> SharedHistogram {
+        SharedHistogram { buckets: [const { AtomicU64::new(0) }; BUCKETS], sum_nanos: AtomicU64::new(0) }
+    }
+}
+
+impl SharedHistogram {
+    pub(crate) fn add(&self, duration: Duration) {
+        // With one writer there is nothing for an atomic addition to protect, and it costs far more.
+        let count = &self.buckets[bucket(duration)];
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let sum = self.sum_nanos.load(Ordering::Relaxed).saturating_add(nanos);
+        self.sum_nanos.store(sum, Ordering::Relaxed);
+    }
+
+    /// Adds every duration to `other`.
+    pub(crate) fn add_to(&self, other: &mut Histogram) {
+        for (count, more) in other.buckets.iter_mut().zip(&self.buckets) {
+            *count += more.load(Ordering::Relaxed);
+        }
+        other.sum = other.sum.saturating_add(Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)));
     }
 }
 
@@ -260,6 +298,20 @@ mod tests {
         assert_eq!(histogram.count(), 7);
         assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(4)));
         assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_shared_histogram_counts_like_the_other() {
+        let (shared, mut expected, mut shown) =
+            (SharedHistogram::default(), Histogram::default(), Histogram::default());
+        for micros in [0, 1, 2, 3, 4, 1_000_000] {
+            shared.add(Duration::from_micros(micros));
+            expected.add(Duration::from_micros(micros));
+        }
+        shared.add_to(&mut shown);
+        assert_eq!(shown, expected);
+        shared.add_to(&mut shown);
+        assert_eq!((shown.count(), shown.sum), (2 * expected.count(), 2 * expected.sum));
     }
 
     #[test]

@@ -3,12 +3,19 @@
 //! `run.rs` runs transactions, `transaction.rs` is one attempt, `commit_probe.rs` finds out whether it committed when
 //! the answer is lost. Nothing here knows how a connection is acquired, nor what a statement's text means. No locks.
 
+mod bulk;
 mod commit_probe;
+mod copy;
+mod copy_text;
 mod options;
+mod param_row;
 mod run;
 mod transaction;
 
+pub use crate::query::bulk::Bulk;
+pub use crate::query::copy::CopyFormat;
 pub use crate::query::options::{Isolation, RetryPolicy, TransactionOptions};
+pub use crate::query::param_row::ParamRow;
 pub use crate::query::transaction::Transaction;
 
 use crate::decode::{decode_row, decode_rows};
@@ -95,9 +102,13 @@ pub(crate) fn at_most_one<T: DeserializeOwned>(rows: &Rows) -> Result<Option<T>>
     }
 }
 
-/// The number of connections on which one statement is attempted. Each failed attempt closes a dead connection, and
-/// after the first one the pool checks the others before it lends them. So more failures have another cause.
-const MAX_ATTEMPTS: u32 = 4;
+/// The number of connections on which one statement is attempted. After the first failure the pool checks the other
+/// connections before it lends them, so two are enough for sessions that ended once. Where all sessions are terminated again
+/// and again, each attempt may meet the next termination.
+const MAX_ATTEMPTS: u32 = 16;
+
+/// The number of attempts that may have run. Fewer, because the statement may be what crashes the server.
+const MAX_LOST: u32 = 4;
 
 /// The attempts of one call on a pool.
 struct Attempts<'a> {
@@ -107,15 +118,15 @@ struct Attempts<'a> {
     now: Instant,
     deadline: Instant,
     failed: u32,
-    /// An earlier attempt may have run.
-    may_have_run: bool,
+    /// Of the failed attempts, those that may have run.
+    lost: u32,
 }
 
 impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, at: &'static Location<'static>) -> Attempts<'a> {
         let now = Instant::now();
         let deadline = add(now, pool.shared().acquire_timeout());
-        Attempts { pool, at, now, deadline, failed: 0, may_have_run: false }
+        Attempts { pool, at, now, deadline, failed: 0, lost: 0 }
     }
 
     fn lend(&self) -> Result<Lease> {
@@ -130,12 +141,12 @@ impl<'a> Attempts<'a> {
     fn note(&mut self, failure: Failure) -> Result<()> {
         match failure.retry {
             Retry::Safe => {}
-            Retry::ReadOnly if self.pool.shared().repeats_reads() => self.may_have_run = true,
+            Retry::ReadOnly if self.pool.shared().repeats_reads() => self.lost += 1,
             _ => return Err(failure.error),
         }
         self.now = Instant::now();
         self.failed += 1;
-        if self.now >= self.deadline || self.failed == MAX_ATTEMPTS {
+        if self.now >= self.deadline || self.failed == MAX_ATTEMPTS || self.lost == MAX_LOST {
             return Err(failure.error);
         }
         Ok(())
@@ -193,9 +204,9 @@ impl Pool {
             }
         };
         loop {
-            let outcome = match attempts.may_have_run {
-                true => lease.query_again(sql, params),
-                false => lease.run_shared(sql, params),
+            let outcome = match attempts.lost {
+                0 => lease.run_shared(sql, params),
+                _ => lease.query_again(sql, params),
             };
             match outcome {
                 Ok(answer) => return Ok(answer),

@@ -297,7 +297,7 @@ fn repeat<R, E>(
 }
 
 /// Attempts the transaction once, on the connection of `lease`.
-fn attempt_on<R, E: From<Error>>(
+pub(super) fn attempt_on<R, E: From<Error>>(
     lease: &mut Lease,
     options: &TransactionOptions,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,

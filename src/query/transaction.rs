@@ -4,13 +4,15 @@
 //! the session: a [`Transaction`] belongs to one thread.
 
 use crate::error::{Error, Result};
-use crate::pool::{Effect, Failure, Lease, Limit, Retry, Session, Shared, is_cancelled};
+use crate::pool::{
+    CopyStatement, Effect, Failure, Lease, Limit, Portal, Retry, Session, Shared, is_cancelled,
+};
 use crate::query::commit_probe::CommitProbe;
 use crate::query::options::TransactionOptions;
 use crate::query::{Execute, all, at_most_one};
 use postgres::types::ToSql;
 use serde::de::DeserializeOwned;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ pub struct Transaction<'a> {
     shared: &'a Arc<Shared>,
     /// 0 for the transaction itself; the nesting level for a savepoint.
     depth: u32,
+    /// Bulk operations that have sent a part of their rows and did not complete, for a reason that the server does not know.
+    partial: Cell<u32>,
 }
 
 impl std::fmt::Debug for Transaction<'_> {
@@ -31,7 +35,50 @@ impl std::fmt::Debug for Transaction<'_> {
     }
 }
 
+impl<'a> Transaction<'a> {
+    fn new(session: &'a mut Session, shared: &'a Arc<Shared>, depth: u32) -> Transaction<'a> {
+        Transaction { session: RefCell::new(session), shared, depth, partial: Cell::new(0) }
+    }
+}
+
 impl Transaction<'_> {
+    /// Fails where a part of a bulk operation would be committed.
+    fn check_complete(&self) -> Result<()> {
+        if self.partial.get() > 0 { Err(Error::TransactionAborted) } else { Ok(()) }
+    }
+
+    /// Runs `operation` on the session within the statement timeout and the thread's deadline.
+    pub(super) fn bounded<R>(
+        &self,
+        operation: impl FnOnce(&mut Session, Limit) -> Result<R, Failure>,
+    ) -> Result<R> {
+        Ok(self.shared.bounded(&mut self.session.borrow_mut(), operation)?)
+    }
+
+    /// Copies the rows of a query to `take`, until that returns false.
+    pub(super) fn copy_rows_out(
+        &self,
+        statement: &CopyStatement,
+        take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<u64> {
+        Ok(self.shared.copy_out(&mut self.session.borrow_mut(), statement, take)?)
+    }
+
+    /// Has the portal closed with the next statement.
+    pub(super) fn end_portal(&self, portal: Portal) {
+        self.session.borrow_mut().end_portal(portal);
+    }
+
+    /// Begins a bulk operation that sends its rows in parts.
+    pub(super) fn begin_parts(&self) -> Parts<'_> {
+        Parts { partial: &self.partial, is_counted: false }
+    }
+
+    /// Whether the server knows that the transaction has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.session.borrow().conn().status() == Some(b'E')
+    }
+
     /// Runs `work` inside a savepoint.
     ///
     /// When `work` returns `Err`, its changes are rolled back, and the outer transaction goes on.
@@ -69,9 +116,9 @@ impl Transaction<'_> {
         let session = self.session.get_mut();
         session.command(&format!("SAVEPOINT poolhouse_{depth}"), limit, Effect::None).map_err(Error::from)?;
         let mut guard = Rollback { session, depth, is_armed: true };
-        let mut inner =
-            Transaction { session: RefCell::new(&mut *guard.session), shared: self.shared, depth };
+        let mut inner = Transaction::new(&mut *guard.session, self.shared, depth);
         let value = work(&mut inner)?;
+        inner.check_complete()?;
         // Taken again after `work`: where the deadline has passed by now, only the savepoint is rolled back.
         let limit = self.shared.statement_limit();
         guard.session.check_transaction(limit).map_err(Error::from)?;
@@ -82,7 +129,7 @@ impl Transaction<'_> {
         Ok(value)
     }
 
-    /// Starts a `COPY … FROM STDIN`.
+    /// Starts a `COPY … FROM STDIN` in any format. For rows as serde values, [`Bulk::copy_in`](crate::Bulk::copy_in) is simpler.
     ///
     /// Write the data to the returned writer, then call `finish` on it.
     ///
@@ -97,11 +144,36 @@ impl Transaction<'_> {
     /// - `ConnectionLost`: the connection broke.
     /// - `DeadlineExceeded`: no answer arrived in time.
     /// - `Cancelled`: the thread's work was cancelled.
-    pub fn copy_in(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
+    pub fn copy_in_writer(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
         if is_cancelled() {
             return Err(Error::Cancelled);
         }
         self.session.get_mut().copy_in(sql, self.shared.statement_limit())
+    }
+}
+
+/// The parts in which a bulk operation sends its rows.
+///
+/// Where the operation ends early, by an error or a panic of the caller's code, the server has a part of the rows and does not
+/// know that others are missing. The transaction then does not commit.
+pub(super) struct Parts<'a> {
+    partial: &'a Cell<u32>,
+    is_counted: bool,
+}
+
+impl Parts<'_> {
+    /// Notes that a part was sent.
+    pub(super) fn note_sent(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.partial.set(self.partial.get() + 1);
+        }
+    }
+
+    /// Notes that the operation is complete, or that the server has rolled it back.
+    pub(super) fn end(&mut self) {
+        if std::mem::take(&mut self.is_counted) {
+            self.partial.set(self.partial.get() - 1);
+        }
     }
 }
 
@@ -174,11 +246,12 @@ pub(super) fn finish<R, E: From<Error>>(
     let session = lease.session();
     (session.in_transaction, session.has_conflict) = (true, false);
     let mut guard = Rollback { session, depth: 0, is_armed: true };
-    let mut transaction =
-        Transaction { session: RefCell::new(&mut *guard.session), shared: &shared, depth: 0 };
+    let mut transaction = Transaction::new(&mut *guard.session, &shared, 0);
     let value = work(&mut transaction);
+    let complete = transaction.check_complete();
     let is_conflict = guard.session.has_conflict;
     let value = value.map_err(|error| Failed { error, is_conflict })?;
+    complete.map_err(Failed::from_error)?;
     if is_cancelled() {
         return Err(Failed::from_error(Error::Cancelled));
     }

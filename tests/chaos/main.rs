@@ -13,7 +13,7 @@ use engine::faults::{DECK, Fault};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Breaks a server in every way, and judges what callers were told.
+/// Breaks a server in every way, and judges the reported outcomes.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How long faults are thrown.

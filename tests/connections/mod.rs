@@ -228,7 +228,7 @@ fn what_the_server_cannot_read_is_answered_as_every_other_error() {
 }
 
 #[test]
-fn a_client_is_told_to_go_on_only_where_its_body_is_wanted() {
+fn a_client_gets_100_continue_only_where_its_body_is_wanted() {
     let app = App::start();
     let body = r#"{"movie_id":900001,"title":"A"}"#;
     let begin = |token: &str, length: usize| {
@@ -246,7 +246,7 @@ fn a_client_is_told_to_go_on_only_where_its_body_is_wanted() {
     assert_eq!(raw.answer_to("POST").head, "HTTP/1.1 100 Continue\r\n\r\n");
     raw.send(body);
     assert_eq!(raw.answer_to("POST").status(), 201);
-    // And without waiting to be told.
+    // And without waiting for `100 Continue`.
     let mut raw = begin(&app.token, body.len());
     raw.send(body);
     let first = raw.answer_to("POST");
@@ -256,7 +256,7 @@ fn a_client_is_told_to_go_on_only_where_its_body_is_wanted() {
 
 /// Four ways to keep a connection without a token, each of them more often than there are descriptors.
 #[test]
-fn clients_that_keep_a_connection_keep_nobody_out() {
+fn clients_that_keep_a_connection_keep_no_other_client_out() {
     const MANY: usize = 300;
     let shell = ["sh", "-c", r#"ulimit -n 200; exec "$0" "$@""#];
     let database = crate::support::postgres::fresh_database().with_schema();

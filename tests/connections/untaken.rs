@@ -27,7 +27,7 @@ fn take_nothing(app: &App) -> Raw {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_is_given_up() {
+fn a_response_that_no_client_reads_is_given_up() {
     let app = App::start_with(&[("HTTP_REQUEST_TIMEOUT_MS", "1000"), ("HTTP_WORKERS", "1")]);
     let mut raw = take_nothing(&app);
     raw.stream.set_nonblocking(true).unwrap();
@@ -41,7 +41,7 @@ fn an_answer_that_nobody_takes_is_given_up() {
 }
 
 #[test]
-fn an_answer_that_is_cut_at_the_end_is_told_by_the_exit_code() {
+fn a_response_that_is_cut_at_shutdown_shows_in_the_exit_code() {
     let app = App::start_with(&[("HTTP_SHUTDOWN_TIMEOUT_S", "0.2"), ("HTTP_WORKERS", "1")]);
     let _raw = take_nothing(&app);
     kill(Pid::from_raw(app.pid().cast_signed()), Signal::SIGTERM).unwrap();

@@ -228,7 +228,7 @@ fn an_unsupported_type_is_refused_even_when_null() {
                 format!("type {postgres_type} is not supported: cast it in SQL, as in (column)::text");
             assert_eq!(error.message, advice);
         }
-        // A column nobody asks for does no harm.
+        // A column that the type does not have is ignored.
         assert_eq!(one::<Movie>(&format!("SELECT 1 AS movie_id, 'x' AS title, {sql} AS v")).movie_id, 1);
     }
     assert_eq!(one::<String>("SELECT point(1, 2)::text"), "(1,2)");

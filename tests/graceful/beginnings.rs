@@ -19,7 +19,7 @@ fn production_serves_without_its_database_and_comes_up_by_itself() {
     fs::write(directory.path().join(".env.production"), file).unwrap();
     let app = App::launch(directory, &[("APP_ENV", "production"), ("DB_POOL_OUTAGE_GRACE_S", "0")]);
 
-    eventually("it is told as an error", SOON, || health(&app) == (503, "error".to_owned()));
+    eventually("it is reported as an error", SOON, || health(&app) == (503, "error".to_owned()));
     until_logged(&app, "is away");
     let (status, body) = app.get("/api/movies/1");
     assert_eq!(status, 503, "{body}");
@@ -84,7 +84,7 @@ fn a_refused_login_is_waited_for_until_it_is_mended() {
     let url = format!("postgres://{GUEST}:{password}@127.0.0.1:{port}/postgres?sslmode=disable");
     let app = App::launch(tempfile::tempdir().unwrap(), &[("DATABASE_URL", &url), ("DB_START", "wait")]);
     until_logged(&app, "password authentication failed");
-    eventually("it is told as an error", SOON, || health(&app) == (503, "error".to_owned()));
+    eventually("it is reported as an error", SOON, || health(&app) == (503, "error".to_owned()));
     assert_eq!(app.get("/api/movies/1").0, 503);
 
     server.client().batch_execute(&format!("ALTER ROLE {GUEST} PASSWORD '{password}'")).unwrap();
@@ -94,7 +94,7 @@ fn a_refused_login_is_waited_for_until_it_is_mended() {
 }
 
 #[test]
-fn missing_tables_are_waited_for_and_told() {
+fn missing_tables_are_waited_for_and_reported() {
     let database = crate::support::postgres::fresh_database();
     let variables = [("DATABASE_URL", &*database.url()), ("DB_START", "wait")];
     let app = App::launch(tempfile::tempdir().unwrap(), &variables);

@@ -4,7 +4,7 @@ use super::*;
 use std::process::Stdio;
 
 #[test]
-fn what_is_in_flight_is_answered_and_nobody_else_is_let_in() {
+fn requests_in_flight_are_answered_and_no_new_connection_is_accepted() {
     let app = App::start();
     let fresh = connect(&app);
     let mut idle = ask(&app);
@@ -55,7 +55,7 @@ fn what_takes_longer_than_the_deadline_is_cut_and_the_exit_code_says_so() {
 }
 
 #[test]
-fn nobody_in_flight_costs_no_time_even_without_any_to_give() {
+fn without_requests_in_flight_shutdown_takes_no_time() {
     let app = App::start_with(&[("HTTP_SHUTDOWN_TIMEOUT_S", "0")]);
     let _idle = connect(&app);
     let start = Instant::now();

@@ -86,7 +86,7 @@ impl Hold {
     /// Waits until those who held out have given up.
     fn until_alone(&mut self) {
         self.0.batch_execute("ROLLBACK; BEGIN; LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
-        eventually("nobody is held any more", SOON, || self.held() == 0);
+        eventually("no process is held any more", SOON, || self.held() == 0);
     }
 
     fn held(&mut self) -> i64 {

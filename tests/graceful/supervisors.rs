@@ -8,7 +8,7 @@ use std::process::Stdio;
 const UNIT: &str = include_str!("../../config/poolhouse.service");
 
 #[test]
-fn systemd_is_told_when_it_listens_and_when_it_ends() {
+fn systemd_is_notified_of_the_start_and_the_end() {
     let database = postgres::fresh_database().with_schema();
     for is_abstract in [false, cfg!(target_os = "linux")] {
         let directory = tempfile::tempdir().unwrap();
@@ -30,7 +30,7 @@ fn systemd_is_told_when_it_listens_and_when_it_ends() {
 }
 
 #[test]
-fn without_a_database_systemd_is_told_what_it_waits_for() {
+fn without_a_database_systemd_is_notified_of_the_cause() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, name) = supervisors_socket(directory.path(), false);
     let nobody = "postgres://me:pw@127.0.0.1:1/movies?sslmode=disable";

@@ -151,7 +151,7 @@ fn a_server_that_was_left_behind_is_ended_first() {
 }
 
 #[test]
-fn a_lock_file_with_the_number_of_somebody_else_is_no_obstacle() {
+fn a_lock_file_with_the_number_of_another_process_is_no_obstacle() {
     let project = made();
     let lock = project.path().join(".poolhouse/data/postmaster.pid");
     let ours = std::process::id();
@@ -162,7 +162,7 @@ fn a_lock_file_with_the_number_of_somebody_else_is_no_obstacle() {
 }
 
 #[test]
-fn a_lock_file_that_nobody_can_read_is_no_obstacle() {
+fn an_unreadable_lock_file_is_no_obstacle() {
     let mut project = made();
     for content in [&b""[..], b"bogus\n", b"\xff\xfe"] {
         fs::write(project.path().join(".poolhouse/data/postmaster.pid"), content).unwrap();
@@ -172,10 +172,10 @@ fn a_lock_file_that_nobody_can_read_is_no_obstacle() {
     }
 }
 
-/// As in a container whose first process does not know that it is one: here we are the parent. Who waited for its burial
-/// would give up in the end.
+/// As in a container whose first process does not know that it is one: here the test is the parent. A wait until the
+/// process is reaped would end only at its deadline.
 #[test]
-fn a_server_left_behind_that_nobody_buries_is_not_waited_for() {
+fn a_server_left_behind_that_is_never_reaped_is_not_waited_for() {
     let project = made();
     let data = project.path().join(".poolhouse/data");
     let account = Account::for_server(&data).unwrap();
@@ -187,7 +187,7 @@ fn a_server_left_behind_that_nobody_buries_is_not_waited_for() {
     assert!(server.stop(Shutdown::Fast, Duration::ZERO).unwrap().success());
 }
 
-/// Kills a service and leaves its server running, with a lock file that nobody can read.
+/// Kills a service and leaves its server running, with a lock file that cannot be read.
 fn leave_behind_without_lock_file() -> (Pid, TempDir) {
     let app = serve(made());
     let server = postmaster(&data(&app));

@@ -11,7 +11,7 @@ fn backend(pool: &Pool) -> i32 {
     pool.execute_query_one("SELECT pg_backend_pid()", &[]).unwrap().unwrap()
 }
 
-/// #12: a connection in constant use meets its end too.
+/// A connection in constant use meets its end too.
 #[test]
 fn the_lifetime_holds_for_busy_connections() {
     let started = Instant::now();
@@ -22,13 +22,13 @@ fn the_lifetime_holds_for_busy_connections() {
         pool.status().closed.expired >= 3
     });
     let expired = pool.status().closed.expired;
-    // The last one may be a replacement that nobody has used yet.
+    // The last one may be a replacement that is not used yet.
     assert!(backends.len() as u64 <= expired + 1, "{backends:?} for {expired} ends");
     // A tenth of it is left to chance.
     assert!(started.elapsed() >= 180 * MS * expired as u32, "{expired} ends in {:?}", started.elapsed());
 }
 
-/// #13: connections made together do not end together.
+/// Connections made together do not end together.
 #[test]
 fn lifetimes_are_spread() {
     let pool = pool(8, 8, |settings| settings.max_lifetime = Some(Duration::from_secs(1)));
@@ -69,7 +69,7 @@ fn a_connection_just_used_is_lent_unchecked_and_an_old_one_checked() {
     }
 }
 
-/// #11, #26: dead connections cost the borrower nothing but the time to take another.
+/// Dead connections cost the borrower nothing but the time to take another.
 #[test]
 fn ten_dead_connections_cost_no_borrower_an_error() {
     let pool = pool(10, 10, |settings| settings.validate_after = Duration::ZERO);
@@ -80,7 +80,7 @@ fn ten_dead_connections_cost_no_borrower_an_error() {
     }
 }
 
-/// #26: the first that breaks casts doubt on all the others, so that the rest cost nobody anything.
+/// The first that breaks makes all the others suspect, so that they are closed at no caller's cost.
 #[test]
 fn ten_dead_connections_that_are_not_checked_cost_one_failure_at_most() {
     let pool = pool(10, 10, |settings| settings.validate_after = Duration::from_secs(3600));
@@ -111,7 +111,7 @@ fn connections_kept_alive_are_trimmed_all_the_same() {
     eventually("down to the minimum", SOON, || pool.status().total == 1);
 }
 
-/// To borrow a connection and to give it back says nothing about the server: only an answer does.
+/// Acquiring and releasing a connection proves nothing about the server: only a reply does.
 #[test]
 fn a_dead_connection_that_is_borrowed_for_nothing_is_checked_before_it_is_used() {
     let pool = pool(1, 1, |settings| settings.validate_after = 300 * MS);
@@ -126,7 +126,7 @@ fn a_dead_connection_that_is_borrowed_for_nothing_is_checked_before_it_is_used()
     assert_eq!(connection.execute_query_one::<i32>("SELECT 1", &[]).unwrap(), Some(1));
 }
 
-/// Six that are in doubt cost what one does, and callers are told.
+/// Six suspect connections cost the time of one check, and callers get an error.
 #[test]
 fn many_suspects_on_a_frozen_server_cost_the_background_one_wait() {
     let server = Postgres::start();
@@ -156,7 +156,7 @@ fn many_suspects_on_a_frozen_server_cost_the_background_one_wait() {
         (one.join().unwrap(), six)
     });
     assert!(six < 3 * one, "{six:?} for six, {one:?} for one");
-    eventually("callers are told", SOON, || {
+    eventually("callers get an error", SOON, || {
         matches!(many.get_connection_timeout(50 * MS), Err(Error::Down(_)))
     });
     server.thaw();

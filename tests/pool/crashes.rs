@@ -1,4 +1,4 @@
-//! A server that crashes over a commit: it says so with the commit perhaps on disk.
+//! A server that crashes during a commit: it reports the crash, and the commit may be on disk.
 
 use super::*;
 use crate::support::Postgres;
@@ -39,7 +39,7 @@ fn a_commit_over_which_the_server_panics_is_not_taken_for_undone() {
     let there = rows(&server, 1);
     match outcome {
         Err(Error::OutcomeUnknown(_)) => assert!(there <= 1),
-        _ => panic!("told {outcome:?} with {there} rows there"),
+        _ => panic!("reported {outcome:?} with {there} rows there"),
     }
 
     server.fail_next_flush();
@@ -50,7 +50,7 @@ fn a_commit_over_which_the_server_panics_is_not_taken_for_undone() {
         Ok(1) => assert_eq!(there, 1),
         Err(Error::ConnectionLost(_)) => assert_eq!(there, 0),
         Err(Error::OutcomeUnknown(_)) => assert!(there <= 1),
-        _ => panic!("told {outcome:?} with {there} rows there"),
+        _ => panic!("reported {outcome:?} with {there} rows there"),
     }
     assert!(server.log().contains("PANIC"), "{}", server.log());
 }

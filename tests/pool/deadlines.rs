@@ -40,7 +40,7 @@ fn waiting_for_a_connection_ends_at_the_callers_deadline() {
     drop(held);
 }
 
-/// Nothing is sent that nobody will wait for, and the connection is spared.
+/// After the deadline nothing is sent, and the connection is kept.
 #[test]
 fn what_begins_after_the_deadline_is_not_sent() {
     let pool = pool(1, 1, |_| ());
@@ -83,7 +83,7 @@ fn a_transaction_whose_deadline_has_passed_is_not_committed() {
 
 /// The request to cancel may arrive long after its sender has given up on it, and then meets whatever runs there.
 #[test]
-fn a_cancel_that_comes_late_meets_nobody_elses_statement() {
+fn a_late_cancel_request_meets_no_other_callers_statement() {
     let database = postgres::fresh_database();
     let proxy = Proxy::to(&database.settings());
     let mut settings = PoolSettings::new(proxy.settings());

@@ -91,7 +91,7 @@ fn a_large_statement_is_sent_to_its_end_before_its_answer_is_waited_for() {
 }
 
 #[test]
-fn a_silent_server_holds_nobody_beyond_the_deadline() {
+fn a_silent_server_holds_no_caller_beyond_the_deadline() {
     let files = tempfile::tempdir().unwrap();
     let server = encrypted("localhost", &files.path().join("ca.pem"));
     let proxy = Proxy::to(&server.database_settings());

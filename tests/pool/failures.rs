@@ -10,9 +10,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
-/// #11: a wrong password or an unknown database is told at once, in the server's own words.
+/// A wrong password or an unknown database is reported at once, in the server's own words.
 #[test]
-fn a_refused_login_is_told_at_once() {
+fn a_refused_login_is_reported_at_once() {
     let mut settings = postgres::pool_settings();
     // As long as it would take if it were tried again.
     settings.connect_timeout = 2 * SOON;
@@ -50,7 +50,7 @@ fn a_refused_connect_is_down_at_once() {
     assert!(took < SOON, "{took:?}");
 }
 
-/// #3: a listener that accepts and says nothing costs the connect timeout and no more.
+/// A listener that accepts and sends nothing costs the connect timeout and no more.
 #[test]
 fn a_mute_server_is_down_after_the_connect_timeout() {
     let proxy = Proxy::to(&postgres::pool_settings().database);
@@ -63,23 +63,23 @@ fn a_mute_server_is_down_after_the_connect_timeout() {
     assert!(took < usual, "{took:?}");
 }
 
-/// #1, #2: a frozen server costs a query its deadline, and dropping the connection costs nothing.
+/// A frozen server costs a query its deadline, and dropping the connection costs nothing.
 #[test]
-fn a_frozen_server_holds_nobody_beyond_the_deadline() {
+fn a_frozen_server_holds_no_caller_beyond_the_deadline() {
     let server = Postgres::start();
     a_frozen_server_is_survived(&server, server.pool_settings());
 }
 
 /// Over a Unix socket as over TCP.
 #[test]
-fn a_frozen_server_behind_a_socket_holds_nobody_either() {
+fn a_frozen_server_behind_a_unix_socket_holds_no_caller_either() {
     let directory = tempfile::tempdir().unwrap();
     // The server runs as another user where the tests run as root.
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
     let path = directory.path().to_str().unwrap();
     let server = Postgres::start_with(&[("unix_socket_directories", path)]);
     let mut settings = server.pool_settings();
-    // Of a list too, and past an entry where nobody is.
+    // Of a list too, and past an entry where no server listens.
     settings.database.hosts = vec![("/nowhere".into(), 5432), (path.into(), server.port())];
     a_frozen_server_is_survived(&server, settings);
 }
@@ -132,8 +132,8 @@ fn an_evicted_statement_does_not_hide_a_frozen_server() {
 #[test]
 fn a_slow_statement_is_cut_off_and_not_left_running() {
     let pool = pool(1, 2, |settings| settings.statement_timeout = Some(200 * MS));
-    // Until the server has the time to say so while somebody still listens.
-    eventually("it is told what became of it", SOON, || {
+    // Until the server answers while the client still reads.
+    eventually("its outcome is reported", SOON, || {
         let (error, took) = timed(|| pool.execute_query::<()>("SELECT pg_sleep(60)", &[]).unwrap_err());
         assert!(took < SOON, "{took:?}");
         assert!(matches!(error, Error::DeadlineExceeded(_) | Error::OutcomeUnknown(_)), "{error}");
@@ -146,7 +146,7 @@ fn a_slow_statement_is_cut_off_and_not_left_running() {
 
 /// A statement the server does not cut off itself is cancelled from outside when its deadline has passed.
 #[test]
-fn what_nobody_waits_for_is_cancelled_on_the_server() {
+fn a_statement_whose_caller_has_given_up_is_cancelled_on_the_server() {
     let database = postgres::fresh_database();
     let proxy = Proxy::to(&database.settings());
     let mut settings = PoolSettings::new(proxy.settings());
@@ -166,9 +166,9 @@ fn what_nobody_waits_for_is_cancelled_on_the_server() {
     });
 }
 
-/// #6: an outage is told with its age and cause; one attempt at a time; the first success comes soon after.
+/// An outage is reported with its age and cause; one attempt at a time; the first success comes soon after.
 #[test]
-fn an_outage_is_told_at_once_and_ends_soon_after_the_server_is_back() {
+fn an_outage_is_reported_at_once_and_ends_soon_after_the_server_is_back() {
     let server = Postgres::start();
     let proxy = Proxy::to(&server.database_settings());
     let mut settings = PoolSettings::new(proxy.settings());
@@ -180,7 +180,7 @@ fn an_outage_is_told_at_once_and_ends_soon_after_the_server_is_back() {
 
     proxy.refuse();
     proxy.cut();
-    eventually("callers are told", SOON, || matches!(ask(), Err(Error::Down(_))));
+    eventually("callers get an error", SOON, || matches!(ask(), Err(Error::Down(_))));
     thread::sleep(500 * MS);
     let attempts = pool.status().connect_failures;
     let started = std::time::Instant::now();
@@ -219,9 +219,9 @@ fn an_outage_shorter_than_the_grace_is_waited_out() {
     });
 }
 
-/// #4: three connects that hang stop nobody.
+/// Three connects that hang stop no caller.
 #[test]
-fn hanging_connects_do_not_stop_those_who_have_connections() {
+fn hanging_connects_do_not_stop_callers_that_have_connections() {
     let proxy = Proxy::to(&postgres::pool_settings().database);
     let mut settings = PoolSettings::new(proxy.settings());
     (settings.min_connections, settings.max_connections) = (2, 10);
@@ -241,7 +241,7 @@ fn hanging_connects_do_not_stop_those_who_have_connections() {
 }
 
 #[test]
-fn a_login_refused_at_run_time_is_told_and_heals() {
+fn a_login_refused_at_run_time_is_reported_and_heals() {
     let server = Postgres::start();
     let mut settings = server.pool_settings();
     settings.database.user = GUEST.into();
@@ -251,7 +251,7 @@ fn a_login_refused_at_run_time_is_told_and_heals() {
     let mut admin = server.client();
     admin.batch_execute(&format!("ALTER ROLE {GUEST} PASSWORD 'changed'")).unwrap();
     pool.reset();
-    eventually("callers are told", SOON, || {
+    eventually("callers get an error", SOON, || {
         matches!(pool.execute_query_one::<i32>("SELECT 1", &[]), Err(Error::Authentication(_)))
     });
     admin.batch_execute(&format!("ALTER ROLE {GUEST} PASSWORD '{GUEST_PASSWORD}'")).unwrap();

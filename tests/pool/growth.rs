@@ -1,4 +1,4 @@
-//! When connections are made, and when they are let go.
+//! When connections are made, and when they are closed.
 
 use super::*;
 use crate::support::{Proxy, eventually};
@@ -14,7 +14,7 @@ fn the_minimum_is_warm_when_open_returns() {
     assert_eq!((status.available, status.in_use, status.total), (3, 0, 3));
 }
 
-/// #16: one caller at a time needs one connection, whatever the minimum and maximum are.
+/// One caller at a time needs one connection, whatever the minimum and maximum are.
 #[test]
 fn one_caller_does_not_grow_the_pool() {
     let pool = pool(1, 50, |_| ());
@@ -24,7 +24,7 @@ fn one_caller_does_not_grow_the_pool() {
     assert_eq!(pool.status().connects, 1);
 }
 
-/// #17: fifty callers for two milliseconds each are served by the five that are open, sooner than a sixth could
+/// Fifty callers for two milliseconds each are served by the five that are open, sooner than a sixth could
 /// be made.
 #[test]
 fn a_spike_is_served_without_surplus() {
@@ -136,7 +136,7 @@ fn long_uses_make_the_pool_grow_to_its_maximum_and_not_beyond() {
     assert_eq!((status.peak_in_use, status.total), (6, 6));
 }
 
-/// #14, #15: idle connections go one by one, down to the minimum and no further.
+/// Idle connections go one by one, down to the minimum and no further.
 #[test]
 fn idle_connections_above_the_minimum_are_let_go_one_by_one() {
     let pool = pool(2, 6, |settings| settings.idle_timeout = Some(100 * MS));
@@ -165,9 +165,9 @@ fn overflow_connections_go_soon_after_use() {
     assert_eq!(pool.status().closed.overflow, 2);
 }
 
-/// #7: a connection that breaks frees its place, and somebody who waits learns of it.
+/// A connection that breaks frees its place, and a replacement is made for the waiter.
 #[test]
-fn a_broken_connection_is_replaced_for_who_waits() {
+fn a_broken_connection_is_replaced_for_a_waiter() {
     let pool = pool(1, 1, |settings| settings.acquire_timeout = 2 * SOON);
     let held = pool.get_connection().unwrap();
     thread::scope(|scope| {

@@ -5,9 +5,9 @@ use crate::support::Proxy;
 use crate::support::proxy::{Act, Message, Place};
 use poolhouse::{Error, Execute};
 
-/// It waits for everybody who has written to the table, with the index made and not valid.
+/// It waits for every transaction that has written to the table, with the index made and not valid.
 #[test]
-fn an_index_that_is_half_made_at_the_timeout_is_not_told_as_not_made() {
+fn an_index_that_is_half_made_at_the_timeout_is_not_reported_as_not_made() {
     let database = postgres::fresh_database();
     let mut direct = database.client();
     direct.batch_execute("CREATE TABLE t (a int)").unwrap();

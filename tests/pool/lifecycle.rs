@@ -1,4 +1,4 @@
-//! Opened, suspended, resized, reset, closed; and who holds a connection for too long.
+//! Opened, suspended, resized, reset, closed; and connections that are held for too long.
 
 use super::*;
 use crate::support::{Proxy, eventually};
@@ -15,9 +15,9 @@ fn pool_threads() -> Vec<String> {
         .collect()
 }
 
-/// #21: who waits is told, who holds may finish, nothing stays behind.
+/// Waiters fail at once, borrowers may finish, nothing stays behind.
 #[test]
-fn closing_wakes_who_waits_and_lets_who_holds_finish() {
+fn closing_wakes_waiters_and_lets_borrowers_finish() {
     let pool = pool(1, 1, |_| ());
     let held = pool.get_connection().unwrap();
     thread::scope(|scope| {
@@ -62,7 +62,7 @@ fn a_closed_or_dropped_pool_leaves_no_session_on_the_server() {
     eventually("dropped", SOON, || sessions() == 0);
 }
 
-/// #22: the size changes at run time.
+/// The size changes at run time.
 #[test]
 fn a_running_pool_grows_and_shrinks() {
     let pool = pool(1, 2, |_| ());
@@ -95,7 +95,7 @@ fn a_suspended_pool_lets_callers_wait() {
     assert!(advice.is_empty(), "a larger pool is no help against a suspension: {advice:?}");
 }
 
-/// What the keeper is at may take longer than the caller wants to wait: here the reset of a session on a server that
+/// Maintenance of a connection may take longer than the caller wants to wait: here the reset of a session on a server that
 /// does not answer.
 #[test]
 fn closing_takes_no_longer_than_it_may() {
@@ -110,7 +110,7 @@ fn closing_takes_no_longer_than_it_may() {
         thread::sleep(pause);
         !pool.close(Duration::ZERO) && pool.status().in_use == 1
     };
-    // Once the pool is closed the keeper begins nothing, and on a busy machine it may begin late, or be done early.
+    // Once the pool is closed maintenance begins nothing, and on a busy machine it may begin late, or be done early.
     assert!((0..20).any(|tries| is_back_before_the_keeper_is_done(tries * 3 * MS)));
 }
 
@@ -142,7 +142,7 @@ fn a_connection_held_too_long_is_shown_with_its_place() {
     assert!(pool.status().long_held.is_empty());
 }
 
-/// #5, #20: a panic where the driver or the pool is called costs no connection's place.
+/// A panic where the driver or the pool is called costs no connection's place.
 #[test]
 fn panicking_borrowers_cost_no_place() {
     let pool = pool(0, 2, |_| ());

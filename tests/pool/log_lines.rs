@@ -9,10 +9,10 @@ use poolhouse::{Error, Execute};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// Where the story's database is, for the process that tells it.
+/// Where the test's database is, for the process that runs the test.
 const DATABASE: &str = "POOLHOUSE_STORY_DATABASE";
 
-/// Has another process tell an ignored story of this file.
+/// Has another process run an ignored test of this file.
 fn elsewhere(story: &str) {
     let database = postgres::fresh_database();
     let output = Command::new(std::env::current_exe().unwrap())
@@ -26,11 +26,11 @@ fn elsewhere(story: &str) {
 }
 
 fn story_settings() -> PoolSettings {
-    let url = std::env::var(DATABASE).expect("told by another test only");
+    let url = std::env::var(DATABASE).expect("set by another test only");
     PoolSettings::new(postgres::parse(&url))
 }
 
-/// Keeps the pool's lines; panics over each of them where it is told to.
+/// Keeps the pool's lines; panics over each of them on request.
 struct Lines {
     lines: Mutex<Vec<String>>,
     panics: bool,
@@ -91,7 +91,7 @@ fn the_logger_panics() {
 }
 
 #[test]
-fn what_a_borrower_leaves_behind_is_told_with_its_place_and_the_pools_name() {
+fn what_a_borrower_leaves_behind_is_logged_with_its_place_and_the_pools_name() {
     elsewhere("borrowers_leave_things_behind");
 }
 
@@ -124,7 +124,7 @@ fn borrowers_leave_things_behind() {
     assert_eq!(unclean.len(), 1, "{unclean:?}");
     assert!(unclean[0].contains("the connection broke (pool \"orders\")"), "{unclean:?}");
 
-    eventually("an outage is told", SOON, || lines.with("Cannot connect").len() == 1);
+    eventually("an outage is logged", SOON, || lines.with("Cannot connect").len() == 1);
     assert!(lines.with("Cannot connect")[0].ends_with("(pool \"orders\")"));
     proxy.pass();
     eventually("and its end", SOON, || lines.with("Database is back").len() == 1);

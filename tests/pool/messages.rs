@@ -1,4 +1,4 @@
-//! Every message a server or pooler may end a reply with, wherever in the reply, and what callers are told of it.
+//! Every message a server or pooler may end a reply with, wherever in the reply, and the outcome that callers get.
 
 use super::*;
 use crate::support::Proxy;
@@ -38,19 +38,19 @@ enum Call {
 }
 use Call::*;
 
-/// What a caller is told.
+/// The outcome that a caller gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Reported {
     /// It is done, once.
     Done,
     /// The server has refused it; nothing was done.
     Refused,
     /// The connection broke; nothing was done.
     Lost,
-    /// Nobody knows.
+    /// It is unknown.
     Unknown,
 }
-use Told::*;
+use Reported::*;
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -62,15 +62,15 @@ struct Case {
 }
 
 /// What a case means. The first line that fits counts: severities, last message or not, codes, places, calls; and then
-/// what may be told where it was done, and where it was not.
+/// what may be reported where it was done, and where it was not.
 struct Line(
     &'static [&'static str],
     bool,
     &'static [&'static str],
     &'static [Place],
     &'static [Call],
-    &'static [Told],
-    &'static [Told],
+    &'static [Reported],
+    &'static [Reported],
 );
 
 const ALL: &[Call] = &[Write, Read, Commit, Verified];
@@ -80,7 +80,7 @@ const EVERYWHERE: &[Place] = &[Place::Before, Place::Instead, Place::AtTheEnd, P
 const IN_PLACE: &[Place] = &[Place::Before, Place::Instead];
 const AT_THE_END: &[Place] = &[Place::AtTheEnd];
 const BEHIND: &[Place] = &[Place::Behind];
-const NEVER: &[Told] = &[];
+const NEVER: &[Reported] = &[];
 
 #[rustfmt::skip]
 const TABLE: &[Line] = &[
@@ -100,14 +100,14 @@ const TABLE: &[Line] = &[
     Line(&["FATAL"],           true,  ENDED,         IN_PLACE,   BY_COMMIT,    NEVER,            &[Lost]),
     // COMMIT had been answered.
     Line(&["FATAL", "PANIC"],  true,  ANY,           AT_THE_END, &[Commit],    &[Done, Unknown], NEVER),
-    // Everything else says nothing about what was done, and who asks learns it.
+    // Everything else leaves the outcome open, and a query finds it out.
     Line(&SEVERITIES,          true,  ANY,           EVERYWHERE, &[Verified],  &[Done],          &[Lost]),
     Line(&SEVERITIES,          true,  ANY,           EVERYWHERE, ALL,          &[Unknown],       &[Unknown]),
 ];
 
 impl Case {
-    /// What may be told; nothing where no server would send this.
-    fn expected(&self) -> &'static [Told] {
+    /// What may be reported; nothing where no server would send this.
+    fn expected(&self) -> &'static [Reported] {
         let line = TABLE.iter().find(|Line(severities, is_last, codes, places, calls, ..)| {
             severities.contains(&self.message.severity)
                 && *is_last == self.message.is_last
@@ -159,7 +159,7 @@ fn chosen() -> Vec<Case> {
 const INSERT: &str = "INSERT INTO t VALUES ($1)";
 const READ: &str = "SELECT $1::int4 + 0 AS a";
 
-/// Runs one case, and compares what is told with the table and with what is there.
+/// Runs one case, and compares the reported outcome with the table and with what is there.
 fn judge(
     pool: &Pool,
     proxy: &Proxy,
@@ -195,7 +195,7 @@ fn judge(
     if !proxy.has_forged() {
         return Err(format!("{outcome:?}, and it was not met"));
     }
-    let told = match &outcome {
+    let reported = match &outcome {
         Ok(1) => Done,
         Err(Error::Query(_)) => Refused,
         Err(Error::ConnectionLost(_)) => Lost,
@@ -209,19 +209,19 @@ fn judge(
     }
     let there: i64 = direct.query_one("SELECT count(*) FROM t WHERE a = $1", &[&id]).unwrap().get(0);
     let is_true = case.call == Read
-        || match told {
+        || match reported {
             Done => there == 1,
             Refused | Lost => there == 0,
             Unknown => there <= 1,
         };
-    if !is_true || !case.expected().contains(&told) {
-        return Err(format!("told {outcome:?} with {there} rows there, expected {:?}", case.expected()));
+    if !is_true || !case.expected().contains(&reported) {
+        return Err(format!("reported {outcome:?} with {there} rows there, expected {:?}", case.expected()));
     }
     Ok(())
 }
 
 #[test]
-fn whatever_ends_a_reply_is_told_as_it_is() {
+fn whatever_ends_a_reply_is_reported_as_it_is() {
     let database = postgres::fresh_database();
     database.client().batch_execute("CREATE TABLE t (a int)").unwrap();
     let cases = chosen();

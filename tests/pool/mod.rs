@@ -1,6 +1,8 @@
-//! The pool. Each defect of r2d2 that is handled around it has its number from the project's list (#1 to #29) in
-//! the doc of the test that shows it; #25 is in `src/pool/gate/outage.rs`. #27, that the connection used last is lent first, is
-//! kept on purpose: it leaves the others idle, so that they can be trimmed.
+//! The pool against a real server. Many tests show how the pool handles something that r2d2 alone does not, such as a deadline
+//! or an outage.
+//!
+//! One trait of r2d2 is kept on purpose: the connection used last is lent first. It leaves the others idle, so that they
+//! can be trimmed.
 
 mod adversary;
 mod age;

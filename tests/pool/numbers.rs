@@ -1,4 +1,4 @@
-//! The numbers add up, whatever happens (#23).
+//! The numbers add up, whatever happens.
 
 use super::*;
 use crate::support::eventually;

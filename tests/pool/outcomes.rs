@@ -1,4 +1,4 @@
-//! What a caller is told of a write is what happened to it.
+//! The reported outcome of a write is what happened to it.
 
 use super::storm::{INSERT, write_under_a_storm};
 use super::*;
@@ -18,7 +18,7 @@ fn rows(pool: &Pool) -> Vec<i32> {
 }
 
 #[test]
-fn writes_under_a_storm_of_terminations_are_never_told_wrongly() {
+fn writes_under_a_storm_of_terminations_are_never_reported_wrongly() {
     let server = Postgres::start();
     let mut settings = server.pool_settings();
     (settings.min_connections, settings.max_connections) = (4, 8);
@@ -91,7 +91,7 @@ fn a_copy_that_was_not_finished_is_not_committed() {
     with_table(&pool);
     let result = pool.transaction(|tx| {
         tx.execute_write("INSERT INTO t VALUES (1)", &[])?;
-        let mut writer = tx.copy_in("COPY t FROM STDIN")?;
+        let mut writer = tx.copy_in_writer("COPY t FROM STDIN")?;
         writer.write_all(b"2\n").map_err(Error::application)
     });
     assert!(matches!(result, Err(Error::TransactionAborted)), "{result:?}");
@@ -99,7 +99,7 @@ fn a_copy_that_was_not_finished_is_not_committed() {
 }
 
 #[test]
-fn a_closure_that_ends_the_transaction_itself_is_told_so() {
+fn a_closure_that_ends_the_transaction_itself_gets_an_error() {
     let pool = pool(1, 1, |_| ());
     with_table(&pool);
     for ending in ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "/* so */ End", "BEGIN"] {
@@ -126,13 +126,13 @@ fn assert_unknown_after_a_commit(pool: &Pool, rest: &str) {
 }
 
 #[test]
-fn a_procedure_that_commits_half_way_is_not_told_as_not_done() {
+fn a_procedure_that_commits_half_way_is_not_reported_as_not_done() {
     let end = "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1);";
     assert_unknown_after_a_commit(&pool(1, 2, |_| ()), end);
 }
 
 #[test]
-fn a_procedure_that_is_cancelled_half_way_is_not_told_as_not_done() {
+fn a_procedure_that_is_cancelled_half_way_is_not_reported_as_not_done() {
     let pool = pool(1, 2, |settings| settings.statement_timeout = Some(200 * MS));
     assert_unknown_after_a_commit(&pool, "PERFORM pg_sleep(10);");
 }
@@ -163,17 +163,17 @@ fn a_transaction_whose_closure_overlooks_the_loss_of_its_connection_is_lost() {
 }
 
 #[test]
-fn a_copy_on_a_connection_that_is_gone_is_told_as_lost() {
+fn a_copy_on_a_broken_connection_is_reported_as_lost() {
     let pool = pool(1, 2, |_| ());
     with_table(&pool);
     let mut admin = postgres::client();
     let outcome = pool.transaction(|tx| {
         let backend: Option<i32> = tx.execute_query_one("SELECT pg_backend_pid()", &[])?;
         admin.query_one("SELECT pg_terminate_backend($1, 5000)", &[&backend]).unwrap();
-        tx.copy_in("COPY t FROM STDIN")?.finish().map_err(Error::from)
+        tx.copy_in_writer("COPY t FROM STDIN")?.finish().map_err(Error::from)
     });
     assert!(matches!(outcome, Err(Error::ConnectionLost(_))), "{outcome:?}");
-    let refused = pool.transaction(|tx| tx.copy_in("COPY nowhere FROM STDIN").map(drop));
+    let refused = pool.transaction(|tx| tx.copy_in_writer("COPY nowhere FROM STDIN").map(drop));
     assert_eq!(refused.unwrap_err().sqlstate(), Some("42P01"));
 }
 
@@ -298,7 +298,7 @@ fn a_demoted_primary_is_left_for_the_next_host() {
     assert_eq!(there, 8, "all but the first");
     assert!(pool.status().closed.total() >= 4, "{:?}", pool.status().closed);
 
-    // Who asked for a read-only transaction is told so, and costs no connection.
+    // A write in a read-only transaction is an error of the caller, and closes no connection.
     let before = pool.status().closed.total();
     let error = pool.transaction_with(&read_only, |tx| tx.execute_write("INSERT INTO t VALUES (50)", &[]));
     assert_eq!(error.unwrap_err().sqlstate(), Some("25006"));

@@ -1,4 +1,4 @@
-//! What one borrower leaves behind, the next does not see (#18, #19).
+//! What one borrower leaves behind, the next does not see.
 
 use super::*;
 use crate::support::{Proxy, eventually};

@@ -147,7 +147,7 @@ fn a_leader_whose_parameters_cannot_be_sent_leaves_the_others_to_themselves() {
 /// A statement of the batch waits for a lock. Those behind it are run again on another connection, and those before it have
 /// their rows; the one that waits keeps the connection, and has its own deadline.
 #[test]
-fn a_late_statement_holds_up_nobody_else() {
+fn a_late_statement_holds_up_no_other_caller() {
     let database = postgres::fresh_database();
     database.client().batch_execute(TABLES).unwrap();
     for late in 0..3 {
@@ -218,7 +218,7 @@ fn reads_of_a_batch_whose_connection_breaks_are_run_again() {
     }
 }
 
-/// What a batch of writes was told, and what is in the table.
+/// The reported outcomes of a batch of writes, and what is in the table.
 #[test]
 fn each_write_of_a_batch_has_its_own_outcome() {
     let database = postgres::fresh_database();
@@ -335,7 +335,9 @@ fn in_a_crowd_every_caller_gets_what_it_asked_for() {
         });
         let status = pool.status();
         assert!(status.shared_round_trips > 0, "{status:?}");
-        assert_eq!((status.in_use, status.waiting), (0, 0));
+        // Maintenance may still receive replies that no caller waits for.
+        eventually("every connection is back", SOON, || pool.status().in_use == 0);
+        assert_eq!(pool.status().waiting, 0);
         let kept = pool.execute_query_one::<i64>(
             "SELECT count(*) FROM log WHERE n BETWEEN $1 AND $2",
             &[&first, &(first + 99_999)],

@@ -168,7 +168,7 @@ fn what_the_driver_misses_costs_the_session_and_not_its_borrower() {
 }
 
 #[test]
-fn what_fails_in_a_borrowers_own_transaction_is_told_as_it_is() {
+fn a_failure_in_a_borrowers_own_transaction_is_reported_as_it_is() {
     let pool = pool(1, 1, |_| ());
     pool.execute_write("CREATE TABLE t (a int)", &[]).unwrap();
     let connection = pool.get_connection().unwrap();

@@ -1,4 +1,4 @@
-//! Eight threads that write while everything around them ends, and what they were told compared with what is there.
+//! Eight threads that write while everything around them ends; the reported outcomes are compared with the table.
 
 use super::*;
 use crate::support::eventually;
@@ -18,7 +18,7 @@ const TERMINATE_ALL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activ
 /// `admin`'s server is ended, then `inflict` does what else is to happen, and then a write has to succeed: so the storm is
 /// as dense as the machine is fast.
 ///
-/// Panics where a thread was told what is not so.
+/// Panics where an outcome was reported wrongly.
 pub(super) fn write_under_a_storm(
     pool: &Pool,
     rounds: u32,

@@ -80,13 +80,13 @@ fn copying_in_takes_nothing_but_copies_from_what_is_sent() {
     ] {
         let outcome = pool.transaction(|tx| {
             tx.execute_write(INSERT, &[&1])?;
-            tx.copy_in(text).map(drop)
+            tx.copy_in_writer(text).map(drop)
         });
         assert!(outcome.is_err(), "{text}");
         assert!(rows(&pool).is_empty(), "{text}: {outcome:?} with {:?} there", rows(&pool));
         // Who takes the refusal for granted does not get more than was asked for either.
         let _ = pool.transaction(|tx| {
-            let _ = tx.copy_in(text).map(drop);
+            let _ = tx.copy_in_writer(text).map(drop);
             tx.execute_write(INSERT, &[&1])?;
             Err::<(), _>(Error::application("undone"))
         });
@@ -101,7 +101,7 @@ fn copying_in_takes_nothing_but_copies_from_what_is_sent() {
         "COPY t FROM STDIN (DELIMITER ';')",
     ] {
         let copied = pool.transaction(|tx| {
-            let mut writer = tx.copy_in(text)?;
+            let mut writer = tx.copy_in_writer(text)?;
             writer.write_all(b"7\n").map_err(Error::application)?;
             Ok(writer.finish()?)
         });

@@ -1,4 +1,4 @@
-//! A commit whose answer is lost is looked into, and told as it is.
+//! The status of a commit whose answer is lost is queried, and reported as it is.
 
 use super::*;
 use crate::support::{Postgres, Proxy, eventually};
@@ -26,7 +26,7 @@ fn rows(client: &mut poolhouse::postgres::Client) -> i64 {
 }
 
 #[test]
-fn a_commit_that_was_done_and_not_answered_is_told_as_done() {
+fn a_commit_that_was_done_and_not_answered_is_reported_as_done() {
     let database = postgres::fresh_database();
     let proxy = Proxy::to(&database.settings());
     let pool = pool_behind(&proxy);
@@ -35,13 +35,13 @@ fn a_commit_that_was_done_and_not_answered_is_told_as_done() {
         let lost = |verified: bool| {
             let work = |tx: &mut Transaction<'_>| {
                 insert(tx)?;
-                // From here on the server hears everything, and nobody hears the server.
+                // From here on the server hears everything, and its replies are lost.
                 proxy.stall_replies_after(0);
                 Ok("the closure's value")
             };
             if verified { pool.transaction_verified(work) } else { pool.transaction(work) }
         };
-        // Without asking, nobody knows.
+        // Without a query the outcome is unknown.
         let error = lost(false).unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
         proxy.pass();
@@ -60,7 +60,7 @@ fn rows_of(pool: &Pool) -> Option<i64> {
 }
 
 #[test]
-fn a_commit_that_never_arrived_is_told_as_not_done() {
+fn a_commit_that_never_arrived_is_reported_as_not_done() {
     let database = postgres::fresh_database();
     let proxy = Proxy::to(&database.settings());
     let pool = pool_behind(&proxy);
@@ -82,7 +82,7 @@ fn a_commit_that_never_arrived_is_told_as_not_done() {
     eventually("a query succeeds again", SOON, || rows_of(&pool) == Some(0));
 }
 
-/// Loses a transaction that left nothing on disk in a crash of `server`, after which its id is somebody else's, and then
+/// Loses a transaction that left nothing on disk in a crash of `server`, after which its id is another transaction's, and then
 /// `meanwhile` happens before the server is asked.
 fn lost_id(server: &Postgres, meanwhile: impl FnOnce()) -> poolhouse::Result<()> {
     let proxy = Proxy::to(&server.database_settings());
@@ -112,7 +112,7 @@ fn lost_id(server: &Postgres, meanwhile: impl FnOnce()) -> poolhouse::Result<()>
     outcome
 }
 
-/// After a crash the server gives out again the ids that left no trace. Somebody else's commit is not ours.
+/// After a crash the server gives out again the ids that left no trace. Another transaction's commit is not ours.
 #[test]
 fn an_id_given_out_twice_is_not_taken_for_ours() {
     let server = Postgres::start_with(&[("autovacuum", "off")]);
@@ -168,10 +168,10 @@ fn how_the_session_shows_times_does_not_matter() {
     .unwrap();
 }
 
-/// Somebody resets the statistics by hand, when the last checkpoint is that of an orderly stop: it looks like a recovery
+/// The statistics are reset by hand, when the last checkpoint is that of an orderly stop: it looks like a recovery
 /// that did not know the transaction.
 #[test]
-fn a_commit_is_not_told_as_not_done_because_of_reset_statistics() {
+fn a_commit_is_not_reported_as_not_done_because_of_reset_statistics() {
     let server = Postgres::start();
     server.stop_fast();
     server.start_again();
@@ -276,7 +276,7 @@ fn an_id_that_the_new_primary_gives_out_is_not_taken_for_ours() {
 
 /// The server calls it committed all the same, and if it fails now the standby knows nothing of it.
 #[test]
-fn a_commit_whose_standby_never_answered_is_not_told_as_done_before_it_does() {
+fn a_commit_is_not_reported_as_done_before_its_standby_answers() {
     let primary = Postgres::start();
     let Some(standby) = primary.standby() else {
         return eprintln!("skipped: pg_basebackup is not installed");
@@ -303,7 +303,7 @@ fn a_commit_whose_standby_never_answered_is_not_told_as_done_before_it_does() {
 }
 
 #[test]
-fn a_commit_before_a_crash_is_told_as_done_after_it() {
+fn a_commit_before_a_crash_is_reported_as_done_after_it() {
     let server = Postgres::start();
     let outcome = unanswered(&server, |_| {
         server.kill();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Instant;
 
-/// #10: every caller gets the numbers.
+/// Every caller gets the numbers.
 #[test]
 fn everything_in_use_is_exhausted_with_its_numbers() {
     let pool = pool(0, 2, |_| ());
@@ -21,7 +21,7 @@ fn everything_in_use_is_exhausted_with_its_numbers() {
     assert!(error.is_transient());
 }
 
-/// #24: any timeout is a timeout.
+/// Any timeout is a timeout.
 #[test]
 fn zero_and_endless_timeouts_are_fine() {
     let pool = pool(1, 1, |_| ());
@@ -35,7 +35,7 @@ fn zero_and_endless_timeouts_are_fine() {
     pool.get_connection_timeout(Duration::ZERO).unwrap();
 }
 
-/// #1, #3, #4: a server that accepts, resets, refuses or falls silent never holds a caller beyond its deadline.
+/// A server that accepts, resets, refuses or falls silent never holds a caller beyond its deadline.
 #[test]
 fn the_deadline_holds_whatever_the_server_does() {
     type Fault = fn(&Proxy);
@@ -72,7 +72,7 @@ fn the_deadline_holds_whatever_the_server_does() {
     }
 }
 
-/// #8: nobody is overtaken.
+/// No caller overtakes another.
 #[test]
 fn callers_are_served_in_the_order_they_came() {
     let pool = pool(1, 1, |_| ());
@@ -93,7 +93,7 @@ fn callers_are_served_in_the_order_they_came() {
     assert_eq!(served.iter().take(10).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
 }
 
-/// #9: the queue is bounded and its length known.
+/// The queue is bounded and its length known.
 #[test]
 fn a_full_queue_is_refused_at_once() {
     let pool = pool(1, 1, |settings| settings.max_waiting = 2);
@@ -142,7 +142,7 @@ fn a_waiter_that_gives_up_loses_nothing() {
     assert_eq!(status.requests, u64::from(4 * rounds));
 }
 
-/// #28: a thread that would wait for itself is told so.
+/// A thread that would wait for itself gets `SelfDeadlock`.
 #[test]
 fn a_second_connection_is_refused_where_the_first_is_the_last() {
     let pool = pool(1, 1, |_| ());
@@ -187,7 +187,7 @@ fn many_threads_share_few_connections_evenly() {
 }
 
 #[test]
-fn a_queue_that_stays_slow_sheds_those_who_waited_longest() {
+fn a_queue_that_stays_slow_sheds_the_callers_that_waited_longest() {
     let refused_with = |target: Option<Duration>| {
         let pool = pool(1, 1, |settings| {
             (settings.queue_target, settings.queue_interval) = (target, 100 * MS);
@@ -215,7 +215,7 @@ fn a_queue_that_stays_slow_sheds_those_who_waited_longest() {
         refused.into_inner()
     };
     assert_eq!(refused_with(None), 0, "off unless asked for");
-    // Ten callers of 10 ms each wait about 90 ms; with nobody above 30 ms they would wait about that.
+    // Ten callers of 10 ms each wait about 90 ms; with none above 30 ms they would wait about that.
     assert!(refused_with(Some(30 * MS)) > 0);
     assert_eq!(refused_with(Some(2 * SOON)), 0, "a delay below the target is well");
 }

@@ -134,7 +134,7 @@ fn curl(app: &App, command: &str) -> Vec<String> {
     lines
 }
 
-/// Status line and headers, in the order in which README.md tells them: what matters first.
+/// Status line and headers, in the order of README.md: what matters first.
 fn head(answer: &Answer) -> Vec<String> {
     let reason = ureq::http::StatusCode::from_u16(answer.status).unwrap().canonical_reason().unwrap();
     let mut lines = vec![format!("HTTP/1.1 {} {reason}", answer.status)];
@@ -252,7 +252,7 @@ fn names(cell: &str) -> Vec<&str> {
 #[test]
 fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
     let rows = table("| `Error` |");
-    let told: Vec<&str> = rows.iter().flat_map(|row| names(&row[0])).collect();
+    let named: Vec<&str> = rows.iter().flat_map(|row| names(&row[0])).collect();
     let source = fs::read_to_string(Path::new(ROOT).join("src/error/mod.rs")).unwrap();
     let body = source.split_once("pub enum Error {").unwrap().1.split_once("\n}").unwrap().0;
     let variants: Vec<&str> = body
@@ -261,11 +261,11 @@ fn the_table_of_errors_has_every_variant_and_says_what_becomes_of_it() {
         .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
         .map(|line| line.split(|c: char| !c.is_alphanumeric()).next().unwrap())
         .collect();
-    assert_eq!(told, variants);
+    assert_eq!(named, variants);
 
     let numbers = Box::<PoolNumbers>::default;
     let decode = DecodeError { column: String::new(), postgres_type: String::new(), message: String::new() };
-    // Those that can be made outside of the crate; the others are told by the pool's own stories.
+    // Those that can be made outside of the crate; the pool's own tests show the others.
     for (name, error) in [
         ("NotInitialized", Error::NotInitialized),
         ("AlreadyInitialized", Error::AlreadyInitialized),

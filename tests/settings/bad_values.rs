@@ -87,7 +87,7 @@ fn tokens_are_refused_by_their_place_in_the_list() {
 }
 
 #[test]
-fn every_problem_is_told_at_once_in_the_order_of_the_table() {
+fn every_problem_is_reported_at_once_in_the_order_of_the_table() {
     let problems = refused(&[
         ("LOG_LEVEL", "loud"),
         ("HTTP_WORKERS", "0"),
@@ -166,7 +166,7 @@ fn settings_built_in_code_are_held_to_the_same_ranges() {
 }
 
 #[test]
-fn a_time_without_limit_is_told_as_that() {
+fn a_time_without_limit_is_reported_as_that() {
     let mut pool = PoolSettings::new(DatabaseSettings::parse("postgres://app@localhost/movies").unwrap());
     (pool.acquire_timeout, pool.max_lifetime) = (Duration::MAX, Some(Duration::MAX));
     let error = pool.validate().unwrap_err().to_string();

@@ -95,7 +95,7 @@ fn an_unreadable_file_is_an_error_even_in_dev() {
 }
 
 #[test]
-fn a_malformed_line_is_told_by_its_number_and_never_quoted() {
+fn a_malformed_line_is_reported_by_its_number_and_never_quoted() {
     for (line, what) in [
         ("s3cr3t", "has no ="),
         ("=s3cr3t", "has a name"),

@@ -1,4 +1,4 @@
-//! Settings: what each variable takes, what each tier refuses, and that a mistake is told in full and a secret
+//! Settings: what each variable takes, what each tier refuses, and that a mistake is shown in full and a secret
 //! never.
 
 #![expect(clippy::unwrap_used, reason = "clippy takes the helpers of tests for other code")]

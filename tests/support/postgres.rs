@@ -78,7 +78,7 @@ pub(crate) fn fresh_database() -> Database {
     SHARED.fresh_database()
 }
 
-/// A new database on the shared server, as a copy of `template`, which nobody may be using.
+/// A new database on the shared server, as a copy of `template`, which must have no other session.
 pub(crate) fn copy_of(template: &Database) -> Database {
     create_database(&SHARED.settings, &mut SHARED.admin(), &template.settings.name, true)
 }

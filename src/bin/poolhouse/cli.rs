@@ -1,6 +1,6 @@
 //! The command line: the commands, the exit codes, and a command's failure as text. It runs nothing.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 use poolhouse::Error;
 use std::fmt;
 use std::path::PathBuf;
@@ -41,6 +41,9 @@ pub(crate) enum Command {
     Import {
         /// The file (movieId,title,genres), or - for standard input
         file: PathBuf,
+        /// Give up after so many seconds, and load nothing; each piece of rows has DB_STATEMENT_TIMEOUT_MS in any case
+        #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=86_400))]
+        timeout: Option<u64>,
     },
     /// Load text, Markdown and HTML files as documents: new and changed ones only, again without harm
     Ingest(IngestArguments),

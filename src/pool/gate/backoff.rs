@@ -223,7 +223,7 @@ mod tests {
         );
     }
 
-    /// r2d2 writes a line for each failed attempt (#25).
+    /// r2d2 writes a line for each failed attempt.
     #[test]
     fn a_long_outage_is_logged_once_per_interval() {
         let mut now = Instant::now();

@@ -2,7 +2,7 @@
 
 use crate::pool::gate::sync::now;
 use crate::pool::gate::waiters::CLOSED;
-use crate::pool::gate::{DETACHED, Gate, Holder, Permit, Refusal, Refused, wait};
+use crate::pool::gate::{Gate, Permit, Refusal, Refused, wait};
 use crate::pool::status::{PoolState, PoolStatus};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -139,30 +139,34 @@ impl Gate {
         f(&mut self.lock().counts)
     }
 
-    /// Calls `f` under the lock for every holder whose hold is longer than `threshold`.
-    pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&mut Holder, Duration)) {
-        let mut state = self.lock();
-        let now = now();
-        for holder in state.holders.iter_mut().flatten() {
-            let held = now.saturating_duration_since(holder.since);
-            if held >= threshold {
-                f(holder, held);
-            }
-        }
+    /// Counts the next request and the one before as one.
+    pub(crate) fn note_repeat(&self) {
+        self.lock().repeats += 1;
+    }
+
+    /// When the connection was lent.
+    pub(crate) fn held_since(&self, permit: &Permit) -> Instant {
+        self.holders.since(permit)
     }
 
     /// The borrower has finished, and the connection is cleaned before it is lent again: the thread no longer counts as its
     /// holder.
     pub(crate) fn detach(&self, permit: &Permit) {
-        if let Some(Some(holder)) = self.lock().holders.get_mut(permit.0) {
-            holder.thread = DETACHED;
-        }
+        self.holders.detach(permit);
     }
 
     /// The gauges and counters of one moment. The gate does not know the pool's name.
     pub(crate) fn snapshot(&self) -> PoolStatus {
         let state = self.lock();
+        // Under the lock, because a request may move from a holder's count to the state's.
+        let (immediate, use_times) = self.holders.totals();
+        let mut wait_times = state.counts.wait_times.clone();
+        wait_times.add_zeros(immediate);
         PoolStatus {
+            requests: (state.counts.requests + immediate).saturating_sub(state.repeats),
+            peak_in_use: state.peak,
+            wait_times,
+            use_times,
             min_connections: state.limits.min,
             max_connections: state.limits.max,
             available: state.idle + state.checking,

@@ -7,9 +7,12 @@
 //! **Fairness**: callers are served first in, first out. A caller that arrives while others wait queues behind them; the price is
 //! a thread switch at each hand-over under overload.
 //!
-//! **Lock rule**: one mutex guards all of [`State`]. It is held for a few dozen instructions, and never while waiting, connecting,
-//! or waking a waiter (one rare exception is marked): decide under the lock, act after it. Functions that need the lock take
-//! `&mut State` or the guard.
+//! **Without the lock**: where a connection is idle and no caller waits, one atomic operation on a word lends it, and another
+//! takes it back ([`word`]). Everything else is done under the lock, and while a thread has the lock, every other needs it too.
+//!
+//! **Lock rule**: one mutex guards all of [`State`]. It is held for a few dozen instructions (for [`Gate::snapshot`] also while
+//! the holders' counts are added up), and never while waiting, connecting, or waking a waiter (one rare exception is marked):
+//! decide under the lock, act after it. Functions that need the lock take `&mut State` or the guard.
 
 pub(crate) use crate::pool::gate::connectors::ConnectRequest;
 pub(crate) use crate::pool::gate::lifecycle::Surplus;
@@ -18,20 +21,24 @@ pub(crate) use crate::pool::gate::waiters::{Granted, Request, Waiter};
 mod backoff;
 mod connectors;
 mod growth;
+mod holders;
 mod lifecycle;
 mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
 mod waiters;
+mod word;
 
 use crate::error::PoolNumbers;
 use crate::pool::gate::backoff::Backoff;
 use crate::pool::gate::growth::Growth;
+use crate::pool::gate::holders::Holders;
 use crate::pool::gate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
+use crate::pool::gate::word::{Counts, Word};
 use crate::pool::status::{PoolState, PoolStatus};
 use std::collections::VecDeque;
-use std::panic::Location;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,6 +48,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Limits {
     pub(crate) min: u32,
     pub(crate) max: u32,
+    /// The largest maximum that [`Gate::resize`] may set.
+    pub(crate) ceiling: u32,
     pub(crate) max_waiting: u32,
     pub(crate) outage_grace: Duration,
     /// The queue delay above which callers are shed, and how long it must persist; `None` sheds none.
@@ -53,13 +62,6 @@ pub(crate) struct Limits {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit that is not given back is a connection lost"]
 pub(crate) struct Permit(usize);
-
-impl Permit {
-    /// Unique among the permits that are out, and below the highest number of connections lent so far.
-    pub(crate) fn number(&self) -> usize {
-        self.0
-    }
-}
 
 /// Why a caller was turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,24 +86,10 @@ pub(crate) enum Refusal {
 /// A refusal, with the pool's numbers at that moment.
 pub(crate) type Refused = (Refusal, Box<PoolNumbers>);
 
-/// The borrower of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
-    pub(crate) since: Instant,
-    pub(crate) at: &'static Location<'static>,
-    /// The borrowing thread's number, or [`DETACHED`].
-    thread: u64,
-    /// The wait that was counted for this loan.
-    waited: Duration,
-    /// Whether the hold was reported as too long.
-    pub(crate) reported: bool,
-}
-
-/// The thread of a holder whose borrower has finished, while the pool cleans the connection.
-const DETACHED: u64 = 0;
-
 #[derive(Debug)]
 pub(crate) struct Gate {
+    word: Word,
+    holders: Arc<Holders>,
     state: Mutex<State>,
     /// Connectors wait here for connect requests.
     connect_requests: Condvar,
@@ -110,18 +98,18 @@ pub(crate) struct Gate {
     /// Set while a returned connection may have to be closed instead of lent again: the gate is closed, or there are more
     /// connections than the maximum. Read without the lock, and confirmed under it.
     retiring: AtomicBool,
-    /// Whether callers wait. Read without the lock, as a hint.
-    has_waiters: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 pub(crate) struct State {
     limits: Limits,
     phase: PoolState,
-    /// In the store, ready to lend.
+    /// In the store, ready to lend. This and the next two are in [`Word`] while no thread has the lock.
     idle: u32,
     /// Lent.
     in_use: u32,
+    /// The highest `in_use` so far.
+    peak: u32,
     /// Taken out of the store by maintenance; reported as available.
     checking: u32,
     /// Connects requested, including those in progress.
@@ -132,9 +120,7 @@ pub(crate) struct State {
     /// no waiter needs them.
     unqueued_requests: u32,
     queue: VecDeque<Arc<Waiter>>,
-    has_waiters: Arc<AtomicBool>,
-    holders: Vec<Option<Holder>>,
-    free_entries: Vec<usize>,
+    holders: Arc<Holders>,
     growth: Growth,
     backoff: Backoff,
     /// A waiter sleeps without a time at which growth is due: there was no room for another connection, or the one it waits for
@@ -146,34 +132,37 @@ pub(crate) struct State {
     /// Callers turned away since the last release, for which it is not known whether connections were too few or an outage had
     /// begun. A failed connect counts them as turned away in an outage.
     unattributed: u64,
-    /// Only the counters are kept here; `snapshot` adds the gauges.
+    /// Calls that acquired again for the same request.
+    repeats: u64,
+    /// Only the counters are kept here, without what the holders count; `snapshot` adds that and the gauges.
     pub(crate) counts: PoolStatus,
 }
 
 impl Gate {
     pub(crate) fn new(limits: Limits) -> Gate {
-        let has_waiters = Arc::new(AtomicBool::new(false));
+        let holders = Arc::new(Holders::new(limits.ceiling));
         Gate {
-            has_waiters: has_waiters.clone(),
+            word: Word::new(),
+            holders: holders.clone(),
             state: Mutex::new(State {
                 limits,
                 phase: PoolState::Open,
                 idle: 0,
                 in_use: 0,
+                peak: 0,
                 checking: 0,
                 requested: 0,
                 connecting: 0,
                 unqueued_requests: 0,
                 queue: VecDeque::new(),
-                has_waiters,
-                holders: Vec::new(),
-                free_entries: Vec::new(),
+                holders,
                 growth: Growth::default(),
                 backoff: Backoff::default(),
                 has_untimed_waiter: false,
                 shed_after: None,
                 unanswered_since: None,
                 unattributed: 0,
+                repeats: 0,
                 counts: PoolStatus::default(),
             }),
             connect_requests: Condvar::new(),
@@ -183,20 +172,31 @@ impl Gate {
     }
 
     // A poisoned lock means a panic while counting. That is a bug, but it must not make every later call fail.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> Locked<'_> {
+        Locked::new(self, self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     /// Returns a permit whose connection is back in the store, and lends that connection to the head of the queue.
-    ///
-    /// Returns the holder if its hold was reported as too long.
-    pub(crate) fn release(&self, permit: Permit, now: Instant) -> Option<Holder> {
-        let mut state = self.lock();
-        let holder = state.take_back_used(permit, now);
+    pub(crate) fn release(&self, permit: Permit, now: Instant) {
+        self.note_use(&permit, now);
+        // The entry of a connection that was cleaned is freed under the lock: without the entry the connection counts as held,
+        // and a caller must not find it held after it was being cleaned.
+        let mut state = if self.holders.is_detached(&permit) {
+            let mut state = self.lock();
+            state.take_back(permit);
+            state
+        } else {
+            self.holders.free(&permit);
+            if self.word.try_take_back() {
+                return;
+            }
+            let mut state = self.lock();
+            state.in_use -= 1;
+            state
+        };
         state.unattributed = 0;
         state.add_idle();
         self.hand_over(state, now);
-        holder
     }
 
     /// Returns a permit whose connection has not arrived in the store yet, but will. The caller has no time left to wait for it.
@@ -210,14 +210,17 @@ impl Gate {
     }
 
     /// Returns a permit whose connection was closed, and requests a replacement where one is needed.
-    ///
-    /// Returns the holder if its hold was reported as too long.
-    pub(crate) fn discard(&self, permit: Permit) -> Option<Holder> {
+    pub(crate) fn discard(&self, permit: Permit) {
+        self.note_use(&permit, now());
         let mut state = self.lock();
-        let now = now();
-        let holder = state.take_back_used(permit, now);
-        self.settle(state, now);
-        holder
+        state.take_back(permit);
+        // Read under the lock: a waiter that has looked meanwhile relies on this thread to see how late it is.
+        self.settle(state, now());
+    }
+
+    /// Counts the use of a connection that comes back.
+    fn note_use(&self, permit: &Permit, now: Instant) {
+        self.word.note_hold(self.holders.note_use(permit, now));
     }
 
     /// Whether a returned connection has to be closed instead of lent again: the gate is closed, or there are more connections
@@ -259,14 +262,14 @@ impl Gate {
     }
 
     /// Ends a change that only made a connection idle: serves the queue, releases the lock, wakes.
-    fn hand_over(&self, mut state: MutexGuard<'_, State>, now: Instant) {
+    fn hand_over(&self, mut state: Locked<'_>, now: Instant) {
         let woken = state.serve(now);
         self.wake(state, woken);
     }
 
     /// Ends every other change of the number of connections or of the limits: serves the queue, requests connects, releases the
     /// lock, wakes.
-    fn settle(&self, mut state: MutexGuard<'_, State>, now: Instant) {
+    fn settle(&self, mut state: Locked<'_>, now: Instant) {
         let woken = self.follow_up(&mut state, now);
         self.wake(state, woken);
     }
@@ -282,7 +285,7 @@ impl Gate {
     }
 
     /// Releases the lock, then wakes these waiters, and the thread in `wait_until_idle` once the gate is closed.
-    fn wake(&self, state: MutexGuard<'_, State>, woken: Vec<Arc<Waiter>>) {
+    fn wake(&self, state: Locked<'_>, woken: Vec<Arc<Waiter>>) {
         let is_closed = state.phase == PoolState::Closed;
         drop(state);
         for waiter in woken {
@@ -321,16 +324,72 @@ impl Gate {
 }
 
 /// Waits on a condition variable, at most for `pause` where one is given. May return early.
-fn wait<'a>(
-    condvar: &Condvar,
-    state: MutexGuard<'a, State>,
-    pause: Option<Duration>,
-) -> MutexGuard<'a, State> {
-    match pause {
+fn wait<'a>(condvar: &Condvar, state: Locked<'a>, pause: Option<Duration>) -> Locked<'a> {
+    state.through(|state| match pause {
         None => condvar.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
         Some(pause) => match condvar.wait_timeout(state, pause) {
             Ok((state, _)) => state,
             Err(poisoned) => poisoned.into_inner().0,
         },
+    })
+}
+
+/// The gate's lock. While it exists, the word is shut, and its counts are in the state.
+#[derive(Debug)]
+struct Locked<'a> {
+    gate: &'a Gate,
+    /// `None` only while it is dropped.
+    state: Option<MutexGuard<'a, State>>,
+}
+
+impl<'a> Locked<'a> {
+    fn new(gate: &'a Gate, mut state: MutexGuard<'a, State>) -> Locked<'a> {
+        let Counts { idle, in_use, peak } = gate.word.shut();
+        (state.idle, state.in_use, state.peak) = (idle, in_use, peak);
+        state.growth.hold = gate.word.hold();
+        Locked { gate, state: Some(state) }
+    }
+
+    /// Opens the word. The lock is still held.
+    fn open(&mut self) -> Option<MutexGuard<'a, State>> {
+        let state = self.state.take()?;
+        let counts = Counts { idle: state.idle, in_use: state.in_use, peak: state.peak };
+        self.gate.word.open(counts, state.needs_lock());
+        Some(state)
+    }
+
+    /// Opens the word for as long as `wait` has the lock.
+    fn through(mut self, wait: impl FnOnce(MutexGuard<'a, State>) -> MutexGuard<'a, State>) -> Locked<'a> {
+        let gate = self.gate;
+        match self.open() {
+            Some(state) => Locked::new(gate, wait(state)),
+            None => unreachable!("bug: the lock is waited with after it was dropped"),
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        match &self.state {
+            Some(state) => state,
+            None => unreachable!("bug: the lock is used after it was dropped"),
+        }
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        match &mut self.state {
+            Some(state) => state,
+            None => unreachable!("bug: the lock is used after it was dropped"),
+        }
     }
 }

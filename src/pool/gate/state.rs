@@ -6,9 +6,8 @@
 use crate::error::PoolNumbers;
 use crate::pool::gate::sync::now;
 use crate::pool::gate::waiters::{Caller, DOWN, GRANTED, LOGIN, SHED, Waiter, thread_number};
-use crate::pool::gate::{DETACHED, Holder, Permit, Refusal, Refused, State};
+use crate::pool::gate::{Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
-use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -35,60 +34,42 @@ impl State {
         if self.counts.connects == 0 { self.limits.min.max(1) } else { self.limits.min }
     }
 
-    /// Registers a holder. Returns the number of its entry.
-    pub(super) fn lend(
-        &mut self,
-        since: Instant,
-        at: &'static Location<'static>,
-        thread: u64,
-        waited: Duration,
-    ) -> usize {
+    /// Whether every caller has to take the lock, because it changes more than the counts: callers wait, or lending is not
+    /// open; or a release has more to note than the count.
+    pub(super) fn needs_lock(&self) -> bool {
+        self.phase != PoolState::Open
+            || !self.queue.is_empty()
+            || self.unattributed > 0
+            || self.shed_after.is_some()
+    }
+
+    /// Lends an idle connection and registers its holder.
+    pub(super) fn lend(&mut self, since: Instant, thread: u64, waited: Duration) -> Permit {
+        self.idle -= 1;
         self.in_use += 1;
-        self.counts.peak_in_use = self.counts.peak_in_use.max(self.in_use);
+        self.peak = self.peak.max(self.in_use);
         self.counts.wait_times.add(waited);
-        let holder = Some(Holder { since, at, thread, waited, reported: false });
-        match self.free_entries.pop() {
-            Some(entry) => {
-                self.holders[entry] = holder;
-                entry
-            }
-            None => {
-                self.holders.push(holder);
-                self.holders.len() - 1
-            }
-        }
+        self.holders.register(thread, since, Some(waited))
     }
 
     /// Lends an idle connection to a caller that finds no other waiting.
-    pub(super) fn lend_idle(&mut self, since: Instant, at: &'static Location<'static>) -> Option<Permit> {
-        if self.idle == 0 || !self.queue.is_empty() || self.phase != PoolState::Open {
-            return None;
-        }
-        self.idle -= 1;
-        Some(Permit(self.lend(since, at, thread_number(), Duration::ZERO)))
-    }
-
-    fn take_back(&mut self, permit: Permit) -> Option<Holder> {
-        self.in_use -= 1;
-        self.free_entries.push(permit.0);
-        self.holders[permit.0].take()
-    }
-
-    /// Takes back a permit whose connection was used, and counts for how long. Returns the holder if its hold was reported as
-    /// too long.
-    pub(super) fn take_back_used(&mut self, permit: Permit, now: Instant) -> Option<Holder> {
-        let holder = self.take_back(permit)?;
-        let held = now.saturating_duration_since(holder.since);
-        self.counts.use_times.add(held);
-        self.growth.note_use(held);
-        Some(holder).filter(|holder| holder.reported)
+    pub(super) fn lend_idle(&mut self, since: Instant) -> Option<Permit> {
+        let is_free = self.idle > 0 && self.queue.is_empty() && self.phase == PoolState::Open;
+        is_free.then(|| self.lend(since, thread_number(), Duration::ZERO))
     }
 
     /// Takes back a permit whose connection was not used. The caller's wait goes on, so it is counted when it ends.
     pub(super) fn take_back_unused(&mut self, permit: Permit) {
-        if let Some(holder) = self.take_back(permit) {
-            self.counts.wait_times.remove(holder.waited);
+        match self.holders.revert(&permit) {
+            Some(waited) => self.counts.wait_times.remove(waited),
+            None => self.counts.requests += 1,
         }
+        self.take_back(permit);
+    }
+
+    pub(super) fn take_back(&mut self, permit: Permit) {
+        self.holders.free(&permit);
+        self.in_use -= 1;
     }
 
     /// Counts a connection that is in the store. A closed pool empties its store and lends nothing.
@@ -110,9 +91,8 @@ impl State {
             if self.should_shed(&waiter, now) {
                 waiter.settle(SHED);
             } else {
-                self.idle -= 1;
                 let waited = now.saturating_duration_since(waiter.since);
-                let entry = self.lend(now, waiter.at, waiter.thread, waited);
+                let Permit(entry) = self.lend(now, waiter.thread, waited);
                 waiter.entry.store(entry, Ordering::Relaxed);
                 waiter.settle(GRANTED);
             }
@@ -205,10 +185,7 @@ impl State {
         if others > 0 || self.total() < self.limits.max {
             return false;
         }
-        let current = thread_number();
-        let mut holders = self.holders.iter().flatten();
-        holders.clone().any(|holder| holder.thread == current)
-            && holders.all(|holder| holder.thread != DETACHED)
+        self.holders.is_self_deadlock(thread_number())
     }
 
     /// Counts a refusal and adds the pool's numbers to it. `has_waited` is false where the caller was refused on arrival.
@@ -284,7 +261,6 @@ impl State {
     /// Reports [`unserved`](State::unserved) to the growth rule. Required after every change of the queue, of `requested` and of
     /// `phase`.
     pub(super) fn note_demand(&mut self, now: Instant) {
-        self.has_waiters.store(!self.queue.is_empty(), Ordering::Relaxed);
         let unserved = self.unserved();
         self.growth.note_demand(now, unserved);
     }

@@ -3,11 +3,10 @@
 //! A waiter sleeps without the lock. Another thread settles its outcome under the lock, takes it out of the queue, and wakes it
 //! after releasing the lock. A waiter that gives up leaves the queue itself, under the lock.
 
-use crate::pool::gate::sync::{AtomicU8, MutexGuard, Parker, now, thread_local};
-use crate::pool::gate::{Gate, Holder, Permit, Refusal, Refused, State};
+use crate::pool::gate::sync::{AtomicU8, Parker, now, thread_local};
+use crate::pool::gate::{Gate, Locked, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
 use std::any::Any;
-use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,7 +49,6 @@ impl Granted {
 pub(super) struct Caller {
     pub(super) started: Instant,
     pub(super) deadline: Instant,
-    pub(super) at: &'static Location<'static>,
     /// The caller had a connection, which turned out to be unusable.
     pub(super) is_again: bool,
 }
@@ -63,7 +61,6 @@ pub(crate) struct Waiter {
     /// The permit's number; written before `outcome` becomes `GRANTED`.
     pub(super) entry: AtomicUsize,
     pub(super) since: Instant,
-    pub(super) at: &'static Location<'static>,
     pub(super) thread: u64,
     request: Option<Request>,
     pub(super) parker: Parker,
@@ -98,13 +95,8 @@ impl Gate {
     /// Acquires a permit, waiting in the queue until `deadline` where no connection is idle.
     ///
     /// `started` is when the call began: the numbers of a refusal count from then.
-    pub(crate) fn acquire(
-        &self,
-        started: Instant,
-        deadline: Instant,
-        at: &'static Location<'static>,
-    ) -> Result<Permit, Refused> {
-        Ok(self.acquire_or_follow(started, deadline, at, || None)?.permit())
+    pub(crate) fn acquire(&self, started: Instant, deadline: Instant) -> Result<Permit, Refused> {
+        Ok(self.acquire_or_follow(started, deadline, || None)?.permit())
     }
 
     /// Acquires a permit like [`acquire`](Gate::acquire). While the caller waits, another one may take its `request` along.
@@ -112,21 +104,24 @@ impl Gate {
         &self,
         started: Instant,
         deadline: Instant,
-        at: &'static Location<'static>,
         request: impl FnOnce() -> Option<Request>,
     ) -> Result<Granted, Refused> {
+        // Without the lock, where nothing but the counts has to change.
+        if self.word.try_lend() {
+            return Ok(Granted::Permit(self.holders.register(thread_number(), started, None)));
+        }
         let mut state = self.lock();
         state.counts.requests += 1;
-        if let Some(permit) = state.lend_idle(started, at) {
+        if let Some(permit) = state.lend_idle(started) {
             return Ok(Granted::Permit(permit));
         }
         drop(state);
         let request = request();
         let mut state = self.lock();
-        if let Some(permit) = state.lend_idle(started, at) {
+        if let Some(permit) = state.lend_idle(started) {
             return Ok(Granted::Permit(permit));
         }
-        self.wait_in_queue(state, Caller { started, deadline, at, is_again: false }, request)
+        self.wait_in_queue(state, Caller { started, deadline, is_again: false }, request)
     }
 
     /// Takes callers out of the queue whose requests the current caller runs with its own, which `takes` decides: from the head
@@ -156,14 +151,12 @@ impl Gate {
 
     /// Whether callers wait; only a hint, because it changes at any time.
     pub(crate) fn has_waiters(&self) -> bool {
-        self.has_waiters.load(Ordering::Relaxed)
+        self.word.is_guarded()
     }
 
     /// Makes the current thread the holder of a connection that another one was lent.
-    pub(crate) fn pass_on(&self, permit: &Permit, at: &'static Location<'static>) {
-        if let Some(holder) = &mut self.lock().holders[permit.0] {
-            *holder = Holder { since: now(), at, thread: thread_number(), reported: false, ..*holder };
-        }
+    pub(crate) fn pass_on(&self, permit: &Permit, now: Instant) {
+        self.holders.pass_on(permit, thread_number(), now);
     }
 
     /// Acquires another permit for a caller whose connection was unusable and has been closed, or the first one for a caller who
@@ -173,7 +166,6 @@ impl Gate {
         permit: Option<Permit>,
         started: Instant,
         deadline: Instant,
-        at: &'static Location<'static>,
     ) -> Result<Permit, Refused> {
         let mut state = self.lock();
         if let Some(permit) = permit {
@@ -181,20 +173,19 @@ impl Gate {
         }
         let now = now();
         if state.idle > 0 && state.phase == PoolState::Open && now < deadline {
-            state.idle -= 1;
             let waited = now.saturating_duration_since(started);
-            return Ok(Permit(state.lend(now, at, thread_number(), waited)));
+            return Ok(state.lend(now, thread_number(), waited));
         }
         // Under the lock, which the caller needs until it is in the queue; this is rare.
         for waiter in self.follow_up(&mut state, now) {
             waiter.parker.unpark();
         }
-        Ok(self.wait_in_queue(state, Caller { started, deadline, at, is_again: true }, None)?.permit())
+        Ok(self.wait_in_queue(state, Caller { started, deadline, is_again: true }, None)?.permit())
     }
 
     fn wait_in_queue<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        mut state: Locked<'a>,
         mut caller: Caller,
         request: Option<Request>,
     ) -> Result<Granted, Refused> {
@@ -235,7 +226,6 @@ impl State {
             outcome: AtomicU8::new(PENDING),
             entry: AtomicUsize::new(0),
             since: caller.started,
-            at: caller.at,
             thread: thread_number(),
             request,
             parker: Parker::here(),

@@ -41,7 +41,7 @@ impl Shared {
         let mut surplus = self.gate.surplus(self.settings.max_overflow);
         let (mut keep, mut check) = (Vec::new(), Vec::new());
         for _ in 0..self.gate.begin_check(u32::MAX) {
-            let pooled = match self.take(now + TIME_LIMIT) {
+            let pooled = match self.take(now, now + TIME_LIMIT, None) {
                 Taken::Session(pooled) => pooled,
                 Taken::NotYet => {
                     self.gate.end_check();
@@ -64,8 +64,7 @@ impl Shared {
                 keep.push(pooled);
             }
         }
-        // Returned in reverse, so that the store has the same order as before and lends the one used last first.
-        while let Some(pooled) = keep.pop() {
+        for pooled in keep {
             self.keep_inspected(pooled);
         }
         for mut pooled in check {
@@ -112,15 +111,20 @@ impl Shared {
         self.settings.keepalive.is_some_and(|interval| silent_for >= interval)
     }
 
-    /// Puts an inspected connection back into the store.
+    /// Puts an inspected connection back into its slot.
     fn keep_inspected(&self, pooled: Pooled) {
-        // Store it before reporting it to the gate, which may lend it immediately.
-        drop(pooled);
-        self.gate.end_check();
+        // Put it back before reporting it to the gate, which may lend it immediately.
+        match self.slots.put(pooled) {
+            Ok(_) => self.gate.end_check(),
+            Err(session) => {
+                self.maintenance.close_dropped(session, &self.gate);
+                self.gate.end_check_closed();
+            }
+        }
     }
 
     fn close_inspected(&self, pooled: Pooled, reason: CloseReason) {
-        pooled.close(reason);
+        self.close_one(pooled, reason);
         self.gate.end_check_closed();
     }
 
@@ -128,7 +132,7 @@ impl Shared {
     fn report_leaks(&self) {
         let Some(threshold) = self.settings.leak_threshold else { return };
         let mut found = Vec::new();
-        self.gate.long_held(threshold, |holder, held| {
+        self.slots.long_held(threshold, |holder, held| {
             if !std::mem::replace(&mut holder.reported, true) {
                 found.push((holder.at, held));
             }

@@ -60,7 +60,7 @@ impl Session {
 }
 
 pub(super) fn copy_in_refused() -> Fault {
-    Fault::refused("COPY … FROM STDIN needs data: use Transaction::copy_in, or the driver's client")
+    Fault::refused("COPY … FROM STDIN needs data: use Transaction::copy_in_writer, or the driver's client")
 }
 
 /// A reply without an error.

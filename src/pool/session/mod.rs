@@ -5,12 +5,15 @@
 //! nothing of the gate, the store, or the maintenance thread. There is no lock here: one thread at a time owns a
 //! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
-//! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `statement_cache.rs` keeps it,
-//! `types.rs` looks its types up, `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs`
-//! cleans the session, `timeout.rs` has the time limits.
+//! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `batch.rs` runs those of several callers,
+//! `bulk.rs` runs one for many rows, `copy.rs` runs COPY, `statement_cache.rs` keeps a statement, `types.rs` looks its types up,
+//! `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session, `timeout.rs` has the time
+//! limits.
 
 pub(in crate::pool) mod batch;
+mod bulk;
 pub(in crate::pool) mod classify;
+mod copy;
 mod exchange;
 mod outcome;
 mod reset;
@@ -21,7 +24,9 @@ mod types;
 
 use crate::error::{Error, Result};
 pub(crate) use crate::pool::session::batch::Encoded;
+pub(crate) use crate::pool::session::bulk::{EncodedRows, Piece, Portal};
 use crate::pool::session::classify::is_copy_in;
+pub(crate) use crate::pool::session::copy::CopyStatement;
 use crate::pool::session::outcome::{Checkpoint, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
 pub(crate) use crate::pool::session::statement::Answer;
@@ -53,7 +58,7 @@ pub(crate) struct Session {
     cancel: Option<Arc<Cancel>>,
     /// A cancel request was sent since the last reset.
     is_cancelled: bool,
-    /// Replies that nobody waits for and that the reset receives.
+    /// Replies that no caller waits for; the reset receives them.
     abandoned: usize,
     statements: Statements,
     /// When the session reaches its maximum age.
@@ -222,7 +227,9 @@ impl Session {
     /// Begins a `COPY … FROM STDIN`.
     pub(crate) fn copy_in(&mut self, sql: &str, limit: Limit) -> Result<CopyInWriter<'_>> {
         if !is_copy_in(sql) {
-            return Err(Error::application(format!("copy_in accepts only COPY … FROM STDIN; got: {sql}")));
+            return Err(Error::application(format!(
+                "copy_in_writer accepts only COPY … FROM STDIN; got: {sql}"
+            )));
         }
         limit.check()?;
         // A trigger may change the session.

@@ -91,8 +91,13 @@ pub(crate) enum Retry {
 
 impl Failure {
     /// Adds the text of the statement to its error.
-    pub(super) fn with_statement(self, sql: &str) -> Failure {
+    pub(crate) fn with_statement(self, sql: &str) -> Failure {
         Failure { error: self.error.with_statement(sql), ..self }
+    }
+
+    /// Adds the row that was refused to its error, counted from 0.
+    pub(crate) fn with_row(self, row: u64) -> Failure {
+        Failure { error: self.error.with_row(row), ..self }
     }
 
     /// A failure that another connection would not avoid.

@@ -42,13 +42,13 @@ impl Answer {
 }
 
 /// A statement that is ready to run.
-struct Ready {
+pub(super) struct Ready {
     traits: Traits,
-    is_cached: bool,
+    pub(super) is_cached: bool,
     /// The state of the connection before it runs.
-    checkpoint: Checkpoint,
+    pub(super) checkpoint: Checkpoint,
     /// What it may have done if its answer is lost.
-    effect: Effect,
+    pub(super) effect: Effect,
     /// A transaction is open, whether the pool or the borrower began it.
     in_transaction: bool,
 }
@@ -56,11 +56,7 @@ struct Ready {
 impl Session {
     /// Runs the statement, and prepares it again where it turns out to be stale.
     pub(crate) fn run(&mut self, sql: &str, params: Params<'_>, mut limit: Limit) -> Result<Answer, Failure> {
-        limit.check().map_err(Failure::without_retry)?;
-        if self.in_transaction && self.conn.status() == Some(b'I') {
-            // The transaction has ended on the server: the statement would commit by itself.
-            return Err(Failure::without_retry(Error::TransactionEnded));
-        }
+        self.check_start(limit)?;
         let mut retries = 0;
         loop {
             let Ready { traits, is_cached, checkpoint, effect, in_transaction } =
@@ -92,6 +88,16 @@ impl Session {
         }
     }
 
+    /// Checks that a statement may begin.
+    pub(super) fn check_start(&self, limit: Limit) -> Result<(), Failure> {
+        limit.check().map_err(Failure::without_retry)?;
+        if self.in_transaction && self.conn.status() == Some(b'I') {
+            // The transaction has ended on the server: the statement would commit by itself.
+            return Err(Failure::without_retry(Error::TransactionEnded));
+        }
+        Ok(())
+    }
+
     /// The answer to a statement that is ready, sent at `sent` or not in one send; then its time says nothing.
     pub(super) fn answer(&mut self, sql: &str, reply: Reply, sent: Option<Instant>) -> Answer {
         let answered = self.conn.answered_at();
@@ -120,7 +126,7 @@ impl Session {
     }
 
     /// Notes what a reply to the statement, or to its description, says of it.
-    fn note_reply(&mut self, sql: &str, reply: &Reply) -> Result<(), Fault> {
+    pub(super) fn note_reply(&mut self, sql: &str, reply: &Reply) -> Result<(), Fault> {
         let new = self.statements.ready(sql).and_then(|prepared| prepared.note_reply(reply));
         if let Some(body) = new {
             let columns = self.columns(&body)?;
@@ -143,7 +149,7 @@ impl Session {
     }
 
     /// Makes the statement ready, and records what running it would mean for the session.
-    fn make_ready(&mut self, sql: &str, limit: Limit) -> Result<Ready, Failure> {
+    pub(super) fn make_ready(&mut self, sql: &str, limit: Limit) -> Result<Ready, Failure> {
         let checkpoint = self.start_operation(limit);
         // A run that failed before its statement was sent has not ended it.
         self.statements.end_run();

@@ -29,6 +29,8 @@ pub(crate) struct Statements {
     uncached: Option<Prepared>,
     /// The names of statements on the server that the cache has dropped. They are closed ahead of the next statement.
     dropped: Vec<String>,
+    /// Portals that are not needed any more, closed likewise: an open one keeps the server from changing its tables.
+    ended_portals: Vec<String>,
     is_behind_pgbouncer: bool,
     catalogue: Arc<Catalogue>,
 }
@@ -63,6 +65,7 @@ impl Statements {
             cache: NonZeroUsize::new(size).map(LruCache::new),
             uncached: None,
             dropped: Vec::new(),
+            ended_portals: Vec::new(),
             is_behind_pgbouncer: mode == PgBouncerMode::Transaction,
         }
     }
@@ -107,6 +110,16 @@ impl Statements {
 
     /// Writes the statement that is about to run to `wire`, after the closing of dropped ones, as one request.
     pub(super) fn write(&mut self, wire: &mut Wire, sql: &str, params: Params<'_>) -> Result<(), Fault> {
+        self.write_with(wire, sql, |prepared, requests| prepared.write(requests, sql, params))
+    }
+
+    /// Writes the messages of `write`, which run the statement, to `wire`, after the closing of dropped ones, as one request.
+    pub(super) fn write_with(
+        &mut self,
+        wire: &mut Wire,
+        sql: &str,
+        write: impl FnOnce(&Prepared, &mut BytesMut) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let prepared = self.uncached.as_ref().or_else(|| self.cache.as_ref()?.peek(sql));
         let prepared =
             prepared.ok_or_else(|| Fault::refused("bug: a statement runs that is not prepared"))?;
@@ -114,10 +127,19 @@ impl Statements {
             for name in &self.dropped {
                 frontend::close(b'S', name, requests)?;
             }
-            prepared.write(requests, sql, params)
+            for portal in &self.ended_portals {
+                frontend::close(b'P', portal, requests)?;
+            }
+            write(prepared, requests)
         })?;
         self.dropped.clear();
+        self.ended_portals.clear();
         Ok(())
+    }
+
+    /// Has the portal closed ahead of the next statement.
+    pub(super) fn end_portal(&mut self, portal: String) {
+        self.ended_portals.push(portal);
     }
 
     /// The statement that is about to run is on the server under `name` only, and is to be under the name in its description.
@@ -174,6 +196,21 @@ pub(super) fn write_bind(
     params: Params<'_>,
     requests: &mut BytesMut,
 ) -> Result<(), Fault> {
+    write_bind_to("", name, types, params, requests)
+}
+
+/// Writes the same message for the portal with this name.
+pub(super) fn write_bind_to(
+    portal: &str,
+    name: &str,
+    types: &[Type],
+    params: Params<'_>,
+    requests: &mut BytesMut,
+) -> Result<(), Fault> {
+    if types.len() != params.len() {
+        let text = format!("expected {} parameters but got {}", types.len(), params.len());
+        return Err(Fault::refused(text));
+    }
     let formats = params.iter().zip(types).map(|(param, type_)| param.encode_format(type_) as i16);
     let mut number = 0;
     let serialize = |(param, type_): (&&(dyn ToSql + Sync), &Type), requests: &mut BytesMut| {
@@ -184,7 +221,7 @@ pub(super) fn write_bind(
         })
     };
     let values = params.iter().zip(types);
-    let bound = frontend::bind("", name, formats, values, serialize, Some(1), requests);
+    let bound = frontend::bind(portal, name, formats, values, serialize, Some(1), requests);
     bound.map_err(|error| match error {
         BindError::Conversion(error) => Fault::of_parameter(number, error),
         BindError::Serialization(error) => error.into(),
@@ -209,10 +246,6 @@ impl Prepared {
     /// Writes all messages that run the statement, except for the Sync.
     fn write(&self, requests: &mut BytesMut, sql: &str, params: Params<'_>) -> Result<(), Fault> {
         let Description { name, params: types, .. } = &*self.description;
-        if types.len() != params.len() {
-            let text = format!("expected {} parameters but got {}", types.len(), params.len());
-            return Err(Fault::refused(text));
-        }
         let name = if self.is_named { name } else { "" };
         if !self.is_on_server {
             frontend::parse(name, sql, types.iter().map(Type::oid), requests)?;
@@ -222,6 +255,28 @@ impl Prepared {
             frontend::describe(b'P', "", requests)?;
         }
         frontend::execute("", 0, requests)?;
+        Ok(())
+    }
+
+    /// How the server described it.
+    pub(super) fn description(&self) -> &Arc<Description> {
+        &self.description
+    }
+
+    /// The name under which it runs; empty where it has none.
+    pub(super) fn name(&self) -> &str {
+        if self.is_named { &self.description.name } else { "" }
+    }
+
+    /// Writes the messages after which it can be bound any number of times.
+    pub(super) fn write_parsed(&self, requests: &mut BytesMut, sql: &str) -> Result<(), Fault> {
+        let types = &self.description.params;
+        if !self.is_on_server {
+            frontend::parse(self.name(), sql, types.iter().map(Type::oid), requests)?;
+        }
+        if self.is_described_by_reply() {
+            frontend::describe(b'S', self.name(), requests)?;
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The store: r2d2's manager, which connects when the gate requests it, and what r2d2 lends.
+//! The store: r2d2's manager, which connects when the gate requests it, and the slots of its connections.
 //!
 //! It makes sessions and keeps idle ones. It does not decide when to connect (the gate does), or whether an idle session
 //! may be lent (acquire and maintenance do).
@@ -8,10 +8,10 @@
 //! when it has succeeded. So r2d2 never sees a failed connect, whose retries it could neither pace nor stop; it never makes
 //! a connection that is not needed; and it never loses a slot.
 //!
-//! **Lock rule**: the store has no lock of its own besides the guards' slots ([`lent`]). r2d2 calls none of this code under
+//! **Lock rule**: the store has no lock of its own besides those of the slots ([`slots`]). r2d2 calls none of this code under
 //! its lock.
 
-pub(in crate::pool) mod lent;
+pub(in crate::pool) mod slots;
 
 use crate::error::SettingsError;
 use crate::pool::gate::{ConnectRequest, Gate};

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-/// The state that the session and the stream under the driver share.
+/// The state that the session, the direct path and the driver's stream share.
 ///
-/// Both run on the caller's thread, because the driver's runtime is single-threaded. Relaxed atomics are therefore enough:
-/// they make the type shareable and are not contended.
+/// All three run on the caller's thread, because the driver's runtime is single-threaded. Relaxed atomics are therefore
+/// enough: they make the type shareable and are not contended.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
     /// In nanoseconds since [`EPOCH`]; `u64::MAX` means no deadline.

@@ -125,7 +125,7 @@ impl ServerStream {
     pub(super) fn is_readable(&mut self, due: Instant) -> bool {
         match &mut self.inner {
             Inner::Plain(socket) => socket.is_readable(due),
-            // Decrypted bytes that nobody has taken would be in the caller's buffer.
+            // Decrypted bytes that are not taken yet would be in the caller's buffer.
             Inner::Tls(stream) => stream.get_ref().0.is_readable(due),
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::error::ServerError;
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::protocol::reply::{Reply, ReplyReader, Unasked, ends_with_error};
+use crate::pool::transport::protocol::reply::{Malformed, Reply, ReplyReader, Unasked, ends_with_error};
 use crate::pool::transport::server_stream::SharedStream;
 use crate::rows::spare_buffer;
 use bytes::BytesMut;
@@ -197,13 +197,59 @@ impl Wire {
             self.conn.fail(false);
             Broken { last: reader.take_error(), ..broken }
         })?;
-        let bytes = if end == self.input.len() {
-            std::mem::take(&mut self.input)
-        } else {
-            let rest = self.input.split_off(end);
-            std::mem::replace(&mut self.input, rest)
-        };
-        Ok(reader.finish(bytes))
+        Ok(reader.finish(self.split_input(end)))
+    }
+
+    /// Receives the reply to a COPY, the oldest request without a reply, and passes the data that it contains to `take`. The
+    /// connection fails where `take` panics. Blocks until the connection's deadline, and for as long as `take` does.
+    pub(crate) fn receive_copy(&mut self, mut take: impl FnMut(&[u8])) -> Result<Reply, Broken> {
+        struct FailIfDropped<'a>(Option<&'a ConnectionState>);
+        impl Drop for FailIfDropped<'_> {
+            fn drop(&mut self) {
+                if let Some(conn) = self.0 {
+                    conn.fail(false);
+                }
+            }
+        }
+        let conn = self.conn.clone();
+        // The rest of the reply is never read where `take` panics, or the reply is not complete.
+        let mut guard = FailIfDropped(Some(&conn));
+        let mut reader = ReplyReader::of_copy();
+        loop {
+            let complete = reader.read(&self.input, &conn, |message| match message {
+                Unasked::Notification(message) => self.stream.lock().for_driver.extend_from_slice(message),
+                Unasked::CopyData(data) => take(data),
+                Unasked::CopyIn => {}
+            });
+            match complete.map_err(malformed)? {
+                Some(end) => {
+                    guard.0 = None;
+                    return Ok(reader.finish(self.split_input(end)));
+                }
+                None => reader.discard_read(&mut self.input),
+            }
+            if let Err(broken) = self.receive_more() {
+                return Err(Broken { last: reader.take_error(), ..broken });
+            }
+        }
+    }
+
+    /// Receives more bytes of a reply.
+    fn receive_more(&mut self) -> Result<(), Broken> {
+        check_size(&self.input, self.max_reply)?;
+        match self.stream.lock().receive(&mut self.input)? {
+            0 => Err(closed().into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the first `end` bytes of the input.
+    fn split_input(&mut self, end: usize) -> Vec<u8> {
+        if end == self.input.len() {
+            return std::mem::take(&mut self.input);
+        }
+        let rest = self.input.split_off(end);
+        std::mem::replace(&mut self.input, rest)
     }
 
     fn read_reply(&mut self, reader: &mut ReplyReader) -> Result<usize, Broken> {
@@ -216,10 +262,9 @@ impl Wire {
             let complete = reader.read(&self.input, &self.conn, |message| match message {
                 Unasked::Notification(message) => stream.for_driver.extend_from_slice(message),
                 Unasked::CopyIn => refuses_copy = true,
+                Unasked::CopyData(_) => {}
             });
-            let complete =
-                complete.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            if let Some(end) = complete {
+            if let Some(end) = complete.map_err(malformed)? {
                 return Ok(end);
             }
             if refuses_copy {
@@ -233,10 +278,7 @@ impl Wire {
                 self.is_ours = false;
                 continue;
             }
-            if self.input.len() > self.max_reply {
-                let text = format!("the reply is larger than DB_MAX_REPLY_BYTES ({})", self.max_reply);
-                return Err(Broken { is_too_large: true, ..Broken::new(io::Error::other(text)) });
-            }
+            check_size(&self.input, self.max_reply)?;
             if stream.receive(&mut self.input)? == 0 {
                 return Err(closed().into());
             }
@@ -273,6 +315,19 @@ const MIN_IDLE: Duration = Duration::from_millis(1);
 /// The error of a connection that the server has closed.
 pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed")
+}
+
+/// Fails where more was received of a reply than the settings allow.
+fn check_size(input: &[u8], max: usize) -> Result<(), Broken> {
+    if input.len() > max {
+        let text = format!("the reply is larger than DB_MAX_REPLY_BYTES ({max})");
+        return Err(Broken { is_too_large: true, ..Broken::new(io::Error::other(text)) });
+    }
+    Ok(())
+}
+
+fn malformed(error: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 fn is_closed(error: &io::Error) -> bool {

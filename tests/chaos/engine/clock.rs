@@ -30,7 +30,7 @@ impl Bound {
         match self {
             Bound::Acquire | Bound::Status => 20 * MS,
             Bound::Query => 250 * MS,
-            // Where the keeper lags behind, the borrower resets the session.
+            // Where maintenance lags behind, the borrower resets the session.
             Bound::Release => 520 * MS,
         }
     }

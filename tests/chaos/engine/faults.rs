@@ -32,9 +32,9 @@ pub(crate) enum Fault {
     Frozen,
     /// Others have taken every connection the server has.
     Full,
-    /// The password is another one for a while, and nobody has a session yet.
+    /// The password is another one for a while, and no session is left.
     PasswordRotated,
-    /// Connections break, and nobody listens.
+    /// Connections break, and connects are refused.
     Refused,
     /// Connections break, and so do new ones.
     Reset,
@@ -116,7 +116,7 @@ impl Fault {
             }
             Fault::SessionKilled => {
                 let mut admin = server.client();
-                eventually("somebody is there to be killed", PATIENCE, || {
+                eventually("a session is there to be killed", PATIENCE, || {
                     let victim = admin.query_opt(ANYBODY, &[]).expect("the sessions");
                     let victim = victim.map(|row| Pid::from_raw(row.get(0)));
                     victim.is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
@@ -190,7 +190,7 @@ impl Fault {
             }
             Fault::Failover => {
                 server.wait_for_standbys();
-                // What was acknowledged before the crash must be on the standby, or nobody could promise it.
+                // What was acknowledged before the crash must be on the standby, or no one could promise it.
                 server.commit_synchronously();
                 server.kill();
                 stage.standby().promote();
@@ -199,7 +199,7 @@ impl Fault {
         }
     }
 
-    /// What is to be done once the pools are well again: whoever was the primary follows who is.
+    /// What is to be done once the pools are well again: the old primary becomes a standby of the new one.
     pub(crate) fn clear_up(self, stage: &Stage) {
         if matches!(self, Fault::Switchover | Fault::Failover) {
             stage.standby().follow(stage.primary());

@@ -1,4 +1,4 @@
-//! Compares what the workers were told with what the database holds.
+//! Compares the outcomes reported to the workers with what the database holds.
 
 use super::ledger::{BALANCE, Claim, Claims, SUM};
 use postgres::GenericClient;
@@ -9,15 +9,15 @@ use std::collections::{HashMap, HashSet};
 pub(crate) struct Verdict {
     /// Entries that are there.
     pub(crate) entries: usize,
-    /// Told done, and not there.
+    /// Reported as done, and not there.
     pub(crate) lost: Vec<Claim>,
-    /// Told not done, and there.
+    /// Reported as not done, and there.
     pub(crate) denied: Vec<Claim>,
     /// There more than once.
     pub(crate) duplicated: Vec<i64>,
-    /// There, and written by nobody.
+    /// There, and written by no worker.
     pub(crate) strange: Vec<i64>,
-    /// Of those whose fate nobody could tell, how many are there.
+    /// How many of the writes with an unknown outcome are there.
     pub(crate) unknown_but_done: usize,
     /// What all accounts have together.
     pub(crate) sum: i64,
@@ -33,7 +33,7 @@ const WRONG_BALANCES: &str = "
     SELECT count(*) FROM accounts a
     WHERE balance <> $1::bigint + coalesce((SELECT sum(amount) FROM changes c WHERE c.id = a.id), 0)";
 
-/// Judges the ledger. Nobody may be writing any more.
+/// Judges the ledger. No worker may still write.
 pub(crate) fn judge(client: &mut impl GenericClient, claims: &Claims) -> Verdict {
     let rows = client.query(ENTRIES, &[]).expect("the entries");
     let there: HashMap<i64, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -59,10 +59,10 @@ impl Verdict {
         let claims = |claims: &[Claim]| claims.iter().map(Claim::to_string).collect();
         let ids = |ids: &[i64]| ids.iter().map(i64::to_string).collect();
         let findings_of: [(Vec<String>, _); 4] = [
-            (claims(&self.lost), "lost: told done and not there"),
-            (claims(&self.denied), "denied: told not done and there"),
+            (claims(&self.lost), "lost: reported as done and not there"),
+            (claims(&self.denied), "denied: reported as not done and there"),
             (ids(&self.duplicated), "duplicated"),
-            (ids(&self.strange), "strange: there, and written by nobody"),
+            (ids(&self.strange), "strange: there, and written by no worker"),
         ];
         for (entries, what) in findings_of {
             if !entries.is_empty() {
@@ -81,7 +81,7 @@ impl Verdict {
 }
 
 /// Ways to falsify the ledger: what is done to the tables, what to the claims, and the word by which the judge has
-/// to name it. `$` stands for an entry that was told done.
+/// to name it. `$` stands for an entry that was reported as done.
 type Falsification = (&'static str, fn(&mut Claims, i64), &'static str);
 
 const FALSIFICATIONS: [Falsification; 8] = [

@@ -87,7 +87,7 @@ impl Entry {
     }
 }
 
-/// One write, and when a worker was told of it.
+/// One write, and when its outcome was reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) id: i64,
@@ -107,18 +107,18 @@ impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Claim { id, deed, fault, took_ms } = self;
         let fault = fault.map_or("the calm".to_owned(), |fault| format!("'{fault}'"));
-        write!(f, "{id} ({}, told after {took_ms} ms, in {fault})", deed.name())
+        write!(f, "{id} ({}, reported after {took_ms} ms, in {fault})", deed.name())
     }
 }
 
-/// What the workers were told of their writes.
+/// The outcomes of the workers' writes, as reported.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims {
     /// Done.
     pub(crate) done: Vec<Claim>,
     /// Not done.
     pub(crate) not_done: Vec<Claim>,
-    /// Nobody can tell.
+    /// Unknown.
     pub(crate) unknown: Vec<Claim>,
 }
 

@@ -1,5 +1,5 @@
-//! A ledger that many threads write while the server, and the way to it, is broken in every way; and a judge who
-//! compares what they were told with what is there.
+//! A ledger that many threads write while the server and the network are broken in every way, and a judge that compares
+//! the reported outcomes with the tables.
 //!
 //! The seed decides which faults are thrown in which order, how long each lasts, and what each thread does one
 //! after the other; not when the machine lets them.
@@ -97,7 +97,7 @@ pub(crate) fn run(plan: Plan) -> Outcome {
     let clock = run.clock.clone();
     let episodes = run.throw(&stage, &plan);
     let (claimed, counted, found) = run.end();
-    // What the proxies were told to leave alone they still hold.
+    // The proxies still hold what they were set to leave alone.
     stage.proxies(|proxy| proxy.cut());
     let resources = before.and_then(|before| Some((before, Resources::at_rest()?)));
     claims.append(claimed);

@@ -32,7 +32,7 @@ impl Resources {
     }
 
     /// What is held once that has not changed for a while: threads end, and sockets close, a moment after they are
-    /// told to.
+    /// asked to.
     pub(crate) fn at_rest() -> Option<Resources> {
         let deadline = Instant::now() + PATIENCE;
         let mut last = Resources::now()?;

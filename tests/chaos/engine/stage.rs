@@ -32,7 +32,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("wal_keep_size", "512MB"),
 ];
 
-/// What the pools' sessions are called; nobody else's are.
+/// The application name of the pools' sessions, and of no others.
 pub(crate) const APPLICATION: &str = "ledger";
 
 /// A server and the proxy before it.

@@ -27,7 +27,7 @@ pub(crate) enum Deed {
 }
 
 impl Deed {
-    /// The ways to write, whose fate is claimed.
+    /// The ways to write, whose outcome is claimed.
     pub(crate) const WRITES: [Deed; 4] =
         [Deed::Write, Deed::Transaction, Deed::Verified, Deed::TransactionLent];
 
@@ -86,7 +86,7 @@ pub(crate) struct Phase {
     pub(crate) repaired_at: Option<Instant>,
 }
 
-/// What the workers and who throws the faults tell each other.
+/// What the workers and the thread that throws the faults share.
 #[derive(Debug)]
 pub(crate) struct Board {
     phase: Mutex<Phase>,
@@ -98,7 +98,7 @@ pub(crate) struct Board {
     findings: Mutex<Vec<String>>,
 }
 
-/// More of the same says no more.
+/// More would not help to find the cause.
 const MOST_FINDINGS: usize = 40;
 
 impl Board {

@@ -1,4 +1,4 @@
-//! Threads that read and write, and remember what they were told.
+//! Threads that read and write, and remember the reported outcomes.
 
 use super::Plan;
 use super::clock::{Bound, Clock};
@@ -160,7 +160,7 @@ impl Worker {
         let begin = waiting + STATEMENT_TIMEOUT;
         clock.note(Bound::Query, begin, "BEGIN", started, entered.get().unwrap_or(ended));
         if let Some((left, is_ok)) = left.get() {
-            // Who verifies a commit asks on another connection.
+            // A commit is verified on another connection.
             let verifying = if deed == Deed::Verified { begin } else { Duration::ZERO };
             let (what, allowed) =
                 if is_ok { ("COMMIT", STATEMENT_TIMEOUT + verifying) } else { ("ROLLBACK", UNDO) };
@@ -218,7 +218,7 @@ impl Worker {
         self.next_id
     }
 
-    /// Remembers what was told of a write.
+    /// Remembers the reported outcome of a write.
     fn claim(&mut self, deed: Deed, id: i64, began: Instant, result: Result<()>) {
         let claim = self.witness(deed, id, began);
         match &result {
@@ -265,7 +265,7 @@ impl Worker {
             let (what, after) = (deed.name(), (began - repaired_at).as_secs_f64());
             self.find(format!("{what} failed {after:.2} s after the repair of '{fault}': {outcome} {words}"));
         }
-        // Who cannot run cannot be in time.
+        // A thread that cannot run cannot be in time.
         let is_excused = LACK_OF_TIME.contains(&outcome) && slack(began) > MUCH_TOO_LATE;
         if deed == Deed::Read && phase.fault == Some(Fault::FastRestart) && !is_excused {
             self.find(format!("a read failed during a fast restart: {outcome} {words}"));

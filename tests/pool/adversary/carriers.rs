@@ -181,7 +181,7 @@ pub(super) const CARRIERS: &[Carrier] = &[
         CREATE CAST (int AS c) WITH FUNCTION to_c(int)", "SELECT ARRAY[1]::{c}[]"),
     plain("a cast at an assignment", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
         CREATE CAST (int AS c) WITH FUNCTION to_c(int) AS ASSIGNMENT; CREATE TABLE u (a c)", "INSERT INTO {u} VALUES (1)"),
-    plain("a cast that nobody asked for", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
+    plain("an implicit cast", "CREATE TYPE c AS (a int); CREATE FUNCTION to_c(int) RETURNS c LANGUAGE sql AS 'SELECT ROW(charge($1))::c';
         CREATE CAST (int AS c) WITH FUNCTION to_c(int) AS IMPLICIT;
         CREATE FUNCTION quiet(c) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'", "SELECT {quiet}(1)"),
     plain("a cast to JSON", "CREATE TYPE c AS ENUM ('x'); CREATE FUNCTION to_json_of(c) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM charge(1); RETURN '1'; END $$;

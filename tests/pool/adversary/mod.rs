@@ -1,5 +1,5 @@
 //! An adversary that writes, and marks its session, in every way that SQL offers, where answers are lost: nothing is done
-//! twice or told wrongly, and the next borrower sees nothing of it.
+//! twice or reported wrongly, and the next borrower sees nothing of it.
 
 mod carriers;
 mod knowledge;
@@ -163,7 +163,11 @@ fn check(outcome: &poolhouse::Result<()>, written: i64, once: i64, is_lie: bool)
         Err(Error::ConnectionLost(_)) if is_lie => written <= once,
         Err(_) => written == 0,
     };
-    if is_true { Ok(()) } else { Err(format!("told {outcome:?}, written {written} rows, {once} is once")) }
+    if is_true {
+        Ok(())
+    } else {
+        Err(format!("reported {outcome:?}, written {written} rows, {once} is once"))
+    }
 }
 
 fn difference(seen: &Value, fresh: &Value) -> String {

@@ -335,7 +335,7 @@ fn copy_and_temporary_tables_work_within_a_transaction() {
         let copied: Option<i64> = pool
             .transaction(|tx| {
                 tx.execute_write("CREATE TEMPORARY TABLE incoming (a int) ON COMMIT DROP", &[])?;
-                let mut writer = tx.copy_in("COPY incoming FROM STDIN")?;
+                let mut writer = tx.copy_in_writer("COPY incoming FROM STDIN")?;
                 writer.write_all(b"1\n2\n").map_err(Error::application)?;
                 assert_eq!(writer.finish()?, 2);
                 tx.execute_query_one("SELECT sum(a) FROM incoming", &[])

@@ -58,7 +58,7 @@ fn connections_are_checked_before_they_are_lent() {
 }
 
 #[test]
-fn without_the_mode_the_pool_is_refused_and_told_why() {
+fn without_the_mode_the_pool_is_refused_with_the_reason() {
     let database = fresh_database();
     let bouncer = PgBouncer::before(&database.settings(), &[]);
     let settings = bouncer.pool_settings().with_pgbouncer_mode(PgBouncerMode::Off);
@@ -128,14 +128,14 @@ fn a_write_whose_answer_pgbouncer_lost_is_unknown_and_not_repeated() {
     let mut count = move || admin.query_one("SELECT count(*) FROM t", &[]).unwrap().get::<_, i64>(0);
     let writes: [Write<'_>; 2] = [&alone, &committed];
     for (write, there) in writes.into_iter().zip(3..) {
-        let told = thread::scope(|scope| {
+        let reported = thread::scope(|scope| {
             let writing = scope.spawn(|| write(&|| proxy.stall_replies_after(0)));
             eventually("the server has done it", SOON, || count() == there);
             proxy.cut();
             proxy.pass();
             writing.join().unwrap()
         });
-        assert!(matches!(told, Err(Error::OutcomeUnknown(_))), "{told:?}");
+        assert!(matches!(reported, Err(Error::OutcomeUnknown(_))), "{reported:?}");
         assert_eq!(count(), there);
     }
 }
@@ -160,9 +160,9 @@ fn a_write_whose_rows_have_changed_is_understood_and_not_repeated() {
     assert_eq!(pool.execute_query::<i32>("SELECT a FROM t ORDER BY a", &[]).unwrap(), [1, 2, 3]);
 }
 
-/// Nobody is told of a write what is not so, whatever ends: server connections, PgBouncer, the server.
+/// No write is reported wrongly, whatever ends: server connections, PgBouncer, the server.
 #[test]
-fn writes_under_a_storm_are_never_told_wrongly() {
+fn writes_under_a_storm_are_never_reported_wrongly() {
     let server = Postgres::start();
     let bouncer = PgBouncer::before(&server.database_settings(), &[("default_pool_size", "3")]);
     let mut settings = bouncer.pool_settings();

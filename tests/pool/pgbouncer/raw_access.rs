@@ -20,7 +20,7 @@ fn a_transaction_begun_by_raw_access_is_not_ended_by_the_helpers() {
     }
 }
 
-/// What others leave prepared on the server connections is in nobody's way for long, and neither is what raw
+/// What others leave prepared on the server connections is in no client's way for long, and neither is what raw
 /// access has the driver look up outside of a transaction.
 #[test]
 fn names_left_behind_by_others_are_got_over() {

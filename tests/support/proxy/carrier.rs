@@ -29,7 +29,7 @@ impl Shared {
         loop {
             let mut state = self.state();
             while !state.is_over && state.fault == Fault::Refuse {
-                // Closing it also refuses those who are connected but not accepted yet.
+                // Closing it also refuses connections that are not accepted yet.
                 listener = None;
                 state.is_listening = false;
                 self.changed.notify_all();
@@ -97,7 +97,7 @@ impl Shared {
         };
         self.forward(&link, false);
         let _ = upward.join();
-        // The last handle goes before anybody is told: "not open" means that its end has been sent.
+        // The last handle is dropped before the count changes: "not open" means that its end has been sent.
         let mut state = self.state();
         state.open.remove(&id);
         drop(link);
@@ -131,7 +131,7 @@ impl Shared {
             while !rest.is_empty() && !link.is_cut() {
                 let allowed = self.allowance(link, to_server, rest.len(), &mut reply_budget);
                 let (now, later) = rest.split_at(allowed.bytes);
-                // Counted first: whoever has received them must find them counted.
+                // Counted first: a receiver of the bytes must find them counted.
                 let counter = if to_server { &self.bytes_to_server } else { &self.bytes_to_client };
                 counter.fetch_add(now.len() as u64, Ordering::SeqCst);
                 if !allowed.is_lost && link.write(to, now).is_err() {

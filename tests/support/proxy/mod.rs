@@ -30,7 +30,7 @@ use std::time::Duration;
 enum Fault {
     /// Nothing.
     None,
-    /// Nobody listens: connecting is refused. Existing connections go on.
+    /// Refuses connects: no socket listens. Existing connections go on.
     Refuse,
     /// New connections are accepted and reset.
     Reset,
@@ -172,7 +172,7 @@ impl Proxy {
         self.set(Fault::StallReplies { after: bytes });
     }
 
-    /// Accepts new connections and never says a word. Existing ones go on.
+    /// Accepts new connections and sends nothing. Existing ones go on.
     pub(crate) fn mute(&self) {
         self.set(Fault::Mute);
     }
@@ -263,7 +263,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a change, or a moment: nobody is to hang because of a lost notification.
+    /// Waits for a change, or a moment: a lost notification must not hang the test.
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let waited = self.changed.wait_timeout(state, Duration::from_millis(100));
         waited.unwrap_or_else(PoisonError::into_inner).0

@@ -1,4 +1,4 @@
-//! A server whose disk fails when it is told to.
+//! A server whose disk fails on request.
 
 use super::{BASE, Postgres, copy_directory};
 use crate::support::server::cluster::{Cluster, Programs};
@@ -16,7 +16,7 @@ impl Postgres {
         if !cfg!(target_os = "linux") {
             return None;
         }
-        // Only whoever commits is to flush.
+        // Only a commit may flush.
         let options = [("wal_writer_delay", "10s"), ("autovacuum", "off"), ("wal_sync_method", "fdatasync")];
         let mut postgres =
             BASE.site(options.iter().map(|(name, value)| (*name, (*value).to_owned())).collect());
@@ -50,7 +50,7 @@ impl Postgres {
         Some(postgres)
     }
 
-    /// Has the next flush of the write-ahead log fail, whoever needs it; [`has_failed`](Postgres::has_failed) tells.
+    /// Has the next flush of the write-ahead log fail, in whichever process; [`has_failed`](Postgres::has_failed) reports it.
     pub(crate) fn fail_next_flush(&self) {
         fs::write(self.home.join("fail"), "").expect("a flag");
     }

@@ -7,13 +7,15 @@ use crate::dev_postgres::Sharing;
 use crate::progress::Progress;
 use crate::schema;
 use crate::services::import::{ImportError, import_movies};
-use poolhouse::Settings;
+use poolhouse::{Settings, with_deadline};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-pub(crate) fn import(mut settings: Settings, file: &Path) -> Result<(), Failure> {
+/// Imports `file`, or nothing of it where that takes longer than `timeout`, counted from here.
+pub(crate) fn import(mut settings: Settings, file: &Path, timeout: Option<Duration>) -> Result<(), Failure> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
     // First, so that an unreadable file does not start the private server.
     let (name, input, size): (_, Box<dyn Read>, _) = match file == Path::new("-") {
         true => ("standard input".to_owned(), Box::new(io::stdin().lock()), None),
@@ -33,7 +35,11 @@ pub(crate) fn import(mut settings: Settings, file: &Path) -> Result<(), Failure>
             schema::apply(&mut pool.get_connection()?).map_err(not_applied(&target))?;
         }
         let mut progress = Progress::new(size);
-        let imported = import_movies(pool, input, &mut progress);
+        let load = || import_movies(pool, input, &mut progress);
+        let imported = match deadline {
+            Some(deadline) => with_deadline(deadline, load),
+            None => load(),
+        };
         progress.end();
         imported.map_err(|error| match error {
             ImportError::Database(error) if error.sqlstate() == Some("42P01") => missing_schema(&target),

@@ -12,6 +12,7 @@ use crate::cli::{Command, Failure};
 use crate::process::signals::{self, FirstSignal};
 use poolhouse::Settings;
 use poolhouse::settings::Source;
+use std::time::Duration;
 
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
@@ -27,7 +28,9 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Serve => serve::serve(settings),
         Command::Schema => schema::apply_schema(settings),
         Command::Check => check::check(settings),
-        Command::Import { file } => import::import(settings, &file),
+        Command::Import { file, timeout } => {
+            import::import(settings, &file, timeout.map(Duration::from_secs))
+        }
         Command::Ingest(arguments) => ingest::ingest_documents(settings, &arguments),
     }
 }

@@ -1,8 +1,8 @@
 //! SQL for loading many movies: straight into an empty table, otherwise into a temporary table from which changed
 //! rows are merged into `movies`.
 
-use poolhouse::postgres::CopyInWriter;
-use poolhouse::{Execute, Result, Transaction};
+use poolhouse::{Bulk, Execute, Result, Transaction};
+use serde::Serialize;
 
 /// The table that incoming movies are sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +35,26 @@ fn is_empty(tx: &Transaction<'_>) -> Result<bool> {
     Ok(tx.execute_query_one("SELECT NOT EXISTS (SELECT FROM movies)", &[])?.unwrap_or(false))
 }
 
-/// Starts a COPY of rows in text format; they count once it is finished.
-pub(crate) fn copy_in<'a>(tx: &'a mut Transaction<'_>, target: Target) -> Result<CopyInWriter<'a>> {
-    tx.copy_in(match target {
-        Target::Movies => "COPY movies (movie_id, title, year, genres) FROM STDIN",
-        Target::Incoming => "COPY incoming_movies (movie_id, title, year, genres) FROM STDIN",
-    })
+/// A movie on its way to the database.
+#[derive(Debug, Serialize)]
+pub(crate) struct MovieRow {
+    pub(crate) movie_id: i32,
+    pub(crate) title: String,
+    pub(crate) year: Option<i32>,
+    pub(crate) genres: Vec<String>,
+}
+
+/// Copies the movies to the table; returns how many.
+pub(crate) fn copy_in(
+    tx: &Transaction<'_>,
+    target: Target,
+    rows: impl Iterator<Item = MovieRow>,
+) -> Result<u64> {
+    let table = match target {
+        Target::Movies => "movies",
+        Target::Incoming => "incoming_movies",
+    };
+    tx.copy_in(table, &["movie_id", "title", "year", "genres"], rows)
 }
 
 /// Merges new and changed rows; returns how many movies were inserted and how many updated.

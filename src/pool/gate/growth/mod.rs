@@ -24,8 +24,8 @@ const DECAY: u32 = 64;
 pub(crate) struct Growth {
     /// Moving average of connect times.
     connect: Option<Duration>,
-    /// Moving average of hold times.
-    hold: Option<Duration>,
+    /// Moving average of hold times. The gate keeps it beside the counts that change with it; see [`average_hold`].
+    pub(super) hold: Option<Duration>,
     /// The pressure at `updated`, at most a connect time.
     pressure: Duration,
     updated: Option<Instant>,
@@ -49,10 +49,6 @@ impl Growth {
 
     pub(crate) fn note_connect(&mut self, took: Duration) {
         self.connect = Some(average(self.connect, took, 4));
-    }
-
-    pub(crate) fn note_use(&mut self, held: Duration) {
-        self.hold = Some(average(self.hold, held, 16));
     }
 
     /// Notes how many callers wait for which no connection is open or requested. Required after every change of that number.
@@ -129,6 +125,11 @@ impl Growth {
         self.pressure = self.pressure_at(now);
         self.updated = Some(now);
     }
+}
+
+/// The moving average of hold times after one more.
+pub(super) fn average_hold(old: Option<Duration>, held: Duration) -> Duration {
+    average(old, held, 16)
 }
 
 /// An exponentially weighted average that moves by 1/`weight` of the difference.

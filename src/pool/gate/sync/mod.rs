@@ -2,18 +2,18 @@
 //! replace them, so that it controls scheduling and time.
 
 #[cfg(not(poolhouse_shuttle))]
-pub(crate) use crate::pool::gate::sync::real::{Parker, now};
+pub(crate) use crate::pool::gate::sync::real::{Parker, SPINS, now, spin};
 #[cfg(not(poolhouse_shuttle))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 #[cfg(not(poolhouse_shuttle))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(poolhouse_shuttle))]
 pub(crate) use std::thread_local;
 
 #[cfg(poolhouse_shuttle)]
-pub(crate) use crate::pool::gate::sync::model::{Condvar, Parker, now};
+pub(crate) use crate::pool::gate::sync::model::{Condvar, Parker, SPINS, now, spin};
 #[cfg(poolhouse_shuttle)]
-pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8};
+pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 #[cfg(poolhouse_shuttle)]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 #[cfg(poolhouse_shuttle)]
@@ -51,5 +51,13 @@ mod real {
     /// The current time.
     pub(crate) fn now() -> Instant {
         Instant::now()
+    }
+
+    /// How often to look again at what another thread changes within a microsecond, before sleeping.
+    pub(crate) const SPINS: u32 = 100;
+
+    /// Lets a moment pass between two looks.
+    pub(crate) fn spin() {
+        std::hint::spin_loop();
     }
 }

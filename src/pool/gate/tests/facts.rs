@@ -64,7 +64,7 @@ fn a_deadline_is_kept_and_the_refusal_has_the_numbers() {
         let holders = [0, 1].map(|_| scope.spawn(|| gate.acquire_here(AGES).unwrap()));
         let _permits = holders.map(|holder| holder.join().unwrap());
         let started = now();
-        let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT, Location::caller()));
+        let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT));
         assert_eq!(refusal, Refusal::TimedOut);
         assert!(numbers.waited >= MOMENT && numbers.waited < MOMENT + AGES / 10, "{numbers:?}");
         assert_eq!((numbers.in_use, numbers.idle, numbers.connecting), (2, 0, 0));
@@ -81,7 +81,7 @@ fn the_queue_takes_max_waiting_callers_and_no_more() {
         let callers = [0; 3].map(|_| scope.spawn(|| gate.acquire_here(AGES)));
         until(|| waiting(&gate) == 3);
         let started = now();
-        let (refusal, numbers) = numbers(gate.acquire(started, started + AGES, Location::caller()));
+        let (refusal, numbers) = numbers(gate.acquire(started, started + AGES));
         assert_eq!((refusal, numbers.waiting), (Refusal::Saturated, 3));
         gate.close();
         assert!(callers.into_iter().all(|caller| caller.join().unwrap() == Err(Refusal::Closed)));
@@ -136,7 +136,7 @@ fn past_its_deadline_a_caller_with_a_dead_connection_gets_no_other() {
     let gate = stocked(limits(2, 2), Duration::ZERO);
     let dead = gate.acquire_here(AGES).unwrap();
     let started = now();
-    let outcome = gate.acquire_again(Some(dead), started, started, Location::caller());
+    let outcome = gate.acquire_again(Some(dead), started, started);
     assert_eq!(numbers(outcome).0, Refusal::Down, "a connection that did not answer is no exhaustion");
     let state = gate.lock();
     assert_eq!((state.idle, state.in_use, state.requested), (1, 0, 1), "the minimum is restored");
@@ -148,7 +148,7 @@ fn dead_connections_do_not_count_as_uses() {
     let dead = gate.acquire_here(AGES).unwrap();
     // Its wait is not part of the use either.
     let started = now() - AGES;
-    let permit = gate.acquire_again(Some(dead), started, now() + AGES, Location::caller()).unwrap();
+    let permit = gate.acquire_again(Some(dead), started, now() + AGES).unwrap();
     gate.release(permit, now());
     let status = gate.snapshot();
     assert_eq!((status.use_times.count(), status.wait_times.count(), status.requests), (1, 1, 1));
@@ -163,7 +163,7 @@ fn in_an_outage_a_zero_timeout_is_refused_with_the_outage() {
         assert!(matches!(gate.next_connect_request(), ConnectRequest::Connect(_)));
         assert!(gate.connect_failed("refused".to_owned(), is_login));
         let started = now();
-        let (refusal, numbers) = numbers(gate.acquire(started, started, Location::caller()));
+        let (refusal, numbers) = numbers(gate.acquire(started, started));
         assert_eq!(refusal, expected);
         assert!(numbers.last_failure.is_some());
     }
@@ -239,7 +239,7 @@ fn a_timeout_of_a_century_is_possible() {
 #[test]
 fn every_wait_is_counted_once_and_to_its_end() {
     let gate = stocked(Limits { max_waiting: 1, ..limits(2, 2) }, Duration::ZERO);
-    let waits = || gate.lock().counts.wait_times.clone();
+    let waits = || gate.snapshot().wait_times;
     std::thread::scope(|scope| {
         let permits = scope.spawn(|| [0; 2].map(|_| gate.acquire_here(AGES).unwrap())).join().unwrap();
         // Two callers that did not wait, and one that timed out.
@@ -258,8 +258,8 @@ fn every_wait_is_counted_once_and_to_its_end() {
     // A caller whose connection was found dead has waited since its first request, and is counted once.
     let before = waits();
     let started = now();
-    let dead = gate.acquire(started, started + AGES, Location::caller()).unwrap();
-    let permit = gate.acquire_again(Some(dead), started - AGES, now() + AGES, Location::caller()).unwrap();
+    let dead = gate.acquire(started, started + AGES).unwrap();
+    let permit = gate.acquire_again(Some(dead), started - AGES, now() + AGES).unwrap();
     gate.release(permit, now());
     assert_eq!(waits().count(), before.count() + 1);
     assert!(waits().sum >= before.sum + AGES, "{:?}", waits());
@@ -273,7 +273,7 @@ fn a_hanging_connect_is_reported_as_down_and_not_as_exhaustion() {
     let mut last = None;
     until(|| {
         let started = now();
-        let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT, Location::caller()));
+        let (refusal, numbers) = numbers(gate.acquire(started, started + MOMENT));
         assert!(numbers.unanswered_for >= last && numbers.in_use == 0, "{numbers:?}");
         last = numbers.unanswered_for;
         refusal == Refusal::Down
@@ -317,7 +317,7 @@ fn callers_turned_away_by_an_outage_or_a_suspension_are_counted_apart() {
 fn a_connection_that_is_not_in_the_store_yet_is_not_lost() {
     let gate = stocked(limits(1, 1), Duration::ZERO);
     let started = now();
-    let permit = gate.acquire(started, started, Location::caller()).unwrap();
+    let permit = gate.acquire(started, started).unwrap();
     let (refusal, numbers) = gate.put_back(permit, started);
     assert_eq!((refusal, numbers.in_use), (Refusal::TimedOut, 0));
     let state = gate.lock();
@@ -335,7 +335,7 @@ fn callers_are_taken_along_from_the_head_of_the_queue_up_to_the_first_that_is_re
             let thread = std::thread::spawn(move || {
                 let started = now();
                 let request = || (number != 2).then(|| Arc::new(number) as Request);
-                let granted = other.acquire_or_follow(started, started + AGES, Location::caller(), request);
+                let granted = other.acquire_or_follow(started, started + AGES, request);
                 match granted.map_err(|(refusal, _)| refusal).unwrap() {
                     Granted::TakenAlong => true,
                     Granted::Permit(permit) => {

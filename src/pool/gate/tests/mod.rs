@@ -15,6 +15,7 @@ fn limits(min: u32, max: u32) -> Limits {
     Limits {
         min,
         max,
+        ceiling: 2 * max,
         max_waiting: 100,
         outage_grace: Duration::from_secs(2),
         shedding: None,
@@ -37,7 +38,7 @@ fn stocked(limits: Limits, took: Duration) -> Gate {
 impl Gate {
     fn acquire_here(&self, timeout: Duration) -> Result<Permit, Refusal> {
         let started = now();
-        self.acquire(started, started + timeout, Location::caller()).map_err(|(refusal, _)| refusal)
+        self.acquire(started, started + timeout).map_err(|(refusal, _)| refusal)
     }
 }
 
@@ -49,9 +50,9 @@ impl State {
             self.unqueued_requests <= self.requested - self.connecting,
             "more unqueued requests than pending ones: {self:?}"
         );
-        let lent = self.holders.iter().flatten().count();
-        assert_eq!(lent, self.in_use as usize, "every lent connection has one holder: {self:?}");
-        assert_eq!(lent + self.free_entries.len(), self.holders.len(), "no entry is lost: {self:?}");
+        // Without the lock a connection is lent before its holder is registered, and returned after.
+        let holders = self.holders.count();
+        assert!(holders <= self.in_use as usize, "a holder of no connection: {self:?}");
         if self.phase == PoolState::Open {
             assert!(
                 self.idle == 0 || self.queue.is_empty(),
@@ -66,8 +67,16 @@ impl State {
         assert_eq!(self.growth.is_pressed(), self.unserved() > 0, "demand was not noted: {self:?}");
         let pending = |waiter: &Arc<Waiter>| waiter.outcome.load(Ordering::Relaxed) == PENDING;
         assert!(self.queue.iter().all(pending), "a settled waiter is in the queue: {self:?}");
-        let has_waiters = self.has_waiters.load(Ordering::Relaxed);
-        assert_eq!(has_waiters, !self.queue.is_empty(), "the hint is wrong: {self:?}");
+    }
+
+    /// [`check`](State::check), where no thread is about to take a connection or to return one.
+    fn check_at_rest(&self) {
+        self.check();
+        assert_eq!(
+            self.holders.count(),
+            self.in_use as usize,
+            "every lent connection has one holder: {self:?}"
+        );
     }
 
     /// [`check`](State::check), where the gate was never made smaller.

@@ -34,6 +34,12 @@ struct Parts {
     parameter_description: Option<Range<usize>>,
     /// The rows that the last completed statement affected.
     affected: u64,
+    /// The rows that all completed statements affected.
+    total_affected: u64,
+    /// Statements that were completed.
+    completed: u64,
+    /// The last statement has more rows than were asked for.
+    is_suspended: bool,
     is_parsed: bool,
     error: Option<Box<ServerError>>,
     copy: Option<Copy>,
@@ -62,6 +68,8 @@ pub(crate) enum Unasked<'a> {
     Notification(&'a [u8]),
     /// The server waits for COPY data.
     CopyIn,
+    /// The body of a CopyData message.
+    CopyData(&'a [u8]),
 }
 
 /// Reads one reply from bytes that arrive bit by bit.
@@ -70,9 +78,32 @@ pub(crate) struct ReplyReader {
     /// How many bytes were read.
     at: usize,
     parts: Parts,
+    /// The request is a COPY whose data was sent with it, or whose data the caller takes.
+    expects_copy: bool,
 }
 
 impl ReplyReader {
+    /// Reads the reply to a COPY.
+    pub(crate) fn of_copy() -> ReplyReader {
+        ReplyReader { expects_copy: true, ..ReplyReader::default() }
+    }
+
+    /// Removes the messages that were read from `bytes`: a COPY's data is handed on as it arrives.
+    pub(crate) fn discard_read(&mut self, bytes: &mut Vec<u8>) {
+        bytes.drain(..std::mem::take(&mut self.at));
+        let parts = std::mem::take(&mut self.parts);
+        // What refers to the removed bytes does not belong to the reply of a COPY.
+        self.parts = Parts {
+            affected: parts.affected,
+            total_affected: parts.total_affected,
+            completed: parts.completed,
+            is_parsed: parts.is_parsed,
+            error: parts.error,
+            copy: parts.copy,
+            ..Parts::default()
+        };
+    }
+
     /// Reads on in `bytes`, which begin where the reply begins. Returns the length of the reply once it is complete.
     pub(crate) fn read(
         &mut self,
@@ -93,7 +124,7 @@ impl ReplyReader {
                 b'D' => self.parts.add_row(place),
                 b'C' => {
                     note_body(kind, body, conn);
-                    self.parts.affected = affected(body);
+                    self.parts.complete(affected(body));
                 }
                 b'Z' => {
                     let &[status @ (b'I' | b'T' | b'E')] = body else {
@@ -115,9 +146,13 @@ impl ReplyReader {
                 b'N' => log_notice(body),
                 b'G' => {
                     self.parts.copy = Some(Copy::In);
-                    unasked(Unasked::CopyIn);
+                    if !self.expects_copy {
+                        unasked(Unasked::CopyIn);
+                    }
                 }
                 b'H' => self.parts.copy = Some(Copy::Out),
+                b's' => self.parts.is_suspended = true,
+                b'd' if self.expects_copy => unasked(Unasked::CopyData(body)),
                 // BindComplete, CloseComplete, NoData, EmptyQueryResponse, and the data and the end of a COPY.
                 b'2' | b'3' | b'n' | b'I' | b'd' | b'c' => {}
                 _ => return Err(Malformed(format!("an unexpected message {:?}", char::from(kind)))),
@@ -169,6 +204,12 @@ fn log_notice(body: &[u8]) {
 }
 
 impl Parts {
+    fn complete(&mut self, affected: u64) {
+        self.affected = affected;
+        self.total_affected = self.total_affected.saturating_add(affected);
+        self.completed += 1;
+    }
+
     fn add_row(&mut self, place: Range<usize>) {
         if self.row_count == 0 {
             self.rows.start = place.start - 5;
@@ -201,6 +242,21 @@ impl Reply {
 
     pub(crate) fn affected(&self) -> u64 {
         self.parts.affected
+    }
+
+    /// The rows that all completed statements affected.
+    pub(crate) fn total_affected(&self) -> u64 {
+        self.parts.total_affected
+    }
+
+    /// How many statements were completed.
+    pub(crate) fn completed(&self) -> u64 {
+        self.parts.completed
+    }
+
+    /// Whether the statement has more rows than were asked for.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.parts.is_suspended
     }
 
     /// The values of the last row, as text, of statements without parameters.

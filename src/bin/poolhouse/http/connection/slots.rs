@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_idle_makes_room_and_who_is_at_work_does_not() {
+    fn the_longest_idle_connection_makes_room_and_a_busy_one_does_not() {
         let limit = ConnectionLimit { soft: 3, hard: 4 };
         let mut slots: Vec<_> = (0..3).map(|_| Slot::take(limit)).collect();
         slots[0].exchange.enter(Phase::Handling);

@@ -6,6 +6,13 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+impl Growth {
+    /// As the gate does where a connection comes back.
+    fn note_use(&mut self, held: Duration) {
+        self.hold = Some(average_hold(self.hold, held));
+    }
+}
+
 fn learnt(connect: Duration, hold: Duration) -> Growth {
     let mut growth = Growth::default();
     growth.note_connect(connect);

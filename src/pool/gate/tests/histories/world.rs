@@ -158,9 +158,9 @@ impl World {
         let outcome = match again {
             None => {
                 self.tally.requests += 1;
-                self.gate.acquire(started, started + timeout, Location::caller())
+                self.gate.acquire(started, started + timeout)
             }
-            Some(dead) => self.gate.acquire_again(Some(dead), started, started + timeout, Location::caller()),
+            Some(dead) => self.gate.acquire_again(Some(dead), started, started + timeout),
         };
         let waited = started.elapsed();
         match (outcome, expected) {
@@ -257,6 +257,7 @@ impl World {
                 && (state.requested == state.connecting || !has_free_connector || state.backoff.is_down())
         });
         let state = gate.lock();
+        state.check_at_rest();
         state.check_bounded();
         let shown = (state.idle, state.checking, state.in_use as usize, state.queue.len(), state.phase);
         let model = (self.idle, self.checking, self.lent.len(), self.queue.len(), self.phase);
@@ -375,8 +376,7 @@ impl World {
             self.apply(&Event::Connected { took: Duration::ZERO });
         }
         assert_eq!(self.gate.wait_until_idle(now() + AGES), 0);
-        let state = self.gate.lock();
-        assert_eq!(state.total(), 0, "{state:?}");
-        assert_eq!(Tally::shown(&state.counts), self.tally);
+        assert_eq!(self.gate.lock().total(), 0, "{:?}", self.gate);
+        assert_eq!(Tally::shown(&self.gate.snapshot()), self.tally);
     }
 }

@@ -30,7 +30,7 @@ fn a_good_query_string_is_read() {
 }
 
 #[test]
-fn a_bad_query_string_is_told_what_is_wrong() {
+fn a_bad_query_string_is_refused_with_what_is_wrong() {
     let long = format!("search={}", "x".repeat(201));
     let cases = [
         ("limit=0", "limit: '0' is not a whole number from 1 to 100"),
@@ -63,7 +63,7 @@ fn a_bad_query_string_is_told_what_is_wrong() {
 }
 
 #[test]
-fn of_many_problems_the_first_are_told_and_the_rest_is_counted() {
+fn of_many_problems_the_first_are_reported_and_the_rest_is_counted() {
     let message = problems(movie_filter(&"a&".repeat(30_000)).unwrap_err());
     assert!(message.len() < 4096, "{} bytes", message.len());
     assert!(message.ends_with("; … and 29980 more"), "{message}");
@@ -98,7 +98,7 @@ fn a_good_body_is_read() {
 }
 
 #[test]
-fn a_bad_body_is_told_everything_that_is_wrong() {
+fn a_bad_body_is_refused_with_everything_that_is_wrong() {
     let good = |name: &str, value: Value| {
         let mut movie = json!({"movie_id": 7, "title": "Alien"});
         movie[name] = value;

@@ -1,6 +1,8 @@
 //! Scenarios for the model checker. No caller has a time limit unless giving up is part of the scenario, so shuttle reports a
 //! lost wake-up as a deadlock.
 
+mod sharing;
+
 use super::*;
 use crate::pool::gate::sync::model::{FOR_EVER, restart};
 use shuttle::thread::{JoinHandle, spawn};
@@ -73,7 +75,7 @@ fn assert_served(callers: Vec<JoinHandle<Result<(), Refusal>>>) {
 /// No caller waits, no connection is lent, and `idle` are idle.
 fn assert_at_rest(gate: &Gate, idle: u32) {
     let state = gate.lock();
-    state.check();
+    state.check_at_rest();
     assert_eq!((state.idle, state.in_use, state.checking), (idle, 0, 0), "{state:?}");
     assert!(state.queue.is_empty(), "{state:?}");
 }
@@ -99,6 +101,42 @@ fn callers_are_served_by_the_releases_of_others() {
         join_all(callers.collect());
         gate.lock().check_bounded();
         assert_at_rest(&gate, 2);
+        let status = gate.snapshot();
+        let counted = (status.requests, status.wait_times.count(), status.use_times.count());
+        assert_eq!(counted, (8, 8, 8));
+        assert!((1..=2).contains(&status.peak_in_use), "{status:?}");
+    });
+}
+
+#[test]
+fn a_holder_that_asks_for_another_connection_is_served_or_refused_at_once() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
+        let mine = gate.acquire_here(AGES).unwrap();
+        let other = in_thread(&gate, |gate| use_once(gate, AGES).and_then(|()| use_once(gate, AGES)));
+        match gate.acquire_here(AGES) {
+            Ok(permit) => gate.release(permit, now()),
+            Err(refusal) => assert_eq!(refusal, Refusal::SelfDeadlock),
+        }
+        gate.release(mine, now());
+        assert_eq!(other.join().unwrap(), Ok(()));
+        assert_at_rest(&gate, 2);
+    });
+}
+
+#[test]
+fn a_holder_gets_the_connection_that_is_being_cleaned() {
+    explore(|| {
+        let gate = Arc::new(stocked(limits(2, 2), Duration::ZERO));
+        let mine = gate.acquire_here(AGES).unwrap();
+        let other = gate.acquire_here(AGES).unwrap();
+        gate.detach(&other);
+        let cleaner = in_thread(&gate, |gate| gate.release(other, now()));
+        let cleaned = gate.acquire_here(AGES).unwrap();
+        gate.release(cleaned, now());
+        gate.release(mine, now());
+        cleaner.join().unwrap();
+        assert_at_rest(&gate, 2);
     });
 }
 
@@ -112,43 +150,6 @@ fn a_grant_to_a_caller_that_gives_up_at_that_moment_is_not_lost() {
         gate.release(permit, now());
         assert!(matches!(hasty.join().unwrap(), Ok(()) | Err(Refusal::TimedOut)));
         assert_eq!(patient.join().unwrap(), Ok(()));
-        assert_at_rest(&gate, 1);
-    });
-}
-
-/// Waits with a request, and releases a permit at once. Returns whether another caller took the request along.
-fn follow_once(gate: &Gate, timeout: Duration) -> Result<bool, Refusal> {
-    let started = now();
-    let granted =
-        gate.acquire_or_follow(started, started + timeout, Location::caller(), || Some(Arc::new(())));
-    gate.lock().check();
-    match granted.map_err(|(refusal, _)| refusal)? {
-        Granted::TakenAlong => Ok(true),
-        Granted::Permit(permit) => {
-            gate.release(permit, now());
-            Ok(false)
-        }
-    }
-}
-
-#[test]
-fn a_caller_taken_along_when_its_time_ends_has_one_outcome() {
-    explore(|| {
-        let gate = Arc::new(stocked(limits(1, 1), Duration::ZERO));
-        let permit = gate.acquire_here(AGES).unwrap();
-        let hasty = in_thread(&gate, |gate| follow_once(gate, SHORT));
-        let patient = in_thread(&gate, |gate| follow_once(gate, AGES));
-        let taken = gate.take_along(2, |_| true);
-        gate.lock().check();
-        gate.release(permit, now());
-        taken.iter().for_each(|waiter| waiter.wake());
-        let outcomes = [hasty.join().unwrap(), patient.join().unwrap()];
-        assert_ne!(outcomes[1], Err(Refusal::TimedOut));
-        assert_eq!(
-            outcomes.iter().filter(|outcome| **outcome == Ok(true)).count(),
-            taken.len(),
-            "{outcomes:?}"
-        );
         assert_at_rest(&gate, 1);
     });
 }
@@ -276,7 +277,7 @@ fn callers_with_dead_connections_are_served_again() {
         let unlucky = (0..2).map(|_| {
             in_thread(&gate, |gate| {
                 let dead = gate.acquire_here(AGES).unwrap();
-                let permit = gate.acquire_again(Some(dead), now(), now() + AGES, Location::caller()).unwrap();
+                let permit = gate.acquire_again(Some(dead), now(), now() + AGES).unwrap();
                 gate.lock().check();
                 gate.release(permit, now());
             })
