@@ -11,6 +11,13 @@ use serde_json::{Value, json};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Without a token, as a load balancer asks; the body has the status and nothing more.
+#[track_caller]
+fn readiness(app: &App) -> (u16, Value) {
+    let answer = get(app, "/api/health/ready");
+    (answer.status, answer.json())
+}
+
 /// Answered from counters, and so without a connection and whatever else goes on.
 #[track_caller]
 fn pool_health(app: &App) -> (u16, Value) {
@@ -52,7 +59,7 @@ fn the_answers_have_the_keys_users_know() {
 #[test]
 fn health_answers_head_and_refuses_other_methods_with_those_it_has() {
     let app = App::start();
-    for path in ["/api/health", "/api/health/db", "/api/health/db/test"] {
+    for path in ["/api/health", "/api/health/ready", "/api/health/db", "/api/health/db/test"] {
         let head = send(&app, "HEAD", path, Some(&app.token), None);
         assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
@@ -109,6 +116,8 @@ fn with_every_connection_lent_health_answers_and_queries_are_refused_in_time() {
             requests(&report),
             "it has asked the pool for a connection"
         );
+        assert_eq!(readiness(&app), (200, json!({"status": "ready"})), "a busy pool serves its queue");
+        assert_eq!(requests(&pool_health(&app).1), requests(&report), "readiness asked for a connection");
         let warnings = report["warnings"].to_string();
         assert!(warnings.contains("2 of 2 connections in use (100%)"), "{warnings}");
         assert!(
@@ -144,6 +153,7 @@ fn with_the_server_gone_health_says_so_at_once_and_opens_nothing() {
         &[("DATABASE_URL", &url), ("DB_POOL_OUTAGE_GRACE_S", "0"), ("DB_POOL_ACQUIRE_TIMEOUT_S", "1")],
     );
     assert_eq!(get(&app, "/api/movies/1").status, 200);
+    assert_eq!(readiness(&app), (200, json!({"status": "ready"})));
 
     server.kill();
     eventually("reads are answered with 503", SOON, || {
@@ -160,10 +170,12 @@ fn with_the_server_gone_health_says_so_at_once_and_opens_nothing() {
     assert_eq!((status, &report["status"]), (503, &json!("error")), "{report}");
     assert!(!report.to_string().contains("127.0.0.1") && !report.to_string().contains(&port), "{report}");
     assert_eq!(get(&app, "/api/health").status, 200, "the process itself is well");
+    assert_eq!(readiness(&app), (503, json!({"status": "unavailable"})));
 
     server.start_again();
     eventually("reads are answered again", SOON, || get(&app, "/api/movies/1").status == 200);
     eventually("the pool is healthy again", SOON, || pool_health(&app).1["status"] == "healthy");
+    assert_eq!(readiness(&app), (200, json!({"status": "ready"})));
 }
 
 /// Names have their addresses in a file that only this service sees.

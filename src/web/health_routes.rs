@@ -3,7 +3,7 @@
 use crate::database_pool::DatabasePool;
 use crate::error::{Error, Result};
 use crate::health::{HealthReport, HealthStatus};
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolState};
 use crate::query::Execute;
 use crate::web::bridge::threads::Load;
 use crate::web::bridge::{self, blocking_apart};
@@ -48,6 +48,10 @@ impl WatchedPool {
 /// Mounts the health routes into an app.
 ///
 /// - `GET /api/health`, open: 200 while the process serves requests; it uses no connection.
+/// - `GET /api/health/ready`, open: 200 with `{"status":"ready"}` while the pool lends connections, 503 with
+///   `{"status":"unavailable"}` while it is not initialized, closed or suspended, or while the report of `/api/health/db` is
+///   `error`. All connections lent is 200: the pool queues callers, and a load balancer that removes a busy instance
+///   overloads the others. It reads counters, uses no connection, and its body contains only the status.
 /// - `GET /api/health/db`, with a token: the [`HealthReport`], with 200 if its status is `healthy` or `warning`, and 503 if it
 ///   is `error`. The worker computes it from counters: it needs no blocking thread and no connection, so it works with all
 ///   connections lent and with the server down.
@@ -75,6 +79,9 @@ pub fn health_routes(
         config
             .service(resource("/api/health").route(read().to(process_health)))
             .service(
+                resource("/api/health/ready").app_data(Data::new(pool.clone())).route(read().to(readiness)),
+            )
+            .service(
                 resource("/api/health/db")
                     .app_data(Data::new(pool.clone()))
                     .route(read().to(pool_health).wrap(auth.clone())),
@@ -95,6 +102,23 @@ struct ProcessHealth {
 
 async fn process_health() -> HttpResponse {
     HttpResponse::Ok().json(ProcessHealth { status: "ok", message: "the service is running" })
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+}
+
+async fn readiness(pool: Data<WatchedPool>) -> HttpResponse {
+    let is_ready = pool.get().is_ok_and(|pool| {
+        let status = pool.status();
+        status.state == PoolState::Open && HealthReport::new(&status).status != HealthStatus::Error
+    });
+    if is_ready {
+        HttpResponse::Ok().json(Readiness { status: "ready" })
+    } else {
+        HttpResponse::ServiceUnavailable().json(Readiness { status: "unavailable" })
+    }
 }
 
 async fn pool_health(pool: Data<WatchedPool>) -> HttpResponse {
