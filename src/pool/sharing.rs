@@ -11,14 +11,15 @@
 use crate::error::{Error, Interruption, Result};
 use crate::pool::cancellation;
 use crate::pool::gate::{Request, Waiter};
-use crate::pool::session::batch::Sent;
-use crate::pool::session::{Answer, Effect, Encoded, Failure, Limit, Params, Retry};
+use crate::pool::session::batch::{Member, Sent};
+use crate::pool::session::{Answer, Effect, Encoded, Failure, Limit, Params, Retry, Session};
 use crate::pool::status::CloseReason;
 use crate::pool::{Lease, Shared};
 use crate::settings::ShareRoundTrips;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,9 @@ pub(crate) enum Access {
 /// The request of a caller in the queue.
 struct Ticket {
     encoded: Encoded,
+    access: Access,
+    /// A leader has found that the statement can only read.
+    only_reads: AtomicBool,
     progress: Mutex<Progress>,
 }
 
@@ -59,10 +63,6 @@ enum Progress {
 impl Ticket {
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_waiting(&self) -> bool {
-        matches!(*self.progress(), Progress::Waiting)
     }
 
     /// Gives the caller its outcome, if it waits for one.
@@ -84,15 +84,25 @@ impl fmt::Debug for Ticket {
 struct Follower {
     waiter: Arc<Waiter>,
     ticket: Arc<Ticket>,
-    effect: Effect,
+    member: Member,
+}
+
+impl Follower {
+    /// Whether the statement may be run again while its reply is due.
+    fn is_repeatable(&self) -> bool {
+        // A caller that writes is not to learn of a lost connection because another caller's reply is late.
+        self.member.effect == Effect::None && self.ticket.access == Access::Query
+    }
 }
 
 /// A batch that was sent: the connection, and the followers whose replies are due on it, in order.
 struct Batch {
     /// `None` once it was handed on.
     lease: Option<Lease>,
-    /// `None` before the batch was sent.
+    /// `None` before anything of it may have been sent.
     sent: Option<Sent>,
+    /// The limit of the caller that leads.
+    limit: Limit,
     due: VecDeque<Follower>,
     /// The callers that have their outcome and are not woken yet.
     settled: Vec<Arc<Waiter>>,
@@ -108,8 +118,13 @@ impl Shared {
             _ => {}
         }
         let encoded = Encoded::new(&self.catalogue, sql, params)?;
-        (encoded.size() <= MAX_BYTES)
-            .then(|| Arc::new(Ticket { encoded, progress: Mutex::new(Progress::Waiting) }) as Request)
+        let ticket = Ticket {
+            encoded,
+            access,
+            only_reads: AtomicBool::new(false),
+            progress: Mutex::new(Progress::Waiting),
+        };
+        (ticket.encoded.size() <= MAX_BYTES).then(|| Arc::new(ticket) as Request)
     }
 
     /// Waits for the outcome of a request that a leader has taken along.
@@ -129,11 +144,11 @@ impl Shared {
                 Progress::Done(outcome) => return outcome,
                 Progress::Leading(batch) => {
                     drop(progress);
-                    return batch.lead_on(self, &ticket, limit, at);
+                    return batch.lead_on(self, &ticket, limit.since(started), at);
                 }
                 Progress::Waiting | Progress::Gone => {}
             }
-            let only_reads = self.settings.share_round_trips != ShareRoundTrips::All;
+            let only_reads = ticket.only_reads.load(Ordering::Acquire);
             if cancellation::is_cancelled() && only_reads {
                 return Err(Failure::without_retry(Error::Cancelled));
             }
@@ -164,16 +179,17 @@ impl Shared {
         let waiters = self.gate.take_along(MAX_FOLLOWERS, |request| {
             let Ok(ticket) = request.clone().downcast::<Ticket>() else { return false };
             size += ticket.encoded.size();
-            match session.effect_of(&ticket.encoded, share).filter(|_| size <= MAX_BYTES) {
-                Some(effect) => {
-                    found.push_back((ticket, effect));
+            match session.member_of(&ticket.encoded, share).filter(|_| size <= MAX_BYTES) {
+                Some(member) => {
+                    ticket.only_reads.store(member.effect == Effect::None, Ordering::Release);
+                    found.push_back((ticket, member));
                     true
                 }
                 None => false,
             }
         });
         let followers = waiters.into_iter().zip(found);
-        followers.map(|(waiter, (ticket, effect))| Follower { waiter, ticket, effect }).collect()
+        followers.map(|(waiter, (ticket, member))| Follower { waiter, ticket, member }).collect()
     }
 }
 
@@ -185,40 +201,55 @@ impl Lease {
         if share == ShareRoundTrips::Off || !shared.gate.has_waiters() {
             return self.run(sql, params);
         }
-        let Some(effect) = self.session().effect_in_batch(sql, share) else { return self.run(sql, params) };
+        let Some(member) = self.session().member(sql, share) else { return self.run(sql, params) };
         let due = shared.take_along(&mut self);
         if due.is_empty() {
             return self.run(sql, params);
         }
-        let mut batch = Batch { lease: Some(self), sent: None, due, settled: Vec::new() };
-        batch.lead(&shared, sql, params, effect)
+        let limit = shared.statement_limit();
+        Batch { lease: Some(self), sent: None, limit, due, settled: Vec::new() }
+            .lead(&shared, sql, params, &member)
     }
 }
 
 impl Batch {
     fn lead(
-        &mut self,
+        mut self,
         shared: &Arc<Shared>,
         sql: &str,
         params: Params<'_>,
-        effect: Effect,
+        member: &Member,
     ) -> Result<Answer, Failure> {
-        let limit = shared.statement_limit();
-        let Batch { lease: Some(lease), sent, due, .. } = self else {
+        let Batch { lease: Some(lease), sent, limit, due, .. } = &mut self else {
             unreachable!("bug: a batch without a connection")
         };
+        let limit = *limit;
         let outcome = shared.cancellable(lease.session(), |session| {
-            let all = due
-                .iter()
-                .fold(effect, |all, follower| if all == Effect::None { follower.effect } else { all });
+            // Before anything is sent: even where the send fails, a part of it may have arrived.
+            let sent = sent.insert(session.begin_batch(limit)?);
+            let effects = due.iter().map(|follower| follower.member.effect);
+            let worst = effects
+                .fold(member.effect, |worst, effect| if worst == Effect::None { effect } else { worst });
             let others = due.iter().map(|follower| &follower.ticket.encoded);
-            let sent = sent.insert(session.send_batch(sql, params, others, all, limit)?);
-            if !session.is_reply_there(Instant::now() + PATIENCE) {
+            session.send_batch(sql, params, others, worst, member.effect, sent)?;
+            if !session.is_reply_there(patience(limit)) {
                 give_up_reads(due.iter());
             }
-            session.receive_in_batch(sql, effect, sent)
+            session.receive_in_batch(sql, member, sent)
         });
-        self.finish();
+        self.receive_rest();
+        let is_stale = outcome.as_ref().is_err_and(|failure| failure.retry == Retry::Safe);
+        if let Some(lease) = &mut self.lease
+            && is_stale
+            && lease.session().is_clean()
+        {
+            // It was refused for what the session knew of it, which it now has forgotten.
+            self.settled.drain(..).for_each(|waiter| waiter.wake());
+            let outcome = lease.run(sql, params);
+            self.end();
+            return outcome;
+        }
+        self.end();
         outcome
     }
 
@@ -230,118 +261,130 @@ impl Batch {
         limit: Limit,
         at: &'static Location<'static>,
     ) -> Result<Answer, Failure> {
-        let Batch { lease: Some(lease), sent: Some(sent), due, settled } = &mut self else {
+        self.limit = limit;
+        let Batch { lease: Some(lease), sent: Some(sent), due, settled, .. } = &mut self else {
             unreachable!("bug: a batch without a connection was handed on")
         };
         lease.pass_on(at);
-        let outcome = shared.cancellable(lease.session(), |session| {
-            session.take_charge(limit);
-            while let Some(Follower { waiter, ticket: next, effect }) = due.pop_front() {
-                if session.is_broken() {
-                    let failure = session.lost_in_batch(effect, Some(sent));
-                    if Arc::ptr_eq(&next, ticket) {
-                        return Err(failure);
-                    }
-                    next.settle(Err(failure));
-                    settled.push(waiter);
-                    continue;
-                }
-                let outcome = session.receive_other(&next.encoded, effect, sent);
-                if Arc::ptr_eq(&next, ticket) {
+        let mut receive_own = |session: &mut Session| {
+            session.bound_batch(limit);
+            while let Some(next) = due.pop_front() {
+                let outcome = receive(session, &next, sent);
+                if Arc::ptr_eq(&next.ticket, ticket) {
                     return outcome;
                 }
-                next.settle(outcome);
-                settled.push(waiter);
+                next.ticket.settle(outcome);
+                settled.push(next.waiter);
             }
             unreachable!("bug: a batch was handed to a caller without a reply in it")
-        });
-        self.finish();
+        };
+        let outcome = match ticket.only_reads.load(Ordering::Acquire) {
+            true => shared.cancellable(lease.session(), receive_own),
+            // It was sent: its outcome is waited for, though the caller's work may be cancelled.
+            false => receive_own(lease.session()),
+        };
+        self.receive_rest();
+        self.end();
         outcome
     }
 
-    /// Receives the replies that are due, or hands the connection on where one is late; returns the connection to the pool, and
-    /// wakes the others after that, because the next caller in the queue has waited longer than they need to.
-    fn finish(&mut self) {
+    /// Receives the replies that are due, or hands the connection on where one is late.
+    fn receive_rest(&mut self) {
         if let (Some(lease), Some(sent)) = (&mut self.lease, &self.sent) {
             lease.session().pause(self.due.len(), sent);
         }
-        let patience = Instant::now() + PATIENCE;
+        let until = patience(self.limit);
         while let (Some(lease), Some(sent)) = (&mut self.lease, &mut self.sent) {
             let session = lease.session();
-            if session.is_broken() {
-                break;
-            }
             let Some(next) = self.due.front() else { break };
-            if !session.is_reply_there(patience) {
-                self.hand_on();
-                break;
+            if session.has_sent_nothing(sent) {
+                return self.settle_rest();
             }
-            let outcome = session.receive_other(&next.ticket.encoded, next.effect, sent);
-            next.ticket.settle(outcome);
+            if !session.has_ended() && !session.is_reply_there(until) {
+                return self.hand_on();
+            }
+            // The reply is there, so that this does not wait; and it is no matter of this caller's limit.
+            session.bound_batch(Limit::Within(Some(PATIENCE)));
+            next.ticket.settle(receive(session, next, sent));
             self.settled.extend(self.due.pop_front().map(|follower| follower.waiter));
         }
-        self.end();
     }
 
     /// Hands the connection to the first caller that still waits for a reply on it.
     fn hand_on(&mut self) {
         give_up_reads(self.due.iter().skip(1));
-        let Some(next) = self.due.iter().position(|follower| follower.ticket.is_waiting()) else {
-            return self.abandon();
-        };
-        let (waiter, ticket) = (self.due[next].waiter.clone(), self.due[next].ticket.clone());
-        let mut progress = ticket.progress();
-        if !matches!(*progress, Progress::Waiting) {
-            // Its caller has just given up.
-            drop(progress);
-            return self.hand_on();
-        }
         // This thread may be back for another connection before the next leader has woken up.
         self.lease.iter().for_each(Lease::detach);
-        let rest = Batch {
-            lease: self.lease.take(),
-            sent: self.sent.take(),
-            due: std::mem::take(&mut self.due),
-            settled: Vec::new(),
-        };
-        *progress = Progress::Leading(Box::new(rest));
-        drop(progress);
-        self.settled.push(waiter);
-    }
-
-    /// No caller waits for the replies that are due any more: maintenance receives them.
-    fn abandon(&mut self) {
+        let waiting = self.due.iter().map(|follower| (follower.waiter.clone(), follower.ticket.clone()));
+        for (waiter, ticket) in waiting.collect::<Vec<_>>() {
+            let mut progress = ticket.progress();
+            if let Progress::Waiting = *progress {
+                let rest = Batch {
+                    lease: self.lease.take(),
+                    sent: self.sent.take(),
+                    limit: self.limit,
+                    due: std::mem::take(&mut self.due),
+                    settled: Vec::new(),
+                };
+                *progress = Progress::Leading(Box::new(rest));
+                drop(progress);
+                self.settled.push(waiter);
+                return;
+            }
+        }
+        // No caller waits for these replies any more.
         if let Some(lease) = &mut self.lease {
             lease.session().abandon(self.due.len());
         }
+        self.due.clear();
+        // Returning the connection may take this thread a while.
+        self.wake();
     }
 
-    /// Returns the connection, settles the followers without an outcome, and wakes all that have one.
+    /// Settles the followers without an outcome, returns the connection to the pool, and wakes the others after that, because the
+    /// next caller in the queue has waited longer than they need to.
     fn end(&mut self) {
-        if let Some(mut lease) = self.lease.take() {
-            for follower in self.due.drain(..) {
-                follower
-                    .ticket
-                    .settle(Err(lease.session().lost_in_batch(follower.effect, self.sent.as_ref())));
-                self.settled.push(follower.waiter);
+        self.settle_rest();
+        drop(self.lease.take());
+        self.wake();
+    }
+
+    /// Settles the followers whose replies will not come.
+    fn settle_rest(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            for Follower { waiter, ticket, member } in self.due.drain(..) {
+                ticket.settle(Err(lease.session().lost_in_batch(member.effect, self.sent.as_ref())));
+                self.settled.push(waiter);
             }
-            drop(lease);
         }
-        for waiter in self.settled.drain(..) {
-            waiter.wake();
-        }
+    }
+
+    fn wake(&mut self) {
+        self.settled.drain(..).for_each(|waiter| waiter.wake());
     }
 }
 
-/// Has these callers run their statements again on other connections, if they only read. Their replies are still due.
+/// Until when a caller with this limit waits for a reply before the others behind it are told to go on without it.
+fn patience(limit: Limit) -> Instant {
+    let now = Instant::now();
+    limit.until(now).map_or(now + PATIENCE, |until| until.min(now + PATIENCE))
+}
+
+/// Receives the reply to a follower, if the connection has not ended before.
+fn receive(session: &mut Session, follower: &Follower, sent: &mut Sent) -> Result<Answer, Failure> {
+    match session.has_ended() {
+        true => Err(session.lost_in_batch(follower.member.effect, Some(sent))),
+        false => session.receive_other(&follower.ticket.encoded, &follower.member, sent),
+    }
+}
+
+/// Has these callers run their statements again on other connections, where that is safe. Their replies are still due.
 fn give_up_reads<'a>(followers: impl Iterator<Item = &'a Follower>) {
-    for Follower { waiter, ticket, effect } in followers {
-        if *effect == Effect::None {
-            let text = "the reply to the statement of another caller in the same batch is late";
-            let error = Error::ConnectionLost(Interruption::new(Duration::ZERO, text));
-            ticket.settle(Err(Failure { error, retry: Retry::ReadOnly }));
-            waiter.wake();
-        }
+    for Follower { waiter, ticket, .. } in followers.filter(|follower| follower.is_repeatable()) {
+        let text = "the reply to the statement of another caller in the same batch is late";
+        let error = Error::ConnectionLost(Interruption::new(Duration::ZERO, text));
+        ticket.settle(Err(Failure { error, retry: Retry::ReadOnly }));
+        waiter.wake();
     }
 }
 

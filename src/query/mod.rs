@@ -204,8 +204,9 @@ impl Pool {
             }
         };
         loop {
-            let outcome = match attempts.lost {
-                0 => lease.run_shared(sql, params),
+            let outcome = match (attempts.failed, attempts.lost) {
+                (0, _) => lease.run_shared(sql, params),
+                (_, 0) => lease.run(sql, params),
                 _ => lease.query_again(sql, params),
             };
             match outcome {

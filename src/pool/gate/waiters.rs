@@ -135,10 +135,15 @@ impl Gate {
         let mut state = self.lock();
         let now = now();
         while taken.len() < most
+            && state.phase == PoolState::Open
             && let Some(waiter) =
                 state.queue.pop_front_if(|waiter| waiter.request.as_ref().is_some_and(&mut takes))
         {
-            state.counts.wait_times.add(now.saturating_duration_since(waiter.since));
+            let waited = now.saturating_duration_since(waiter.since);
+            if state.limits.shedding.is_some_and(|(target, _)| waited <= target) {
+                state.shed_after = None;
+            }
+            state.counts.wait_times.add(waited);
             state.counts.shared_round_trips += 1;
             waiter.settle(TAKEN_ALONG);
             taken.push(waiter);

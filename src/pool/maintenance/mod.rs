@@ -265,7 +265,11 @@ impl Shared {
     pub(super) fn clean(&self, mut pooled: Pooled, permit: Permit, limit: Duration) {
         // A surplus connection is closed without a reset.
         if !self.gate.retires() {
-            if catch_panic(|| pooled.reset(Instant::now() + limit)) {
+            if !pooled.receive_abandoned() {
+                // A slow statement, whose caller has given it up.
+                self.maintenance.cancel(pooled.cancel());
+                pooled.mark_for_close(CloseReason::Dirty);
+            } else if catch_panic(|| pooled.reset(Instant::now() + limit)) {
                 self.gate.with_counts(|counts| counts.resets += 1);
             } else {
                 self.note_failed_reset(&mut pooled);

@@ -10,6 +10,7 @@ use crate::pool::session::outcome::{Checkpoint, Fault};
 use crate::pool::session::statement::may_be_stale;
 use crate::pool::session::statement_cache::write_bind;
 use crate::pool::session::{Answer, Effect, Failure, Limit, Params, Retry, Session};
+use crate::rows::Column;
 use crate::settings::ShareRoundTrips;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
@@ -60,13 +61,20 @@ const FURTHER: u32 = 4;
 /// The longest pause for replies.
 const MAX_PAUSE: Duration = Duration::from_millis(1);
 
+/// A statement that can be part of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    /// What it may have done if its reply is lost.
+    pub(crate) effect: Effect,
+    /// Kept here, because another statement of the batch may have the session forget it.
+    columns: Arc<[Column]>,
+}
+
 impl Session {
-    /// What the statement may do, if it can be part of a batch on this session; `None` if it has to be run alone.
-    pub(crate) fn effect_in_batch(&mut self, sql: &str, share: ShareRoundTrips) -> Option<Effect> {
-        let is_ready = self.close_reason.is_none()
-            && !self.is_dirty
+    /// What is to be known of the statement if it can be part of a batch on this session; `None` if it has to be run alone.
+    pub(crate) fn member(&mut self, sql: &str, share: ShareRoundTrips) -> Option<Member> {
+        let is_ready = self.is_clean()
             && !self.in_transaction
-            && self.conn.status() == Some(b'I')
             && self.conn.reads_as_written(sql)
             && self.conn.reads_as_at_login();
         let epoch = self.statements.catalogue().epoch();
@@ -75,36 +83,47 @@ impl Session {
             return None;
         }
         let traits = prepared.traits;
-        match share {
-            _ if !traits.is_clean || !traits.is_atomic || traits.controls_transaction => None,
-            ShareRoundTrips::Reads | ShareRoundTrips::All if traits.only_reads => Some(Effect::None),
-            ShareRoundTrips::All => Some(Effect::Lasting),
-            _ => None,
-        }
+        let effect = match share {
+            _ if !traits.is_clean || !traits.is_atomic || traits.controls_transaction => return None,
+            ShareRoundTrips::Reads | ShareRoundTrips::All if traits.only_reads => Effect::None,
+            ShareRoundTrips::All => Effect::Lasting,
+            _ => return None,
+        };
+        Some(Member { effect, columns: prepared.columns() })
     }
 
-    /// What the encoded statement may do, if it can be part of a batch on this session.
-    pub(crate) fn effect_of(&mut self, encoded: &Encoded, share: ShareRoundTrips) -> Option<Effect> {
+    /// The same of an encoded statement.
+    pub(crate) fn member_of(&mut self, encoded: &Encoded, share: ShareRoundTrips) -> Option<Member> {
         let sql = &encoded.description.sql;
-        let effect = self.effect_in_batch(sql, share)?;
-        self.statements.cached(sql)?.is(&encoded.description).then_some(effect)
+        let member = self.member(sql, share)?;
+        self.statements.cached(sql)?.is(&encoded.description).then_some(member)
     }
 
-    /// Sends the caller's own statement, and the others after it. `effect` is the worst of all.
+    /// Whether the session is idle, clean and to be kept.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.close_reason.is_none() && !self.is_dirty && self.conn.status() == Some(b'I')
+    }
+
+    /// Begins a batch, of which nothing has been sent.
+    pub(crate) fn begin_batch(&mut self, limit: Limit) -> Result<Sent, Failure> {
+        limit.check().map_err(Failure::without_retry)?;
+        let checkpoint = self.start_operation(limit);
+        self.statements.end_run();
+        Ok(Sent { checkpoint, begun: checkpoint.at, first: None })
+    }
+
+    /// Sends the caller's own statement, which has `effect`, and the others after it. `worst` is the effect of all.
     pub(crate) fn send_batch<'a>(
         &mut self,
         sql: &str,
         params: Params<'_>,
         others: impl Iterator<Item = &'a Encoded>,
+        worst: Effect,
         effect: Effect,
-        limit: Limit,
-    ) -> Result<Sent, Failure> {
-        limit.check().map_err(Failure::without_retry)?;
-        let checkpoint = self.start_operation(limit);
-        self.statements.end_run();
-        self.write_and_send(sql, params, others, effect)
-            .map_err(|fault| self.judge(fault, checkpoint, effect).with_statement(sql))?;
-        Ok(Sent { checkpoint, begun: checkpoint.at, first: None })
+        sent: &Sent,
+    ) -> Result<(), Failure> {
+        let written = self.write_and_send(sql, params, others, worst);
+        written.map_err(|fault| self.judge_member(fault, sql, sent.checkpoint, effect))
     }
 
     fn write_and_send<'a>(
@@ -112,7 +131,7 @@ impl Session {
         sql: &str,
         params: Params<'_>,
         others: impl Iterator<Item = &'a Encoded>,
-        effect: Effect,
+        worst: Effect,
     ) -> Result<(), Fault> {
         self.take_over()?;
         self.statements.write(&mut self.wire, sql, params)?;
@@ -122,31 +141,45 @@ impl Session {
                 Ok::<(), Fault>(())
             })?;
         }
-        Ok(self.send(effect)?)
+        Ok(self.send(worst)?)
     }
 
     /// Receives the next reply, that of the statement `sql`. Blocks until the limit of the batch.
     pub(crate) fn receive_in_batch(
         &mut self,
         sql: &str,
-        effect: Effect,
+        member: &Member,
         sent: &mut Sent,
     ) -> Result<Answer, Failure> {
         let received = self.wire.receive();
-        let begun = std::mem::replace(&mut sent.begun, self.conn.answered_at());
-        sent.first.get_or_insert(sent.begun.saturating_duration_since(begun));
-        let fault = match received.map_err(Fault::from).and_then(complete) {
-            Ok(reply) => return Ok(self.answer(sql, reply, Some(begun))),
-            Err(fault) => fault,
-        };
+        let answered = self.conn.answered_at();
+        let begun = std::mem::replace(&mut sent.begun, answered);
+        let time = answered.saturating_duration_since(begun);
+        sent.first.get_or_insert(time);
+        match received.map_err(Fault::from).and_then(complete) {
+            Ok(reply) => {
+                if let Some(prepared) = self.statements.cached(sql) {
+                    prepared.note_time(time);
+                }
+                Ok(Answer::new(reply, member.columns.clone()))
+            }
+            Err(fault) => {
+                let checkpoint = Checkpoint { at: begun, ..sent.checkpoint };
+                Err(self.judge_member(fault, sql, checkpoint, member.effect))
+            }
+        }
+    }
+
+    /// Interprets a failure of one statement. Where it may be stale, the session forgets it, and the statement, which had no effect,
+    /// is to be run alone.
+    fn judge_member(&mut self, fault: Fault, sql: &str, checkpoint: Checkpoint, effect: Effect) -> Failure {
         let is_stale = may_be_stale(&fault, true);
         if is_stale {
             self.statements.forget(sql);
         }
-        let failure = self.judge(fault, Checkpoint { at: begun, ..sent.checkpoint }, effect);
-        // The server refused it, so it had no effect.
+        let failure = self.judge(fault, checkpoint, effect);
         let retry = if is_stale { Retry::Safe } else { failure.retry };
-        Err(Failure { retry, ..failure }.with_statement(sql))
+        Failure { retry, ..failure }.with_statement(sql)
     }
 
     /// Receives the reply of an encoded statement. A cancel request for another statement of the batch may have hit it, which
@@ -154,10 +187,10 @@ impl Session {
     pub(crate) fn receive_other(
         &mut self,
         encoded: &Encoded,
-        effect: Effect,
+        member: &Member,
         sent: &mut Sent,
     ) -> Result<Answer, Failure> {
-        let failure = match self.receive_in_batch(&encoded.description.sql, effect, sent) {
+        let failure = match self.receive_in_batch(&encoded.description.sql, member, sent) {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
@@ -167,7 +200,7 @@ impl Session {
 
     /// The failure of a statement whose reply was still due when the connection ended.
     pub(crate) fn lost_in_batch(&self, effect: Effect, sent: Option<&Sent>) -> Failure {
-        let is_sent = sent.is_some_and(|sent| !self.sent_nothing_since(sent.checkpoint));
+        let is_sent = sent.is_some_and(|sent| !self.has_sent_nothing(sent));
         let after = sent.map(|sent| sent.checkpoint.at.elapsed()).unwrap_or_default();
         let interruption =
             Interruption::new(after, "the connection ended during the statement of another caller");
@@ -188,9 +221,18 @@ impl Session {
         }
     }
 
-    /// Waits until the next reply has begun to arrive, at most until `due`. Also returns true where the connection has failed.
+    /// Waits until the next reply is complete, at most until `due`. Also returns true where receiving it would fail at once.
     pub(crate) fn is_reply_there(&mut self, due: Instant) -> bool {
         self.wire.is_reply_there(due)
+    }
+
+    /// Whether nothing of the batch was sent.
+    pub(crate) fn has_sent_nothing(&self, sent: &Sent) -> bool {
+        self.sent_nothing_since(sent.checkpoint)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.conn.has_ended()
     }
 
     /// Leaves the replies to this many statements to the reset.
@@ -198,8 +240,8 @@ impl Session {
         self.abandoned = replies;
     }
 
-    /// Bounds what follows on a batch that another caller has sent.
-    pub(crate) fn take_charge(&mut self, limit: Limit) {
+    /// Bounds what follows on a batch that was sent.
+    pub(crate) fn bound_batch(&mut self, limit: Limit) {
         self.start_operation(limit);
     }
 }

@@ -3,8 +3,9 @@
 //! It knows nothing of *when* a session is reset; the maintenance thread decides that.
 
 use crate::pool::session::{Limit, Session};
+use crate::pool::transport::protocol::reply::Reply;
 use fallible_iterator::FallibleIterator;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What DISCARD ALL does (PostgreSQL, "SQL Commands"), without DEALLOCATE ALL: temporary tables, settings, roles, locks,
 /// cursors, channels end, and what prepared statements have taken from the settings. Of prepared statements those end that
@@ -14,6 +15,9 @@ const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; R
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES;
     SELECT pg_catalog.count(*) FILTER (WHERE NOT from_sql), pg_catalog.string_agg('DEALLOCATE ' ||
         pg_catalog.quote_ident(name), '; ') FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statements";
+
+/// How long a reset waits for replies that no caller waits for.
+const ABANDONED_LIMIT: Duration = Duration::from_millis(50);
 
 impl Session {
     /// Removes everything a borrower left in the session, except the prepared statements of the pool and the driver.
@@ -27,12 +31,6 @@ impl Session {
         }
         let limit = Limit::Until(deadline);
         self.start_operation(limit);
-        for _ in 0..std::mem::take(&mut self.abandoned) {
-            match self.wire.receive() {
-                Ok(reply) => reply.recycle(),
-                Err(_) => return false,
-            }
-        }
         if self.is_client_lent && !self.take_back_client() {
             return false;
         }
@@ -45,6 +43,15 @@ impl Session {
             (self.is_dirty, self.is_cancelled, self.is_client_lent) = (false, false, false);
         }
         is_reset
+    }
+
+    /// Receives the replies that no caller waits for, where they come within a moment. Returns false where they do not: the session
+    /// must be closed, which says nothing about the server.
+    pub(crate) fn receive_abandoned(&mut self) -> bool {
+        let due = Instant::now() + ABANDONED_LIMIT;
+        self.start_operation(Limit::Until(due + ABANDONED_LIMIT));
+        (0..std::mem::take(&mut self.abandoned))
+            .all(|_| self.wire.is_reply_there(due) && self.wire.receive().map(Reply::recycle).is_ok())
     }
 
     /// Drops the notifications that were sent to the borrower. Returns false where a borrower with `&mut Client` has put

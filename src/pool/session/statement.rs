@@ -29,6 +29,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn new(reply: Reply, columns: Arc<[Column]>) -> Answer {
+        Answer { reply, columns }
+    }
+
     pub(crate) fn into_rows(self) -> Rows {
         self.reply.into_rows(self.columns)
     }

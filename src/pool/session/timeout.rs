@@ -17,7 +17,7 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// The limit as a fixed instant, for an operation that began at `start`.
-    pub(super) fn since(self, start: Instant) -> Limit {
+    pub(crate) fn since(self, start: Instant) -> Limit {
         match self {
             Limit::Within(Some(time)) => Limit::Until(add(start, time)),
             limit => limit,

@@ -5,7 +5,9 @@
 
 use crate::error::ServerError;
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::protocol::reply::{Malformed, Reply, ReplyReader, Unasked, ends_with_error};
+use crate::pool::transport::protocol::reply::{
+    Malformed, Reply, ReplyReader, Unasked, ends_with_error, has_end,
+};
 use crate::pool::transport::server_stream::SharedStream;
 use crate::rows::spare_buffer;
 use bytes::BytesMut;
@@ -290,10 +292,23 @@ impl Wire {
         self.stream.lock().is_local()
     }
 
-    /// Waits until the next reply has begun to arrive, at most until `due`. Also returns true where the connection has failed,
-    /// which receiving then reports.
+    /// Waits until the next reply is complete, at most until `due`, and reads nothing of it. Also returns true where receiving it
+    /// would fail at once.
     pub(crate) fn is_reply_there(&mut self, due: Instant) -> bool {
-        !self.input.is_empty() || self.stream.lock().is_readable(due)
+        let mut stream = self.stream.lock();
+        let mut seen = 0;
+        loop {
+            if has_end(&self.input, &mut seen) || self.input.len() > self.max_reply {
+                return true;
+            }
+            if !stream.is_readable(due) {
+                return false;
+            }
+            // Receiving reports the failure, or the end of the stream, again.
+            if !matches!(stream.receive_if_there(&mut self.input), Ok(Some(1..)) | Ok(None)) {
+                return true;
+            }
+        }
     }
 
     /// Drops the notifications that arrived for the borrower.

@@ -184,6 +184,21 @@ pub(crate) fn ends_with_error(mut bytes: &[u8]) -> bool {
     false
 }
 
+/// Whether a reply is complete in `bytes`, of which the messages before `seen` were looked at.
+pub(crate) fn has_end(bytes: &[u8], seen: &mut usize) -> bool {
+    while let [kind, a, b, c, d, ..] = bytes[*seen..] {
+        let end = *seen + 1 + (u32::from_be_bytes([a, b, c, d]) as usize).max(4);
+        if end > bytes.len() {
+            break;
+        }
+        if kind == b'Z' {
+            return true;
+        }
+        *seen = end;
+    }
+    false
+}
+
 /// The longest message: PostgreSQL allocates no more for one (`MaxAllocSize`).
 const MAX_LENGTH: usize = 0x3fff_ffff;
 
