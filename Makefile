@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model fuzz chaos bench bench-http deny deps
+.PHONY: help run build test model fuzz chaos bench bench-http bench-ingest deny deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -48,6 +48,11 @@ bench-http: deps ## Measure the service against the same endpoint written async 
 	@sh config/install-deps.sh bench-http
 	cargo build --release --locked
 	cargo run --release --locked --quiet --manifest-path benches/http/Cargo.toml --target-dir target -- $(ARGS)
+
+bench-ingest: deps ## Measure `poolhouse ingest` with PostgreSQL's own HTML pages (benches/README.md)
+	@sh config/install-deps.sh bench-ingest
+	cargo build --release --locked
+	cargo run --release --quiet --manifest-path benches/peers/Cargo.toml --target-dir target -- documents $(ARGS)
 
 deny: ## Check the dependencies' licences, sources and security advisories (installs cargo-deny if missing)
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

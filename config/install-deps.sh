@@ -5,6 +5,7 @@
 #   sh config/install-deps.sh               for building and running
 #   sh config/install-deps.sh test          cargo's fmt and clippy, and PgBouncer, as well
 #   sh config/install-deps.sh bench-http    wrk as well
+#   sh config/install-deps.sh bench-ingest  PostgreSQL's documentation in HTML as well (Debian)
 set -eu
 
 fail() {
@@ -60,6 +61,7 @@ has_server || missing="$missing postgresql"
 has_unaccent || missing="$missing postgresql-contrib"
 [ "${1:-}" != test ] || has_pgbouncer || missing="$missing pgbouncer"
 [ "${1:-}" != bench-http ] || command -v wrk >/dev/null || missing="$missing wrk"
+[ "${1:-}" != bench-ingest ] || [ -d /usr/share/doc/postgresql-doc-15/html ] || missing="$missing postgresql-doc-15"
 [ -n "$missing" ] || exit 0
 
 if [ "$(uname)" = Darwin ]; then

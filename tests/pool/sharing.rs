@@ -335,7 +335,7 @@ fn in_a_crowd_every_caller_gets_what_it_asked_for() {
         });
         let status = pool.status();
         assert!(status.shared_round_trips > 0, "{status:?}");
-        // Maintenance may still receive replies that nobody waits for.
+        // Maintenance may still receive replies that no caller waits for.
         eventually("every connection is back", SOON, || pool.status().in_use == 0);
         assert_eq!(pool.status().waiting, 0);
         let kept = pool.execute_query_one::<i64>(

@@ -21,14 +21,14 @@ mod support {
 use clap::{Parser, ValueEnum};
 use measure::{Rounds, load};
 use scenarios::faults::Fault;
-use scenarios::{Stage, acquire, faults, first_answer, growth, import, recovery, spike, throughput};
+use scenarios::{Stage, acquire, documents, faults, first_answer, growth, import, recovery, spike, throughput};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Measures poolhouse and its peers against one private PostgreSQL; see benches/README.md
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What to run; everything but the faults and the growth where nothing is named
+    /// What to run; everything but the documents, the faults and the growth where nothing is named
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// How often each contestant has its turn; the medians are printed
@@ -40,7 +40,10 @@ struct Cli {
     /// MovieLens's movies.csv, for the import
     #[arg(long, env = "MOVIELENS_CSV")]
     movies_csv: Option<PathBuf>,
-    /// The service's program, for the import and the first answer; usually the one beside this
+    /// A folder of HTML files, for the documents
+    #[arg(long, default_value = "/usr/share/doc/postgresql-doc-15/html")]
+    html: PathBuf,
+    /// The service's program, for the import, the documents and the first answer; usually the one beside this
     #[arg(long, env = "POOLHOUSE_PROGRAM")]
     program: Option<PathBuf>,
     /// Which of the faults; all of them where none is named
@@ -64,6 +67,7 @@ enum Scenario {
     Recovery,
     Import,
     FirstAnswer,
+    Documents,
     Faults,
 }
 
@@ -80,9 +84,9 @@ fn main() {
     println!("{}", machine::describe(row.get(0)));
     println!("{} rounds of {} ms, medians; load at the start {}\n", cli.rounds, cli.round_ms, load());
     let all = Scenario::value_variants();
-    // Each of these two takes half as long as all others.
+    // The documents need files of their own, and each of the other two takes half as long as all others.
     let is_chosen = |one: &Scenario| match cli.scenarios.as_slice() {
-        [] => !matches!(one, Scenario::Faults | Scenario::Growth),
+        [] => !matches!(one, Scenario::Documents | Scenario::Faults | Scenario::Growth),
         named => named.contains(one),
     };
     for scenario in all.iter().filter(|one| is_chosen(one)) {
@@ -98,6 +102,7 @@ fn main() {
             Scenario::Recovery => recovery::run(&stage),
             Scenario::Import => import::run(&stage),
             Scenario::FirstAnswer => first_answer::run(&stage),
+            Scenario::Documents => documents::run(&stage, &cli.html),
             Scenario::Faults => faults::run(&stage, &cli.fault),
         }
     }

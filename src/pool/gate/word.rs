@@ -1,7 +1,7 @@
 //! The word: the counts of idle and lent connections while no thread has the gate's lock. One atomic operation on it lends an
 //! idle connection, and another takes it back.
 //!
-//! A thread that takes the gate's lock *shuts* the word: it moves the counts into the state, and nobody changes the word until
+//! A thread that takes the gate's lock *shuts* the word: it moves the counts into the state, and no other thread changes the word until
 //! the thread *opens* it with the counts as they are then. So the code under the lock needs to know nothing of the word, and
 //! the counts exist once. The word opens marked as *guarded* where a lend or a return has more to do than to count; callers
 //! wait, for example. Then every thread takes the lock.

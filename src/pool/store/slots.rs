@@ -4,7 +4,7 @@
 //! r2d2 makes connections and ends them. In between, r2d2's guard of a connection stays in a slot, so that lending and returning
 //! do not take r2d2's lock, which all threads share. A new connection is in r2d2's own store until it is first taken.
 //!
-//! It knows r2d2 and nothing of the gate. The gate's permits make sure that whoever looks for an idle session finds one.
+//! It knows r2d2 and nothing of the gate. The gate's permits guarantee an idle session to each caller that takes one.
 //!
 //! **Which one**: at low rates the session used last, as in a stack: it needs no check, and those that are not needed stay idle,
 //! and can be closed. A thread that returns within [`WARM`] takes the session that it had before, if that is idle, because
@@ -275,7 +275,7 @@ pub(crate) fn close_unused(mut guard: Guard) {
     }
 }
 
-/// r2d2 ends the connection, because its session is condemned.
+/// r2d2 ends the connection, because its session is marked for closing.
 fn end(mut guard: Guard, session: Box<Session>) {
     *guard = Some(session);
 }
