@@ -42,7 +42,7 @@ fn each_form_of_a_row_works_on_each_handle() {
         let arrays = numbers.iter().map(|number| [number as &(dyn ToSql + Sync), &none]);
         assert_eq!(db.execute_many(INSERT, arrays).unwrap(), 2);
         let tuples = [(from + 6, "x"), (from + 7, "x")];
-        assert_eq!(db.execute_many(INSERT, tuples).unwrap(), 2);
+        assert_eq!(db.execute_many(INSERT, tuples.iter()).unwrap(), 2);
         let slice: &[&(dyn ToSql + Sync)] = &[&(from + 8), &b];
         assert_eq!(db.execute_many(INSERT, [slice]).unwrap(), 1);
         let vectors = [from + 4, from + 5];
