@@ -16,12 +16,15 @@ pub(super) struct Failure(Box<Inner>);
 struct Inner {
     column: Option<usize>,
     cause: Cause,
+    advice: Option<&'static str>,
 }
 
 #[derive(Debug)]
 enum Cause {
     /// A complete message.
     Stated(String),
+    /// A complete message about an element inside of the column's value.
+    InElement(String),
     /// The message of the target type, which may not quote the refused value.
     Refused(String),
     /// The target requires a field that is missing.
@@ -34,7 +37,7 @@ enum Cause {
 
 impl Failure {
     fn new(cause: Cause) -> Failure {
-        Failure(Box::new(Inner { column: None, cause }))
+        Failure(Box::new(Inner { column: None, cause, advice: None }))
     }
 
     /// A failure with a complete message.
@@ -64,7 +67,8 @@ impl Failure {
 
     /// Adds the index of the array element, counted from 1 as in PostgreSQL.
     pub(super) fn in_element(self, index: usize) -> Failure {
-        Failure::stated(format!("element {}: {}", index + 1, self.0.cause))
+        let message = format!("element {}: {}", index + 1, self.0.cause);
+        Failure::new(Cause::InElement(shortened(message)))
     }
 
     /// Adds the value to the message, unless the message quotes it already.
@@ -77,22 +81,34 @@ impl Failure {
         self
     }
 
-    /// Adds `advice`, unless the failure concerns a particular column.
-    pub(super) fn with_advice(mut self, advice: &str) -> Failure {
-        if let (None, Cause::Stated(reason) | Cause::Refused(reason)) = (self.0.column, &self.0.cause) {
-            self.0.cause = Cause::Stated(format!("{reason}; {advice}"));
-        }
+    /// Adds `advice` to the public error's message.
+    pub(super) fn with_advice(mut self, advice: &'static str) -> Failure {
+        self.0.advice = Some(advice);
         self
+    }
+
+    /// Whether the failure concerns the row, and no column of it.
+    pub(super) fn is_of_row(&self) -> bool {
+        self.0.column.is_none()
+    }
+
+    /// Whether the failure concerns an element inside of a column's value, and not the value as a whole.
+    pub(super) fn is_in_element(&self) -> bool {
+        matches!(self.0.cause, Cause::InElement(_))
     }
 
     /// Converts into the public error, with the column's name and type.
     pub(super) fn into_decode_error(self, columns: &[Column]) -> DecodeError {
-        let Inner { column, cause } = *self.0;
+        let Inner { column, cause, advice } = *self.0;
+        let with_advice = |message: String| match advice {
+            Some(advice) => format!("{message}; {advice}"),
+            None => message,
+        };
         if let Some(column) = column.and_then(|index| columns.get(index)) {
             return DecodeError {
                 column: column.name.to_string(),
                 postgres_type: column.type_.name().to_owned(),
-                message: cause.to_string(),
+                message: with_advice(cause.to_string()),
             };
         }
         let message = match cause {
@@ -108,7 +124,11 @@ impl Failure {
             }
             stated => stated.to_string(),
         };
-        DecodeError { column: String::new(), postgres_type: String::new(), message: shortened(message) }
+        DecodeError {
+            column: String::new(),
+            postgres_type: String::new(),
+            message: with_advice(shortened(message)),
+        }
     }
 
     /// The message for two columns with the same name.
@@ -135,7 +155,9 @@ fn shortened(mut message: String) -> String {
 impl Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cause::Stated(message) | Cause::Refused(message) => f.write_str(message),
+            Cause::Stated(message) | Cause::InElement(message) | Cause::Refused(message) => {
+                f.write_str(message)
+            }
             Cause::MissingField(field) => write!(f, "no field \"{field}\""),
             Cause::DuplicateField(field) => write!(f, "more than one field is named \"{field}\""),
             Cause::UnknownField(field, fields) => {

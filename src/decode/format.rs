@@ -82,6 +82,11 @@ impl<'de> Format<'de> {
         }
     }
 
+    /// Whether a value has parts, so that it could be meant as a whole row: an array's elements, JSON's, or bytes.
+    pub(super) fn has_parts(self) -> bool {
+        matches!(self, Format::Array(_) | Format::Json | Format::Jsonb | Format::Bytea)
+    }
+
     fn of_kind(ty: &'de Type) -> Format<'de> {
         match ty.kind() {
             Kind::Array(element) => Format::Array(element),

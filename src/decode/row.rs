@@ -1,10 +1,14 @@
 //! A row as a serde value: a map by column name, a sequence by position, or the value of its only column.
 
 use crate::decode::failure::{Failure, names};
+use crate::decode::format::Format;
 use crate::decode::value::ValueDeserializer;
 use crate::rows::{Column, Row, Values};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// The way to decode the only column where the target could also be the whole row.
+const ASK_FOR_A_TUPLE: &str = "for the value of the only column, ask for a 1-tuple, as in (T,)";
 
 /// Decodes one row.
 #[derive(Clone, Copy)]
@@ -33,6 +37,16 @@ impl<'de> RowDeserializer<'de> {
         }
     }
 
+    /// Adds advice to the failure of a target with several parts: the row's only column may be the value that was meant.
+    fn advise(self, failure: Failure) -> Failure {
+        match self.row.columns() {
+            // The elements did not fit: the column was understood as one element of the row.
+            [_] if failure.is_in_element() => failure,
+            [column] if Format::of(&column.type_).has_parts() => failure.with_advice(ASK_FOR_A_TUPLE),
+            _ => failure,
+        }
+    }
+
     fn columns(self) -> Result<Columns<'de>, Failure> {
         let values = self.row.values().ok_or_else(malformed)?;
         Ok(Columns { columns: self.row.columns(), next: 0, values })
@@ -41,10 +55,9 @@ impl<'de> RowDeserializer<'de> {
     fn visit_by_position<V: Visitor<'de>>(self, expected: usize, visitor: V) -> Result<V::Value, Failure> {
         let found = self.len();
         if found != expected {
-            return Err(Failure::stated(format!(
-                "expected {expected} columns, found {found}: {}",
-                names(self.row.columns())
-            )));
+            let message =
+                format!("expected {expected} columns, found {found}: {}", names(self.row.columns()));
+            return Err(self.advise(Failure::stated(message)));
         }
         visitor.visit_seq(self.columns()?)
     }
@@ -90,15 +103,15 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         let failure = match self.visit_by_name(visitor) {
-            Err(failure) if self.len() == 1 => failure,
+            Err(failure) if self.len() == 1 && failure.is_of_row() => failure,
             result => return result,
         };
         // This target cannot be distinguished from one that expects a map.
-        Err(failure.with_advice("for the value of the only column, ask for a 1-tuple"))
+        Err(failure.with_advice(ASK_FOR_A_TUPLE))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        self.visit_by_name(visitor)
+        self.visit_by_name(visitor).map_err(|failure| self.advise(failure))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -108,11 +121,12 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         // The struct compares the names itself, and detects a field that occurs twice.
-        visitor.visit_map(self.columns()?)
+        let result = visitor.visit_map(self.columns()?);
+        result.map_err(|failure| if failure.is_of_row() { self.advise(failure) } else { failure })
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        visitor.visit_seq(self.columns()?)
+        visitor.visit_seq(self.columns()?).map_err(|failure| self.advise(failure))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Failure> {

@@ -147,23 +147,8 @@ impl fmt::Display for Error {
             Error::Suspended(numbers) => {
                 write!(f, "pool suspended: it lends no connection until Pool::resume is called; {numbers}")
             }
-            Error::Saturated(numbers) => match numbers.shed_above {
-                Some(target) => write!(
-                    f,
-                    "pool saturated: every caller of the last DB_POOL_QUEUE_INTERVAL_MS waited longer than \
-                     DB_POOL_QUEUE_TARGET_MS ({} ms), so the pool refuses this one; {numbers}",
-                    target.as_millis()
-                ),
-                None => write!(
-                    f,
-                    "pool saturated: the queue is full, DB_POOL_MAX_WAITING is {}; {numbers}",
-                    numbers.max_waiting
-                ),
-            },
-            Error::Down(numbers) if numbers.last_failure.is_none() => {
-                write!(f, "database down: the server does not answer; {numbers}")
-            }
-            Error::Down(numbers) => write!(f, "database down: the server is unreachable; {numbers}"),
+            Error::Saturated(numbers) => write!(f, "pool saturated: {}; {numbers}", numbers.exceeded_limit()),
+            Error::Down(numbers) => write!(f, "database down: the server {}; {numbers}", numbers.outage()),
             Error::Authentication(numbers) => write!(f, "the database refuses this login; {numbers}"),
             Error::Closed => f.write_str("the pool is closed"),
             Error::SelfDeadlock(numbers) => write!(

@@ -6,6 +6,10 @@ use std::fmt;
 use std::time::Duration;
 
 /// The state of the pool when a call failed.
+///
+/// It has the few gauges that explain the failure. It contains no [`PoolStatus`](crate::PoolStatus): that has counters and
+/// histograms, and the gate would copy them under its lock for every caller it refuses, just when it refuses most. No
+/// `PoolStatus` contains it: a status has no caller who waited.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolNumbers {
@@ -40,6 +44,26 @@ impl PoolNumbers {
             in_use if in_use >= self.max => "every connection is in use",
             0 if self.idle == 0 => "no connection is open yet",
             _ => "no connection became free in time",
+        }
+    }
+
+    /// Which limit of the queue the call exceeded.
+    pub(super) fn exceeded_limit(&self) -> String {
+        match self.shed_above {
+            Some(target) => format!(
+                "every caller of the last DB_POOL_QUEUE_INTERVAL_MS waited longer than DB_POOL_QUEUE_TARGET_MS ({} ms), so \
+                 the pool refuses this one",
+                target.as_millis()
+            ),
+            None => format!("the queue is full, DB_POOL_MAX_WAITING is {}", self.max_waiting),
+        }
+    }
+
+    /// What the server does in an outage: refuse connects, or leave them unanswered.
+    pub(super) fn outage(&self) -> &'static str {
+        match self.last_failure {
+            Some(_) => "is unreachable",
+            None => "does not answer",
         }
     }
 }

@@ -29,8 +29,8 @@ pub(crate) use acquire::Turn;
 pub(crate) use cancellation::{Cancellation, is_cancelled};
 pub use connection::Connection;
 pub(crate) use connection::Lease;
-pub(crate) use deadline::having_waited;
 pub use deadline::with_deadline;
+pub(crate) use deadline::{deadline, having_waited};
 pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };

@@ -92,16 +92,7 @@ impl PoolStatus {
 
     /// Counts a closed connection.
     pub(crate) fn close(&mut self, reason: CloseReason) {
-        let counter = match reason {
-            CloseReason::Broken => &mut self.closed.broken,
-            CloseReason::Invalid => &mut self.closed.invalid,
-            CloseReason::Expired => &mut self.closed.expired,
-            CloseReason::Idle => &mut self.closed.idle,
-            CloseReason::Overflow => &mut self.closed.overflow,
-            CloseReason::Dirty => &mut self.closed.dirty,
-            CloseReason::Retired => &mut self.closed.retired,
-        };
-        *counter += 1;
+        *self.closed.counter(reason) += 1;
     }
 }
 
@@ -122,43 +113,52 @@ pub enum PoolState {
     Closed,
 }
 
-/// Connections closed, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ClosedCounts {
+/// Writes the reasons to close a connection, and a counter for each: a new reason is one line.
+macro_rules! close_reasons {
+    ($($(#[$doc:meta])+ $reason:ident => $counter:ident,)+) => {
+        /// Connections closed, by reason.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+        #[non_exhaustive]
+        pub struct ClosedCounts {
+            $($(#[$doc])+ pub $counter: u64,)+
+        }
+
+        impl ClosedCounts {
+            /// The sum over all reasons.
+            pub fn total(&self) -> u64 {
+                [$(self.$counter),+].iter().sum()
+            }
+
+            fn counter(&mut self, reason: CloseReason) -> &mut u64 {
+                match reason {
+                    $(CloseReason::$reason => &mut self.$counter,)+
+                }
+            }
+        }
+
+        /// Why a connection was closed; one counter each in [`ClosedCounts`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum CloseReason {
+            $($reason,)+
+        }
+    };
+}
+
+close_reasons! {
     /// Broken: the server or the network ended the session, or an answer did not arrive in time.
-    pub broken: u64,
+    Broken => broken,
     /// Found dead or outdated before being lent.
-    pub invalid: u64,
+    Invalid => invalid,
     /// Older than the maximum lifetime.
-    pub expired: u64,
+    Expired => expired,
     /// Idle, and above the minimum.
-    pub idle: u64,
+    Idle => idle,
     /// Overflow that was no longer needed.
-    pub overflow: u64,
+    Overflow => overflow,
     /// Could not be cleaned after use.
-    pub dirty: u64,
+    Dirty => dirty,
     /// The pool was closed, reset or made smaller.
-    pub retired: u64,
-}
-
-impl ClosedCounts {
-    /// The sum over all reasons.
-    pub fn total(&self) -> u64 {
-        self.broken + self.invalid + self.expired + self.idle + self.overflow + self.dirty + self.retired
-    }
-}
-
-/// Why a connection was closed; one counter each in [`ClosedCounts`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CloseReason {
-    Broken,
-    Invalid,
-    Expired,
-    Idle,
-    Overflow,
-    Dirty,
-    Retired,
+    Retired => retired,
 }
 
 /// A connection held beyond the leak threshold.

@@ -25,10 +25,12 @@ pub(super) fn copy_in_statement(table: &str, columns: &[&str]) -> Result<CopySta
     if columns.is_empty() {
         return Err(refused("copy_in needs at least one column".to_owned()));
     }
+    let name = table.rsplit('.').next().unwrap_or_default().to_owned();
     let table = table.split('.').map(quoted).collect::<Result<Vec<_>>>()?.join(".");
     let names = columns.iter().map(|column| quoted(column)).collect::<Result<Vec<_>>>()?.join(", ");
     let values: Vec<_> = (1..=columns.len()).map(|number| format!("${number}")).collect();
     Ok(CopyStatement {
+        table: name,
         copy: format!("COPY {table} ({names}) FROM STDIN (FORMAT text, ENCODING 'UTF8')"),
         // Like COPY it may have values for identity columns. The word SYSTEM would be taken for the name of a volatile function.
         stand_in: format!(
@@ -46,6 +48,7 @@ pub(super) fn copy_out_statement(query: &str, format: CopyFormat) -> CopyStateme
     };
     let query = query.trim_end_matches(|c: char| c.is_whitespace() || c == ';');
     CopyStatement {
+        table: String::new(),
         // The query may end with a comment.
         copy: format!("COPY ({query}\n) TO STDOUT (FORMAT {format}, ENCODING 'UTF8')"),
         stand_in: query.to_owned(),

@@ -5,7 +5,7 @@ use postgres::types::ToSql;
 /// The parameters `$1`, `$2`, … of a statement, for [`Bulk::execute_many`](crate::Bulk::execute_many).
 ///
 /// Tuples of up to 16 values are rows of parameters, whether the values are owned or borrowed. So are arrays, vectors and slices
-/// of `&(dyn ToSql + Sync)`.
+/// of `&(dyn ToSql + Sync)`, and references to all of these.
 pub trait ParamRow {
     /// Calls `use_params` with the parameters.
     fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R;
@@ -17,7 +17,7 @@ impl<const N: usize> ParamRow for [&(dyn ToSql + Sync); N] {
     }
 }
 
-impl ParamRow for &[&(dyn ToSql + Sync)] {
+impl ParamRow for [&(dyn ToSql + Sync)] {
     fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R {
         use_params(self)
     }
@@ -26,6 +26,12 @@ impl ParamRow for &[&(dyn ToSql + Sync)] {
 impl ParamRow for Vec<&(dyn ToSql + Sync)> {
     fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R {
         use_params(self)
+    }
+}
+
+impl<T: ParamRow + ?Sized> ParamRow for &T {
+    fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R {
+        (**self).with_params(use_params)
     }
 }
 

@@ -43,7 +43,7 @@ mod request_deadline;
 
 pub use api_error::ApiError;
 pub use bearer_auth::{BearerAuth, BearerAuthService, TokenName};
-pub use bridge::{BlockingLimits, blocking, limit_blocking};
+pub use bridge::{BlockingLimits, BodyWriter, StreamedBody, blocking, limit_blocking, stream_body};
 pub use health_routes::{WatchedPool, health_routes};
 pub use input::{MAX_BODY, json_errors, method_not_allowed, read};
 pub use request_deadline::{RequestDeadline, RequestDeadlineService};

@@ -41,6 +41,10 @@ fn each_form_of_a_row_works_on_each_handle() {
         let numbers = [from + 2, from + 3];
         let arrays = numbers.iter().map(|number| [number as &(dyn ToSql + Sync), &none]);
         assert_eq!(db.execute_many(INSERT, arrays).unwrap(), 2);
+        let tuples = [(from + 6, "x"), (from + 7, "x")];
+        assert_eq!(db.execute_many(INSERT, &tuples).unwrap(), 2);
+        let slice: &[&(dyn ToSql + Sync)] = &[&(from + 8), &b];
+        assert_eq!(db.execute_many(INSERT, [slice]).unwrap(), 1);
         let vectors = [from + 4, from + 5];
         let vectors = vectors.iter().map(|number| vec![number as &(dyn ToSql + Sync), &none]);
         assert_eq!(db.execute_many(INSERT, vectors).unwrap(), 2);
@@ -53,7 +57,43 @@ fn each_form_of_a_row_works_on_each_handle() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(count(&pool), 18);
+    assert_eq!(count(&pool), 27);
+}
+
+#[test]
+fn without_a_cache_of_statements_it_works_as_well() {
+    let mut settings = postgres::pool_settings();
+    create_table(&mut postgres::connect(&settings.database));
+    settings.statement_cache_size = 0;
+    let pool = open(settings);
+    for round in 0..2 {
+        let rows = (0..MANY).map(|number| row(round * MANY + number));
+        assert_eq!(pool.execute_many(INSERT, rows).unwrap(), MANY as u64);
+        let mut rows = 0;
+        pool.for_each_row("SELECT a, b FROM t WHERE a >= $1", &[&(round * MANY)], |row_: (i32, String)| {
+            rows += usize::from(row_ == row(row_.0));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(rows, MANY as usize);
+    }
+}
+
+/// A row that the server returns for each row that it is sent is discarded, and later calls know its columns.
+#[test]
+fn a_statement_that_returns_rows_is_known_to_the_other_helpers_afterwards() {
+    let pool = pool();
+    let sql = "INSERT INTO t VALUES ($1, $2) RETURNING a, b";
+    assert_eq!(pool.execute_many(sql, (0..10).map(row)).unwrap(), 10);
+    let returned: Vec<(i32, String)> = pool.execute_query(sql, &[&10, &"row 10"]).unwrap();
+    assert_eq!(returned, [row(10)]);
+    let mut passed = Vec::new();
+    pool.for_each_row(sql, &[&11, &"row 11"], |row: (i32, String)| {
+        passed.push(row);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(passed, [row(11)]);
 }
 
 #[test]

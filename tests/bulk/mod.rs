@@ -4,6 +4,7 @@ mod copy;
 mod copy_out;
 mod many;
 mod query_rows;
+mod streams;
 
 use crate::support::{Database, Proxy, postgres, timed};
 use poolhouse::{Pool, PoolSettings};

@@ -208,6 +208,58 @@ fn a_row_that_does_not_fit_says_where_and_why() {
 }
 
 #[test]
+fn a_single_column_asked_for_as_a_row_of_several_parts_is_advised_to_be_a_1_tuple() {
+    type Refuse = fn(&str) -> DecodeError;
+    const ADVICE: &str = "; for the value of the only column, ask for a 1-tuple, as in (T,)";
+    let cases: &[(Refuse, &str, &str)] = &[
+        (refusal::<Vec<String>>, "ARRAY['a'] AS a", "expected a string, found sequence"),
+        (refusal::<Option<Vec<i32>>>, "ARRAY[1] AS a", "expected i32, found sequence"),
+        (refusal::<[i32; 2]>, "ARRAY[1, 2] AS a", "expected 2 columns, found 1: \"a\""),
+        (refusal::<(i32, i32)>, "'[1, 2]'::json AS a", "expected 2 columns, found 1: \"a\""),
+        (refusal::<Vec<u8>>, "'hi'::bytea AS a", "expected u8, found string \"\\\\x6869\""),
+        (
+            refusal::<Movie>,
+            "'{\"movie_id\": 1, \"title\": \"x\"}'::jsonb AS a",
+            "no column \"movie_id\"; the query returns \"a\"",
+        ),
+        (
+            refusal::<Vec<i32>>,
+            "'[1, 2]'::jsonb AS a",
+            "the JSON does not fit: invalid type: sequence, expected i32 at line 1 column 0; for the JSON as text, \
+             cast it in SQL, as in (column)::text",
+        ),
+        (
+            refusal::<HashMap<String, i32>>,
+            "'{\"b\": 1}'::jsonb AS a",
+            "the JSON does not fit: invalid type: map, expected i32 at line 1 column 0; for the JSON as text, \
+             cast it in SQL, as in (column)::text",
+        ),
+    ];
+    for (refuse, column, message) in cases {
+        assert_eq!(refuse(&format!("SELECT {column}")).message, format!("{message}{ADVICE}"));
+    }
+    // Each of these is no row of several parts, or has more columns than one, or fails inside of the value.
+    #[derive(Debug, Deserialize)]
+    struct Parent {
+        #[expect(dead_code, reason = "only its type matters")]
+        a: Movie,
+    }
+    let cases: &[(Refuse, &str)] = &[
+        (refusal::<Vec<i32>>, "'a' AS a"),
+        (refusal::<Vec<String>>, "ARRAY['a'] AS a, 1 AS b"),
+        (refusal::<Movie>, "'{}'::jsonb AS a, 1 AS b"),
+        (refusal::<(String,)>, "ARRAY['a'] AS a"),
+        (refusal::<Vec<Vec<i32>>>, "ARRAY['a'] AS a"),
+        (refusal::<Parent>, "'{}'::jsonb AS a"),
+        (refusal::<String>, "ARRAY['a'] AS a"),
+    ];
+    for (refuse, columns) in cases {
+        let message = refuse(&format!("SELECT {columns}")).message;
+        assert!(!message.contains("1-tuple"), "{columns}: {message}");
+    }
+}
+
+#[test]
 fn an_unsupported_type_is_refused_even_when_null() {
     for (sql, postgres_type) in [
         ("point(1, 2)", "point"),

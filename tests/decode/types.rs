@@ -54,7 +54,7 @@ fn numerics_are_exact_as_text_and_checked_as_numbers() {
     assert_eq!(one::<(Option<Decimal>,)>("SELECT NULL::numeric").0, None);
     let error = refusal::<Decimal>("SELECT 0.5");
     assert!(
-        error.message.ends_with("found map; for the value of the only column, ask for a 1-tuple"),
+        error.message.ends_with("found map; for the value of the only column, ask for a 1-tuple, as in (T,)"),
         "{error}"
     );
     assert_eq!(one::<f64>("SELECT 0.1"), 0.1);

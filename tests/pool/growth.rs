@@ -156,6 +156,34 @@ fn idle_connections_above_the_minimum_are_let_go_one_by_one() {
     assert_eq!((status.total, status.closed.idle), (2, 4));
 }
 
+/// Each thread would get back the connection that it had before, if nothing else decided.
+#[test]
+fn threads_that_take_turns_share_one_connection_and_the_others_are_let_go() {
+    let pool = pool(1, 4, |settings| settings.idle_timeout = Some(400 * MS));
+    drop([(); 4].map(|()| pool.get_connection().unwrap()));
+    assert_eq!(pool.status().total, 4);
+    let (turn, end) = (AtomicU32::new(0), Instant::now() + SOON);
+    thread::scope(|scope| {
+        for mine in 0..4 {
+            let (pool, turn) = (&pool, &turn);
+            scope.spawn(move || {
+                let mut is_over = false;
+                while !is_over {
+                    if turn.load(Ordering::Acquire) == mine {
+                        is_over = pool.status().total == 1 || Instant::now() > end;
+                        // Longer than a thread's own connection is preferred.
+                        pool.execute_query::<String>("SELECT pg_sleep(0.002)::text", &[]).unwrap();
+                        turn.store((mine + 1) % 4, Ordering::Release);
+                    }
+                    thread::yield_now();
+                }
+            });
+        }
+    });
+    let status = pool.status();
+    assert_eq!((status.total, status.closed.idle), (1, 3));
+}
+
 #[test]
 fn overflow_connections_go_soon_after_use() {
     let pool = pool(1, 4, |settings| settings.max_overflow = 2);

@@ -18,6 +18,7 @@ mod log_lines;
 mod messages;
 mod numbers;
 mod outcomes;
+mod parameters;
 mod pgbouncer;
 mod retries;
 mod sessions;

@@ -22,6 +22,8 @@ const ABORT_GRACE: Duration = Duration::from_millis(200);
 /// A COPY, and the statement that stands for it.
 #[derive(Debug)]
 pub(crate) struct CopyStatement {
+    /// The table that rows are copied to, without its schema; empty where rows are copied out.
+    pub(crate) table: String,
     pub(crate) copy: String,
     pub(crate) stand_in: String,
 }
@@ -69,7 +71,7 @@ impl Session {
             Err(fault) => fault,
         };
         let row = match &fault {
-            Fault::Refused(error) => line(error).map(|line| first + line - 1),
+            Fault::Refused(error) => line(error, &statement.table).map(|line| first + line - 1),
             _ => None,
         };
         let failure = self.judge(fault, checkpoint, effect).with_statement(&statement.copy);
@@ -151,10 +153,30 @@ fn write_copy(sql: &str, data: Option<&[u8]>, requests: &mut BytesMut) -> Result
 
 /// The line of the data in which the server found the error, counted from 1. It says so in its own language, as the first number
 /// after the table's name: `COPY movies, line 3, column year: "x"`.
-fn line(error: &ServerError) -> Option<u64> {
-    let context = error.context()?.lines().find_map(|line| line.strip_prefix("COPY "))?;
-    let (_, rest) = context.split_once(", ")?;
-    let digits = rest.trim_start_matches(|c: char| !c.is_ascii_digit());
+fn line(error: &ServerError, table: &str) -> Option<u64> {
+    let start = format!("COPY {table},");
+    let (_, rest) = error.context()?.split_once(&start)?;
+    let digits = rest.lines().next()?.trim_start_matches(|c: char| !c.is_ascii_digit());
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     digits[..end].parse().ok().filter(|line| *line > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_read_in_every_language() {
+        for (table, context, expected) in [
+            ("movies", "COPY movies, line 3, column year: \"x 7\"", Some(3)),
+            ("t, 5", "COPY t, 5, Zeile 12", Some(12)),
+            ("t", "PL/pgSQL function f() line 4 at RAISE\nCOPY t, ligne 2 : « 9 »", Some(2)),
+            ("t", "PL/pgSQL function f() line 4 at RAISE", None),
+            ("t", "COPY t, unknown\nline 4", None),
+        ] {
+            let fields = format!("SERROR\0C22P02\0Mx\0W{context}\0\0");
+            let error = ServerError::parse(fields.as_bytes()).unwrap();
+            assert_eq!(line(&error, table), expected, "{context}");
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! The bridge from async handlers to blocking code: [`blocking`] submits a closure to the threads, and cancels it when its
 //! request is dropped or its deadline passes. It is the only place where the web layer crosses into blocking code.
 //!
-//! `threads` runs the jobs. This file knows requests, deadlines and cancellation, and of the pool only its limits.
+//! `threads` runs the jobs, `stream` has bodies that they write. This file knows requests, deadlines and cancellation, and of the pool only its limits.
 
 mod limits;
+mod stream;
 pub(in crate::web) mod threads;
 
 pub use limits::{BlockingLimits, limit_blocking};
+pub use stream::{BodyWriter, StreamedBody, stream_body};
 
 use crate::pool::{Cancellation, add, having_waited, with_deadline};
 use crate::web::ApiError;

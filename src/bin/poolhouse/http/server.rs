@@ -11,13 +11,14 @@ use crate::http::handlers::movies::movie_routes;
 use crate::process::sd_notify;
 use crate::process::signals;
 use actix_http::HttpService;
-use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::App;
-use actix_web::body::EitherBody;
+use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{AppConfig, Server, Service, ServiceRequest, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
+use poolhouse::settings::DocumentSettings;
 use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors};
 use poolhouse::{DatabasePool, Settings};
 use socket2::SockRef;
@@ -63,64 +64,35 @@ impl Application {
     ///
     /// The address is in use, not of this machine, or not permitted: the text names it and its variable.
     pub(crate) fn build(settings: &Settings) -> io::Result<Application> {
-        let auth = BearerAuth::new(settings.http.tokens.iter().cloned());
-        let in_flight = Arc::new(AtomicUsize::new(0));
-        let counter = in_flight.clone();
-        let deadline = RequestDeadline::new(settings.http.request_timeout);
-        let documents = settings.documents;
-        let app = move || {
-            let counter = counter.clone();
-            App::new()
-                .wrap(deadline)
-                .wrap_fn(move |request, service| handle(request, service, &counter))
-                .configure(json_errors)
-                .configure(health_routes(DatabasePool, auth.clone()))
-                .configure(movie_routes(auth.clone()))
-                .configure(document_routes(auth.clone(), documents))
-        };
-        let (bind, workers) = (settings.http.bind, settings.http.workers);
-        let shutdown_timeout = settings.http.shutdown_timeout;
-        let client_timeout =
-            settings.http.request_timeout.map_or(CLIENT_TIMEOUT, |it| it.min(CLIENT_TIMEOUT));
-        let connection_limit =
-            ConnectionLimit::of_this_process(workers, settings.pool.max_connections as usize);
+        let (http, bind) = (&settings.http, settings.http.bind);
+        let (shutdown_timeout, in_flight) = (http.shutdown_timeout, Arc::new(AtomicUsize::new(0)));
         let listener = listen(bind).map_err(|error| explain(bind, &error))?;
         let address = listener.local_addr()?;
+        let worker = Worker {
+            auth: BearerAuth::new(http.tokens.iter().cloned()),
+            deadline: RequestDeadline::new(http.request_timeout),
+            in_flight: in_flight.clone(),
+            documents: settings.documents,
+            address,
+            client_timeout: http.request_timeout.map_or(CLIENT_TIMEOUT, |it| it.min(CLIENT_TIMEOUT)),
+            limit: ConnectionLimit::of_this_process(http.workers, settings.pool.max_connections as usize),
+        };
         let builder = Server::build();
         let is_ending = builder.graceful_shutdown_signal();
         let server = builder
-            .workers(workers)
-            .max_concurrent_connections(connection_limit.hard)
+            .workers(http.workers)
+            .max_concurrent_connections(worker.limit.hard)
             // Used by the health test only: other requests run on the threads of `blocking`.
             .worker_max_blocking_threads(HEALTH_THREADS)
             // Longer than the deadline in `run_until_stopped`, which is exact and comes first.
             .shutdown_timeout(shutdown_timeout.as_secs() + 2)
             .disable_signals()
-            // As `HttpServer` does it, with our `Connection` between socket and server.
             .listen("poolhouse", listener, move || {
                 let is_ending = is_ending.clone();
-                let http = HttpService::build()
-                    .graceful_shutdown_signal(move || {
-                        let is_ending = is_ending.clone();
-                        async move { is_ending.notified().await }
-                    })
-                    .keep_alive(client_timeout * 2)
-                    .client_request_timeout(client_timeout)
-                    .client_disconnect_timeout(CLOSE_TIMEOUT)
-                    // A client that closes its sending half counts as gone; otherwise its request would run on
-                    // without a reader.
-                    .h1_allow_half_closed(false)
-                    .local_addr(address)
-                    .on_connect_ext(|connection: &Connection, extensions| {
-                        extensions.insert(connection.exchange().clone());
-                    })
-                    .h1(map_config(app(), |()| AppConfig::default()));
-                fn_service(move |socket: TcpStream| {
-                    let connection = Connection::new(socket, client_timeout, connection_limit);
-                    let peer = connection.peer();
-                    ready(Ok((connection, peer)))
+                worker.service(move || {
+                    let is_ending = is_ending.clone();
+                    async move { is_ending.notified().await }
                 })
-                .and_then(http)
             })
             .map_err(|error| explain(bind, &error))?
             .run();
@@ -177,6 +149,71 @@ impl Application {
             true => Err(io::Error::other("the service ended because its database did: see the log")),
             false => ended,
         }
+    }
+}
+
+/// What a worker starts with. Each has an app and a service of its own.
+#[derive(Clone)]
+struct Worker {
+    auth: BearerAuth,
+    deadline: RequestDeadline,
+    in_flight: Arc<AtomicUsize>,
+    documents: DocumentSettings,
+    address: SocketAddr,
+    client_timeout: Duration,
+    limit: ConnectionLimit,
+}
+
+impl Worker {
+    /// The routes, and what surrounds each of them.
+    fn app(
+        &self,
+    ) -> App<
+        impl ServiceFactory<
+            ServiceRequest,
+            Config = (),
+            Response = ServiceResponse<impl MessageBody + use<>>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + use<>,
+    > {
+        let in_flight = self.in_flight.clone();
+        App::new()
+            .wrap(self.deadline)
+            .wrap_fn(move |request, service| handle(request, service, &in_flight))
+            .configure(json_errors)
+            .configure(health_routes(DatabasePool, self.auth.clone()))
+            .configure(movie_routes(self.auth.clone()))
+            .configure(document_routes(self.auth.clone(), self.documents))
+    }
+
+    /// Serves HTTP on accepted sockets, as `HttpServer` does it, with our `Connection` between socket and server.
+    /// `shutdown` returns once the server is ending.
+    fn service<S, F>(&self, shutdown: S) -> impl ServiceFactory<TcpStream, Config = ()> + use<S, F>
+    where
+        S: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let (client_timeout, limit) = (self.client_timeout, self.limit);
+        let http = HttpService::build()
+            .graceful_shutdown_signal(shutdown)
+            .keep_alive(client_timeout * 2)
+            .client_request_timeout(client_timeout)
+            .client_disconnect_timeout(CLOSE_TIMEOUT)
+            // A client that closes its sending half counts as gone; otherwise its request would run on without a
+            // reader.
+            .h1_allow_half_closed(false)
+            .local_addr(self.address)
+            .on_connect_ext(|connection: &Connection, extensions| {
+                extensions.insert(connection.exchange().clone());
+            })
+            .h1(map_config(self.app(), |()| AppConfig::default()));
+        fn_service(move |socket: TcpStream| {
+            let connection = Connection::new(socket, client_timeout, limit);
+            let peer = connection.peer();
+            ready(Ok((connection, peer)))
+        })
+        .and_then(http)
     }
 }
 

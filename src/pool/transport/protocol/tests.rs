@@ -1,6 +1,6 @@
 //! Messages, cut at every position.
 
-use super::reply::{Malformed, Reply, ReplyReader, columns};
+use super::reply::{Copy, Malformed, Reply, ReplyReader, Unasked, columns};
 use super::*;
 use crate::rows::Values;
 use proptest::collection::vec;
@@ -159,9 +159,65 @@ fn read_everything(reply: Reply) {
     }
 }
 
+/// Reads the reply to a COPY as it arrives in parts of these sizes, and drops what was read. Returns the outcome, without the
+/// place of the end, and the data.
+fn copy_in_parts(bytes: &[u8], sizes: &[usize]) -> (Result<bool, Malformed>, Vec<u8>) {
+    let conn = ConnectionState::new();
+    let (mut reader, mut input, mut rest, mut data) = (ReplyReader::of_copy(), Vec::new(), bytes, Vec::new());
+    for size in sizes.iter().cycle() {
+        let (part, others) = rest.split_at(rest.len().min(*size));
+        input.extend_from_slice(part);
+        rest = others;
+        let outcome = reader.read(&input, &conn, |message| match message {
+            Unasked::CopyData(part) => data.extend_from_slice(part),
+            Unasked::Notification(_) | Unasked::CopyIn => {}
+        });
+        match outcome {
+            Ok(None) if !rest.is_empty() => reader.discard_read(&mut input),
+            Ok(None) => return (Ok(false), data),
+            Ok(Some(end)) => {
+                read_everything(reader.finish(input[..end].to_vec()));
+                return (Ok(true), data);
+            }
+            Err(error) => return (Err(error), data),
+        }
+    }
+    unreachable!("sizes are not empty")
+}
+
+#[test]
+fn the_data_of_a_copy_is_passed_on_and_not_kept() {
+    let reply = [
+        message(b'1', b""),
+        message(b'2', b""),
+        message(b'H', b"\0\0\0"),
+        message(b'd', b"1\ta\n"),
+        message(b'd', b"2\tb\n"),
+        message(b'c', b""),
+        message(b'C', b"COPY 2\0"),
+        message(b'Z', b"T"),
+    ]
+    .concat();
+    let conn = ConnectionState::new();
+    let (mut reader, mut input, mut most) = (ReplyReader::of_copy(), Vec::new(), 0);
+    for byte in reply {
+        input.push(byte);
+        most = most.max(input.len());
+        match reader.read(&input, &conn, |_| ()).unwrap() {
+            None => reader.discard_read(&mut input),
+            Some(end) => assert_eq!(end, input.len()),
+        }
+    }
+    // The longest message.
+    assert_eq!(most, 5 + b"COPY 2\0".len());
+    let reply = reader.finish(input);
+    assert_eq!((reply.affected(), reply.copy()), (2, Some(Copy::Out)));
+    assert_eq!(conn.status(), Some(b'T'));
+}
+
 /// Messages that a server may send, the last one cut short.
 fn messages() -> impl Strategy<Value = Vec<u8>> {
-    let kind = prop_oneof![Just(b'E'), Just(b'G'), Just(b'D'), any::<u8>()];
+    let kind = prop_oneof![Just(b'E'), Just(b'G'), Just(b'd'), Just(b'D'), any::<u8>()];
     let ready = select(b"ITE".to_vec()).prop_map(|status| message(b'Z', &[status]));
     let other = (kind, vec(any::<u8>(), 0..12))
         .prop_filter("a status is one byte", |(kind, _)| *kind != b'Z')
@@ -204,6 +260,12 @@ proptest! {
         if let Ok(Some(end)) = outcome {
             read_everything(other.finish(bytes[..end].to_vec()));
         }
+    }
+
+    #[test]
+    fn a_copy_means_the_same_however_it_is_cut(bytes in messages(), cuts in vec(1..9_usize, 1..20)) {
+        let whole = copy_in_parts(&bytes, &[bytes.len().max(1)]);
+        prop_assert_eq!(copy_in_parts(&bytes, &cuts), whole);
     }
 
     #[test]
