@@ -110,7 +110,9 @@ impl Folder {
 
     /// Waits until the server waits because of [`hold`](Folder::hold).
     pub(super) fn until_held(&self) {
-        let sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        // The view has the locks of every database of the server.
+        let sql = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+                   WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()";
         eventually("the document is held", SOON, || self.count(sql) == 1);
     }
 }
