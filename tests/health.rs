@@ -163,6 +163,7 @@ fn with_the_server_gone_health_says_so_at_once_and_opens_nothing() {
     });
     let answer = get(&app, "/api/movies/1");
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    assert!(app.log().contains("answering 503 down (GET /api/movies/{movie_id})"), "{}", app.log());
     let port = server.port().to_string();
     assert!(!answer.text.contains("127.0.0.1") && !answer.text.contains(&port), "{}", answer.text);
 

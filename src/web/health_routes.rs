@@ -13,6 +13,9 @@ use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, ServiceConfig};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// The pool that health routes report on: [`DatabasePool`], initialized before or later, or another [`Pool`].
 #[derive(Debug, Clone)]
@@ -73,25 +76,117 @@ pub fn health_routes(
     pool: impl Into<WatchedPool>,
     auth: BearerAuth,
 ) -> impl FnOnce(&mut ServiceConfig) + Clone + Send + 'static {
-    let pool = pool.into();
-    move |config| {
-        let resource = |path| web::resource(path).default_service(method_not_allowed("GET, HEAD"));
-        config
-            .service(resource("/api/health").route(read().to(process_health)))
-            .service(
-                resource("/api/health/ready").app_data(Data::new(pool.clone())).route(read().to(readiness)),
-            )
-            .service(
-                resource("/api/health/db")
-                    .app_data(Data::new(pool.clone()))
-                    .route(read().to(pool_health).wrap(auth.clone())),
-            )
-            .service(
-                resource("/api/health/db/test")
-                    .app_data(Data::new(pool))
-                    .route(read().to(try_pool).wrap(auth)),
-            );
+    let routes = HealthRoutes::new(pool, auth);
+    move |config| routes.configure(config)
+}
+
+/// The [`health_routes`] at another path, and with checks of one's own.
+///
+/// # Examples
+///
+/// ```
+/// use actix_web::App;
+/// use poolhouse::DatabasePool;
+/// use poolhouse::web::{BearerAuth, HealthRoutes, json_errors};
+///
+/// # let auth = BearerAuth::new([]);
+/// let health = HealthRoutes::new(DatabasePool, auth)
+///     .at("/internal/health")
+///     .with_check("uploads", || std::fs::metadata("uploads").map(drop).map_err(|error| error.to_string()));
+/// let app = App::new().configure(json_errors).configure(|config| health.configure(config));
+/// ```
+#[derive(Clone)]
+pub struct HealthRoutes {
+    pool: WatchedPool,
+    auth: BearerAuth,
+    path: String,
+    checks: Checks,
+}
+
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Checks by their names.
+#[derive(Clone, Default)]
+struct Checks(Vec<(&'static str, Check)>);
+
+impl std::fmt::Debug for HealthRoutes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let checks: Vec<_> = self.checks.0.iter().map(|(name, _)| name).collect();
+        f.debug_struct("HealthRoutes")
+            .field("path", &self.path)
+            .field("checks", &checks)
+            .finish_non_exhaustive()
     }
+}
+
+impl HealthRoutes {
+    /// The routes of [`health_routes`], at `/api/health`.
+    pub fn new(pool: impl Into<WatchedPool>, auth: BearerAuth) -> HealthRoutes {
+        HealthRoutes { pool: pool.into(), auth, path: "/api/health".to_owned(), checks: Checks::default() }
+    }
+
+    /// Mounts them at `path` in place of `/api/health`: `path`, `path/ready`, `path/db` and `path/db/test`.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> HealthRoutes {
+        path.trim_end_matches('/').clone_into(&mut self.path);
+        self
+    }
+
+    /// Adds a check. Its result is under `checks` in the report of `/db`: `{"status":"ok"}`, or `"error"` with the text as
+    /// `message`. Where one fails, `/db` and `/ready` respond with 503.
+    ///
+    /// It runs on a worker at every request to these two routes, so it must return at once: read a flag or a file's metadata, and
+    /// leave slow checks to a thread of their own that sets a flag. A panic counts as an error.
+    #[must_use]
+    pub fn with_check(
+        mut self,
+        name: &'static str,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> HealthRoutes {
+        self.checks.0.push((name, Arc::new(check)));
+        self
+    }
+
+    /// Mounts the routes into an app.
+    pub fn configure(self, config: &mut ServiceConfig) {
+        let HealthRoutes { pool, auth, path, checks } = self;
+        let (pool, checks) = (Data::new(pool), Data::new(checks));
+        let resource = |below: &str| {
+            web::resource(format!("{path}{below}"))
+                .app_data(pool.clone())
+                .app_data(checks.clone())
+                .default_service(method_not_allowed("GET, HEAD"))
+        };
+        config
+            .service(resource("").route(read().to(process_health)))
+            .service(resource("/ready").route(read().to(readiness)))
+            .service(resource("/db").route(read().to(pool_health).wrap(auth.clone())))
+            .service(resource("/db/test").route(read().to(try_pool).wrap(auth)));
+    }
+}
+
+impl Checks {
+    fn run(&self) -> BTreeMap<&'static str, Checked> {
+        let checked = self.0.iter().map(|(name, check)| {
+            let result = catch_unwind(AssertUnwindSafe(|| check()));
+            let message = result.unwrap_or_else(|_| Err("the check panicked".to_owned())).err();
+            let status = if message.is_none() { "ok" } else { "error" };
+            (*name, Checked { status, message })
+        });
+        checked.collect()
+    }
+}
+
+/// The result of one check.
+#[derive(Serialize)]
+struct Checked {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+fn are_all_well(checked: &BTreeMap<&'static str, Checked>) -> bool {
+    checked.values().all(|checked| checked.message.is_none())
 }
 
 #[derive(Serialize)]
@@ -109,34 +204,40 @@ struct Readiness {
     status: &'static str,
 }
 
-async fn readiness(pool: Data<WatchedPool>) -> HttpResponse {
-    let is_ready = pool.get().is_ok_and(|pool| {
+async fn readiness(pool: Data<WatchedPool>, checks: Data<Checks>) -> HttpResponse {
+    let lends = pool.get().is_ok_and(|pool| {
         let status = pool.status();
         status.state == PoolState::Open && HealthReport::new(&status).status != HealthStatus::Error
     });
-    if is_ready {
+    if lends && are_all_well(&checks.run()) {
         HttpResponse::Ok().json(Readiness { status: "ready" })
     } else {
         HttpResponse::ServiceUnavailable().json(Readiness { status: "unavailable" })
     }
 }
 
-async fn pool_health(pool: Data<WatchedPool>) -> HttpResponse {
+async fn pool_health(pool: Data<WatchedPool>, checks: Data<Checks>) -> HttpResponse {
+    let checks = checks.run();
     let report = match pool.get() {
         Ok(pool) => HealthReport::new(&pool.status()),
         Err(error) => HealthReport::without_pool(&error),
     };
     let status = match report.status {
         HealthStatus::Error => StatusCode::SERVICE_UNAVAILABLE,
+        HealthStatus::Healthy | HealthStatus::Warning if !are_all_well(&checks) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         HealthStatus::Healthy | HealthStatus::Warning => StatusCode::OK,
     };
-    HttpResponse::build(status).json(PoolHealth { report, request_threads: bridge::load() })
+    HttpResponse::build(status).json(PoolHealth { report, checks, request_threads: bridge::load() })
 }
 
 #[derive(Serialize)]
 struct PoolHealth {
     #[serde(flatten)]
     report: HealthReport,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    checks: BTreeMap<&'static str, Checked>,
     request_threads: Load,
 }
 
@@ -162,4 +263,57 @@ async fn try_pool(pool: Data<WatchedPool>) -> Result<HttpResponse, ApiError> {
     .await?;
     let message = "a query went through the pool and came back";
     Ok(HttpResponse::Ok().json(PoolTried { status: "ok", message, test_result }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::ApiToken;
+    use actix_web::http::StatusCode;
+    use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
+    use actix_web::{App, rt};
+    use serde_json::{Value, json};
+    use sha2::{Digest, Sha256};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const TOKEN: &str = "first-token-0123456789-0123456789";
+
+    /// The process has no pool, so the report of the pool is an error; its checks are looked at.
+    #[test]
+    fn own_checks_appear_below_the_chosen_path_and_a_panic_in_one_is_an_error() {
+        let token = ApiToken { name: "first".to_owned(), sha256: Sha256::digest(TOKEN).into() };
+        let auth = BearerAuth::new([token]);
+        let is_full = Arc::new(AtomicBool::new(false));
+        let seen = is_full.clone();
+        let health = HealthRoutes::new(DatabasePool, auth)
+            .at("/internal/")
+            .with_check("disk", move || match seen.load(Ordering::Relaxed) {
+                true => Err("no room".to_owned()),
+                false => Ok(()),
+            })
+            .with_check("mail", || panic!("a check"));
+        rt::System::new().block_on(async {
+            let app = init_service(App::new().configure(|config| health.configure(config))).await;
+            let get = |path: &str| {
+                TestRequest::get()
+                    .uri(path)
+                    .insert_header(("authorization", format!("Bearer {TOKEN}")))
+                    .to_request()
+            };
+            assert_eq!(call_service(&app, get("/internal")).await.status(), StatusCode::OK);
+            assert_eq!(
+                call_service(&app, get("/internal/ready")).await.status(),
+                StatusCode::SERVICE_UNAVAILABLE
+            );
+            assert_eq!(call_service(&app, get("/api/health")).await.status(), StatusCode::NOT_FOUND);
+            for (full, disk) in
+                [(false, json!({"status": "ok"})), (true, json!({"status": "error", "message": "no room"}))]
+            {
+                is_full.store(full, Ordering::Relaxed);
+                let report: Value = read_body_json(call_service(&app, get("/internal/db")).await).await;
+                assert_eq!(report["checks"]["disk"], disk);
+                assert_eq!(report["checks"]["mail"]["message"], "the check panicked");
+            }
+        });
+    }
 }

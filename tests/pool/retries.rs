@@ -98,7 +98,11 @@ fn a_read_is_attempted_again_as_often_as_its_sessions_are_terminated_up_to_a_lim
     assert!(ended == 16 && matches!(outcome, Err(Error::ConnectionLost(_))), "{ended}: {outcome:?}");
     // The query may be what breaks the connection.
     let (ended, outcome) = read_while_sessions_end(&database, &pool, 100, |_, _| proxy.cut());
-    assert!(ended == 4 && matches!(outcome, Err(Error::ConnectionLost(_))), "{ended}: {outcome:?}");
+    // A cut may also meet an attempt that has not been seen to run.
+    assert!(
+        (1..=4).contains(&ended) && matches!(outcome, Err(Error::ConnectionLost(_))),
+        "{ended}: {outcome:?}"
+    );
 }
 
 /// Each reads what the other writes: one of two has to be undone.

@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, Route, guard};
 use serde_json::error::Category;
 use std::io;
 
-/// The largest JSON body accepted, in bytes: 1 MiB.
+/// The largest JSON body that [`json_errors`] accepts, in bytes: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
 /// Makes the responses to malformed requests JSON: `App::new().configure(poolhouse::web::json_errors)`.
@@ -17,18 +17,30 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// |---|---|---|
 /// | no such path | 404 | `not_found` |
 /// | body not complete at the [request's deadline](super::RequestDeadline) | 408 | `body_timeout` |
-/// | body above [`MAX_BODY`] | 413 | `too_large` |
+/// | body above [`MAX_BODY`], or the limit of [`json_errors_up_to`] | 413 | `too_large` |
 /// | body not declared as JSON | 415 | `unsupported_media_type` |
 /// | body that is not JSON (the message has line and column), or is incomplete | 400 | `invalid_json`, `broken_body` |
 /// | JSON, path or query string that does not fit the handler's type | 422 | `invalid` |
 ///
-/// Each resource responds to a wrong method itself: see [`method_not_allowed`].
+/// Each resource responds to a wrong method itself: see [`method_not_allowed`]. The same responses for a resource's own
+/// configuration are [`ApiError`]'s conversions from actix-web's errors:
+/// `JsonConfig::default().limit(200).error_handler(|error, _| ApiError::from(error).into())`.
 pub fn json_errors(config: &mut ServiceConfig) {
-    config
-        .app_data(JsonConfig::default().limit(MAX_BODY).error_handler(|error, _| body_error(&error).into()))
-        .app_data(PathConfig::default().error_handler(|error, _| path_error(&error).into()))
-        .app_data(QueryConfig::default().error_handler(|error, _| query_error(&error).into()))
-        .default_service(web::to(no_such_path));
+    json_errors_up_to(MAX_BODY)(config);
+}
+
+/// Does what [`json_errors`] does, and accepts JSON bodies of up to `max_body` bytes:
+/// `App::new().configure(json_errors_up_to(64 * 1024))`.
+pub fn json_errors_up_to(max_body: usize) -> impl FnOnce(&mut ServiceConfig) + Copy + Send + 'static {
+    move |config| {
+        config
+            .app_data(
+                JsonConfig::default().limit(max_body).error_handler(|error, _| ApiError::from(error).into()),
+            )
+            .app_data(PathConfig::default().error_handler(|error, _| ApiError::from(error).into()))
+            .app_data(QueryConfig::default().error_handler(|error, _| ApiError::from(error).into()))
+            .default_service(web::to(no_such_path));
+    }
 }
 
 /// Returns a route for `GET` and `HEAD`, both of which every server must support (RFC 9110, section 9.1).
@@ -56,13 +68,33 @@ async fn no_such_path(request: HttpRequest) -> Result<(), ApiError> {
     Err(ApiError::not_found(format!("there is nothing at {path}")))
 }
 
+impl From<JsonPayloadError> for ApiError {
+    fn from(error: JsonPayloadError) -> ApiError {
+        body_error(&error)
+    }
+}
+
+impl From<PathError> for ApiError {
+    fn from(error: PathError) -> ApiError {
+        path_error(&error)
+    }
+}
+
+impl From<QueryPayloadError> for ApiError {
+    fn from(error: QueryPayloadError) -> ApiError {
+        query_error(&error)
+    }
+}
+
 fn body_error(error: &JsonPayloadError) -> ApiError {
     match error {
-        JsonPayloadError::OverflowKnownLength { .. } | JsonPayloadError::Overflow { .. } => ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            format!("the body is larger than {MAX_BODY} bytes"),
-        ),
+        JsonPayloadError::OverflowKnownLength { limit, .. } | JsonPayloadError::Overflow { limit } => {
+            ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                format!("the body is larger than {limit} bytes"),
+            )
+        }
         JsonPayloadError::ContentType => ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",

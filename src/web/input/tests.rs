@@ -105,3 +105,20 @@ async fn a_wrong_method_gets_the_allowed_ones() {
     assert_eq!(body["error"]["code"], "method_not_allowed");
     assert_eq!(body["error"]["message"], "DELETE is not possible here, only POST");
 }
+
+#[actix_web::test]
+async fn another_limit_of_the_body_is_the_one_in_the_message() {
+    let things = web::resource("/things").route(web::post().to(create));
+    let own = web::resource("/own")
+        .app_data(JsonConfig::default().limit(9).error_handler(|error, _| ApiError::from(error).into()))
+        .route(web::post().to(create));
+    let app = init_service(App::new().configure(json_errors_up_to(20)).service(things).service(own)).await;
+    for (path, limit) in [("/things", 20), ("/own", 9)] {
+        let body = format!(r#"{{"size":7,"pad":"{}"}}"#, "x".repeat(10));
+        let request = TestRequest::post().uri(path).insert_header((CONTENT_TYPE, "application/json"));
+        let response = call_service(&app, request.set_payload(body).to_request()).await;
+        assert_eq!(response.status(), 413);
+        let body: Value = read_body_json(response).await;
+        assert_eq!(body["error"]["message"], format!("the body is larger than {limit} bytes"));
+    }
+}

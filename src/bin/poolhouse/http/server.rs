@@ -15,11 +15,12 @@ use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::App;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{AppConfig, Server, Service, ServiceRequest, ServiceResponse};
+use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
 use poolhouse::settings::DocumentSettings;
-use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors};
+use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors, name_route};
 use poolhouse::{DatabasePool, Settings};
 use socket2::SockRef;
 use std::future::{poll_fn, ready};
@@ -181,6 +182,7 @@ impl Worker {
         App::new()
             .wrap(self.deadline)
             .wrap_fn(move |request, service| handle(request, service, &in_flight))
+            .wrap(from_fn(name_route))
             .configure(json_errors)
             .configure(health_routes(DatabasePool, self.auth.clone()))
             .configure(movie_routes(self.auth.clone()))
