@@ -3,6 +3,7 @@
 use super::*;
 use crate::support::{Proxy, eventually};
 use poolhouse::Execute;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -160,13 +161,18 @@ fn idle_connections_above_the_minimum_are_let_go_one_by_one() {
 #[test]
 fn threads_that_take_turns_share_one_connection_and_the_others_are_let_go() {
     let pool = pool(1, 4, |settings| settings.idle_timeout = Some(400 * MS));
-    drop([(); 4].map(|()| pool.get_connection().unwrap()));
-    assert_eq!(pool.status().total, 4);
-    let (turn, end) = (AtomicU32::new(0), Instant::now() + SOON);
+    let (all, turn, end) = (Barrier::new(4), AtomicU32::new(0), Instant::now() + SOON);
     thread::scope(|scope| {
         for mine in 0..4 {
-            let (pool, turn) = (&pool, &turn);
+            let (pool, all, turn) = (&pool, &all, &turn);
             scope.spawn(move || {
+                // The first time some connections are new; after the second, every thread has had one from its slot.
+                for _ in 0..2 {
+                    let own = pool.get_connection().unwrap();
+                    all.wait();
+                    drop(own);
+                    all.wait();
+                }
                 let mut is_over = false;
                 while !is_over {
                     if turn.load(Ordering::Acquire) == mine {
