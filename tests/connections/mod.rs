@@ -314,19 +314,30 @@ fn where_every_connection_is_at_work_health_is_still_answered() {
     let app = App::spawn(&shell, tempfile::tempdir().unwrap(), &variables).until_it_answers();
     let mut holder = database.client();
     holder.batch_execute("BEGIN; LOCK TABLE movies IN ACCESS EXCLUSIVE MODE").unwrap();
-    // One whose request has not been read yet looks idle, and may have to make room for the one that asks.
+    // One whose request has not been read yet, or whose end has not been seen yet, looks idle, and may have to make room for the
+    // one that asks: a probe that finds room waits for the table, and not for long.
+    let is_refused = || {
+        let mut probe = Raw::connect(&app);
+        probe.send(request("GET", "/api/movies/1", "X-Request-Timeout-Ms: 300\r\n"));
+        let answer = probe.answer_to("GET");
+        assert!(matches!(answer.status(), 503 | 504), "{answer:?}");
+        let is_refused = answer.status() == 503;
+        assert!(
+            !is_refused || answer.body.contains("\"saturated\"") && answer.has("retry-after: 1"),
+            "{answer:?}"
+        );
+        is_refused
+    };
     let mut clients = Vec::new();
     eventually("26 are at work", SOON, || {
         let mut raw = Raw::connect(&app);
         raw.send(request("GET", "/api/movies/1", ""));
         clients.push(raw);
         let load = &crate::http::get_as_known(&app, "/api/health/db").json()["request_threads"];
-        load["busy"].as_u64().unwrap() + load["waiting"].as_u64().unwrap() == 26
+        load["busy"].as_u64().unwrap() + load["waiting"].as_u64().unwrap() >= 26
     });
     for _ in 0..10 {
-        let refused = get(&app, "/api/movies/1");
-        assert_eq!((refused.status, refused.error_code().as_str()), (503, "saturated"), "{refused:?}");
-        assert_eq!(refused.header("retry-after"), Some("1"));
+        eventually("a request is refused", SOON, is_refused);
         assert_eq!(get(&app, "/api/health").status, 200);
     }
     holder.batch_execute("ROLLBACK").unwrap();
@@ -336,7 +347,7 @@ fn where_every_connection_is_at_work_health_is_still_answered() {
         let mut line = [0; 12];
         (&raw.stream).read_exact(&mut line).is_ok() && line.ends_with(b"404")
     });
-    assert_eq!(found.count(), 26);
+    assert!(found.count() >= 26);
     assert_eq!(get(&app, "/api/movies/1").status, 404);
 }
 
