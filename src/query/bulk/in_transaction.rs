@@ -7,7 +7,7 @@
 use crate::decode::decode_row;
 use crate::error::{Error, Result};
 use crate::pool::{EncodedRows, Piece};
-use crate::query::bulk::Bulk;
+use crate::query::bulk::{Bulk, unless_empty};
 use crate::query::copy::{CopyFormat, PieceWriter, copy_in_statement, copy_out_statement, unwritable};
 use crate::query::copy_text::RowWriter;
 use crate::query::param_row::ParamRow;
@@ -30,10 +30,7 @@ const MAX_ROWS: i32 = 2 * 1024;
 
 impl Bulk for Transaction<'_> {
     fn execute_many<P: ParamRow>(&self, sql: &str, rows: impl IntoIterator<Item = P>) -> Result<u64> {
-        let mut rows = rows.into_iter().peekable();
-        if rows.peek().is_none() {
-            return Ok(0);
-        }
+        let Some(mut rows) = unless_empty(rows) else { return Ok(0) };
         let mut encoded = self.bounded(|session, limit| session.encode_rows(sql, limit))?;
         let mut parts = self.begin_parts();
         let mut affected = 0;
@@ -82,10 +79,7 @@ impl Bulk for Transaction<'_> {
         columns: &[&str],
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64> {
-        let mut rows = rows.into_iter().peekable();
-        if rows.peek().is_none() {
-            return Ok(0);
-        }
+        let Some(mut rows) = unless_empty(rows) else { return Ok(0) };
         let statement = copy_in_statement(table, columns)?;
         let types = self.bounded(|session, limit| session.copy_types(&statement, limit))?;
         let mut writer = RowWriter::new(columns.iter().copied().zip(&types));

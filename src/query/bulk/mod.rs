@@ -16,6 +16,7 @@ use postgres::types::ToSql;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Write;
+use std::iter::Peekable;
 
 /// Runs statements for many rows on a [`Pool`], a [`Connection`], a [`Transaction`], or
 /// [`DatabasePool`](crate::DatabasePool).
@@ -191,14 +192,17 @@ pub trait Bulk {
     fn copy_out(&self, query: &str, format: CopyFormat, out: &mut impl Write) -> Result<u64>;
 }
 
+/// The rows, if there are any: without rows nothing is sent.
+fn unless_empty<I: IntoIterator>(rows: I) -> Option<Peekable<I::IntoIter>> {
+    let mut rows = rows.into_iter().peekable();
+    rows.peek().is_some().then_some(rows)
+}
+
 impl Bulk for Pool {
     #[track_caller]
     fn execute_many<P: ParamRow>(&self, sql: &str, rows: impl IntoIterator<Item = P>) -> Result<u64> {
-        let mut rows = rows.into_iter().peekable();
-        match rows.peek() {
-            Some(_) => self.transaction(|tx| tx.execute_many(sql, rows)),
-            None => Ok(0),
-        }
+        let Some(rows) = unless_empty(rows) else { return Ok(0) };
+        self.transaction(|tx| tx.execute_many(sql, rows))
     }
 
     #[track_caller]
@@ -218,11 +222,8 @@ impl Bulk for Pool {
         columns: &[&str],
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64> {
-        let mut rows = rows.into_iter().peekable();
-        match rows.peek() {
-            Some(_) => self.transaction(|tx| tx.copy_in(table, columns, rows)),
-            None => Ok(0),
-        }
+        let Some(rows) = unless_empty(rows) else { return Ok(0) };
+        self.transaction(|tx| tx.copy_in(table, columns, rows))
     }
 
     #[track_caller]
@@ -241,11 +242,8 @@ impl Connection {
 
 impl Bulk for Connection {
     fn execute_many<P: ParamRow>(&self, sql: &str, rows: impl IntoIterator<Item = P>) -> Result<u64> {
-        let mut rows = rows.into_iter().peekable();
-        match rows.peek() {
-            Some(_) => self.in_transaction(|tx| tx.execute_many(sql, rows)),
-            None => Ok(0),
-        }
+        let Some(rows) = unless_empty(rows) else { return Ok(0) };
+        self.in_transaction(|tx| tx.execute_many(sql, rows))
     }
 
     fn for_each_row<T: DeserializeOwned>(
@@ -263,11 +261,8 @@ impl Bulk for Connection {
         columns: &[&str],
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64> {
-        let mut rows = rows.into_iter().peekable();
-        match rows.peek() {
-            Some(_) => self.in_transaction(|tx| tx.copy_in(table, columns, rows)),
-            None => Ok(0),
-        }
+        let Some(rows) = unless_empty(rows) else { return Ok(0) };
+        self.in_transaction(|tx| tx.copy_in(table, columns, rows))
     }
 
     fn copy_out(&self, query: &str, format: CopyFormat, out: &mut impl Write) -> Result<u64> {
