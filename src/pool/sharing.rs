@@ -196,11 +196,12 @@ impl Shared {
 impl Lease {
     /// Runs one statement, and with it those of callers that wait. Returns the connection to the pool.
     pub(crate) fn run_shared(mut self, sql: &str, params: Params<'_>) -> Result<Answer, Failure> {
-        let shared = self.shared().clone();
-        let share = shared.settings.share_round_trips;
-        if share == ShareRoundTrips::Off || !shared.gate.has_waiters() {
+        let share = self.shared().settings.share_round_trips;
+        if share == ShareRoundTrips::Off || !self.shared().gate.has_waiters() {
             return self.run(sql, params);
         }
+        // All threads share its count, so that a call without followers is spared it.
+        let shared = self.shared().clone();
         let Some(member) = self.session().member(sql, share) else { return self.run(sql, params) };
         let due = shared.take_along(&mut self);
         if due.is_empty() {
@@ -239,18 +240,13 @@ impl Batch {
         });
         self.receive_rest();
         let is_stale = outcome.as_ref().is_err_and(|failure| failure.retry == Retry::Safe);
-        if let Some(lease) = &mut self.lease
-            && is_stale
-            && lease.session().is_clean()
-        {
-            // It was refused for what the session knew of it, which it now has forgotten.
-            self.settled.drain(..).for_each(|waiter| waiter.wake());
-            let outcome = lease.run(sql, params);
+        let Some(mut lease) = self.lease.take_if(|lease| is_stale && lease.session().is_clean()) else {
             self.end();
             return outcome;
-        }
-        self.end();
-        outcome
+        };
+        // It was refused for what the session knew of it, which it now has forgotten.
+        self.wake();
+        lease.run(sql, params)
     }
 
     /// Receives the replies up to that of `ticket`, whose caller this is, and then those of the others.
@@ -291,15 +287,15 @@ impl Batch {
     /// Receives the replies that are due, or hands the connection on where one is late.
     fn receive_rest(&mut self) {
         if let (Some(lease), Some(sent)) = (&mut self.lease, &self.sent) {
+            if lease.session().has_sent_nothing(sent) {
+                return self.settle_rest();
+            }
             lease.session().pause(self.due.len(), sent);
         }
         let until = patience(self.limit);
         while let (Some(lease), Some(sent)) = (&mut self.lease, &mut self.sent) {
             let session = lease.session();
             let Some(next) = self.due.front() else { break };
-            if session.has_sent_nothing(sent) {
-                return self.settle_rest();
-            }
             if !session.has_ended() && !session.is_reply_there(until) {
                 return self.hand_on();
             }
@@ -315,8 +311,9 @@ impl Batch {
         give_up_reads(self.due.iter().skip(1));
         // This thread may be back for another connection before the next leader has woken up.
         self.lease.iter().for_each(Lease::detach);
-        let waiting = self.due.iter().map(|follower| (follower.waiter.clone(), follower.ticket.clone()));
-        for (waiter, ticket) in waiting.collect::<Vec<_>>() {
+        for place in 0..self.due.len() {
+            let Follower { waiter, ticket, .. } = &self.due[place];
+            let (waiter, ticket) = (waiter.clone(), ticket.clone());
             let mut progress = ticket.progress();
             if let Progress::Waiting = *progress {
                 let rest = Batch {

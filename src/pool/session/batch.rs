@@ -7,7 +7,6 @@ use crate::error::{Error, Interruption};
 use crate::pool::session::classify::catalogue::{Catalogue, Description};
 use crate::pool::session::exchange::complete;
 use crate::pool::session::outcome::{Checkpoint, Fault};
-use crate::pool::session::statement::may_be_stale;
 use crate::pool::session::statement_cache::write_bind;
 use crate::pool::session::{Answer, Effect, Failure, Limit, Params, Retry, Session};
 use crate::rows::Column;
@@ -29,9 +28,6 @@ impl Encoded {
     /// run alone.
     pub(crate) fn new(catalogue: &Catalogue, sql: &str, params: Params<'_>) -> Option<Encoded> {
         let description = catalogue.description(sql)?;
-        if description.params.len() != params.len() {
-            return None;
-        }
         let mut messages = BytesMut::new();
         write_bind(&description.name, &description.params, params, &mut messages).ok()?;
         frontend::execute("", 0, &mut messages).ok()?;
@@ -96,7 +92,8 @@ impl Session {
     pub(crate) fn member_of(&mut self, encoded: &Encoded, share: ShareRoundTrips) -> Option<Member> {
         let sql = &encoded.description.sql;
         let member = self.member(sql, share)?;
-        self.statements.cached(sql)?.is(&encoded.description).then_some(member)
+        let prepared = self.statements.cached(sql)?;
+        Arc::ptr_eq(prepared.description(), &encoded.description).then_some(member)
     }
 
     /// Whether the session is idle, clean and to be kept.
@@ -173,10 +170,7 @@ impl Session {
     /// Interprets a failure of one statement. Where it may be stale, the session forgets it, and the statement, which had no effect,
     /// is to be run alone.
     fn judge_member(&mut self, fault: Fault, sql: &str, checkpoint: Checkpoint, effect: Effect) -> Failure {
-        let is_stale = may_be_stale(&fault, true);
-        if is_stale {
-            self.statements.forget(sql);
-        }
+        let is_stale = self.forget_stale(sql, &fault, true);
         let failure = self.judge(fault, checkpoint, effect);
         let retry = if is_stale { Retry::Safe } else { failure.retry };
         Failure { retry, ..failure }.with_statement(sql)

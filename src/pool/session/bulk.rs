@@ -8,7 +8,7 @@ use crate::error::{Cause, Error};
 use crate::pool::session::classify::catalogue::Description;
 use crate::pool::session::exchange::complete;
 use crate::pool::session::outcome::Fault;
-use crate::pool::session::statement::{Ready, may_be_stale};
+use crate::pool::session::statement::Ready;
 use crate::pool::session::statement_cache::write_bind_to;
 use crate::pool::session::{Effect, Failure, Limit, Params, Session};
 use crate::pool::transport::protocol::reply::Reply;
@@ -126,9 +126,7 @@ impl Session {
                 }
             }
         };
-        if may_be_stale(&fault, is_cached) {
-            self.statements.forget(sql);
-        }
+        self.forget_stale(sql, &fault, is_cached);
         let failure = self.judge(fault, checkpoint, effect).with_statement(sql);
         Err(match completed {
             Some(completed) => failure.with_row(rows.first + completed),
@@ -172,9 +170,7 @@ impl Session {
                 Ok((Portal { name, columns }, piece))
             }
             Err(fault) => {
-                if may_be_stale(&fault, is_cached) {
-                    self.statements.forget(sql);
-                }
+                self.forget_stale(sql, &fault, is_cached);
                 Err(self.judge(fault, checkpoint, effect).with_statement(sql))
             }
         }

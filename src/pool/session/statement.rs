@@ -77,8 +77,7 @@ impl Session {
                 Err(fault) => fault,
             };
             self.statements.end_run();
-            if may_be_stale(&fault, is_cached) {
-                self.statements.forget(sql);
+            if self.forget_stale(sql, &fault, is_cached) {
                 limit = limit.since(checkpoint.at);
                 // A refused statement has done nothing, so it may run again, with two exceptions: a function behind
                 // it may have had an effect that no rollback undoes, and a transaction has failed with it.
@@ -315,6 +314,15 @@ impl Session {
         })
     }
 
+    /// Forgets the statement where its fault may come from what is known of it. Returns whether it did.
+    pub(super) fn forget_stale(&mut self, sql: &str, fault: &Fault, is_cached: bool) -> bool {
+        let is_stale = may_be_stale(fault, is_cached);
+        if is_stale {
+            self.statements.forget(sql);
+        }
+        is_stale
+    }
+
     /// Whether the borrower has begun a transaction of its own, which the pool must not end.
     fn is_in_own_transaction(&self) -> bool {
         self.is_dirty && self.conn.status() != Some(b'I')
@@ -324,7 +332,7 @@ impl Session {
 /// Whether the fault can come from a stale prepared statement (PostgreSQL, "Error Codes"): its plan (0A000) or its name
 /// (26000) is not valid any more. For a cached one also: a table, column or type that it refers to has changed (class 42,
 /// XX000), or the parameters were checked against outdated types, and nothing was sent.
-pub(super) fn may_be_stale(fault: &Fault, is_cached: bool) -> bool {
+fn may_be_stale(fault: &Fault, is_cached: bool) -> bool {
     match fault {
         Fault::Refused(error) if ends_session(error) => false,
         Fault::Refused(error) => {

@@ -245,12 +245,8 @@ impl Prepared {
 
     /// Writes all messages that run the statement, except for the Sync.
     fn write(&self, requests: &mut BytesMut, sql: &str, params: Params<'_>) -> Result<(), Fault> {
-        let Description { name, params: types, .. } = &*self.description;
-        let name = if self.is_named { name } else { "" };
-        if !self.is_on_server {
-            frontend::parse(name, sql, types.iter().map(Type::oid), requests)?;
-        }
-        write_bind(name, types, params, requests)?;
+        self.write_parse(requests, sql)?;
+        write_bind(self.name(), &self.description.params, params, requests)?;
         if self.is_described_by_reply() {
             frontend::describe(b'P', "", requests)?;
         }
@@ -270,12 +266,18 @@ impl Prepared {
 
     /// Writes the messages after which it can be bound any number of times.
     pub(super) fn write_parsed(&self, requests: &mut BytesMut, sql: &str) -> Result<(), Fault> {
-        let types = &self.description.params;
-        if !self.is_on_server {
-            frontend::parse(self.name(), sql, types.iter().map(Type::oid), requests)?;
-        }
+        self.write_parse(requests, sql)?;
         if self.is_described_by_reply() {
             frontend::describe(b'S', self.name(), requests)?;
+        }
+        Ok(())
+    }
+
+    /// Has the server parse it, where it is not there.
+    fn write_parse(&self, requests: &mut BytesMut, sql: &str) -> Result<(), Fault> {
+        if !self.is_on_server {
+            let types = self.description.params.iter().map(Type::oid);
+            frontend::parse(self.name(), sql, types, requests)?;
         }
         Ok(())
     }
@@ -304,10 +306,6 @@ impl Prepared {
     /// session of the pool.
     pub(super) fn is_settled(&self) -> bool {
         self.is_on_server && !self.is_described_by_reply()
-    }
-
-    pub(super) fn is(&self, description: &Arc<Description>) -> bool {
-        Arc::ptr_eq(&self.description, description)
     }
 
     /// Notes how long a call took.

@@ -174,29 +174,33 @@ impl ReplyReader {
 
 /// Whether the server has sent an error while no reply was outstanding: it ends the session.
 pub(crate) fn ends_with_error(mut bytes: &[u8]) -> bool {
-    while let [kind, a, b, c, d, ..] = *bytes {
+    while let Some((kind, size)) = first_message(bytes) {
         if kind == b'E' {
             return true;
         }
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        bytes = bytes.get(1 + length.max(4)..).unwrap_or_default();
+        bytes = bytes.get(size..).unwrap_or_default();
     }
     false
 }
 
 /// Whether a reply is complete in `bytes`, of which the messages before `seen` were looked at.
 pub(crate) fn has_end(bytes: &[u8], seen: &mut usize) -> bool {
-    while let [kind, a, b, c, d, ..] = bytes[*seen..] {
-        let end = *seen + 1 + (u32::from_be_bytes([a, b, c, d]) as usize).max(4);
-        if end > bytes.len() {
-            break;
-        }
+    while let Some((kind, size)) =
+        first_message(&bytes[*seen..]).filter(|(_, size)| *size <= bytes.len() - *seen)
+    {
         if kind == b'Z' {
             return true;
         }
-        *seen = end;
+        *seen += size;
     }
     false
+}
+
+/// The kind of the first message, and its size with its head; `None` where the head is not complete.
+fn first_message(bytes: &[u8]) -> Option<(u8, usize)> {
+    let [kind, a, b, c, d, ..] = *bytes else { return None };
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    Some((kind, 1 + length.max(4)))
 }
 
 /// The longest message: PostgreSQL allocates no more for one (`MaxAllocSize`).
