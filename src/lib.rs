@@ -62,6 +62,10 @@ pub mod health;
     allow(dead_code, unused_imports, reason = "only the bridge from async code uses some of it")
 )]
 mod pool;
+#[cfg_attr(
+    not(feature = "web"),
+    allow(dead_code, reason = "only the bridge from async code uses some of it")
+)]
 mod query;
 mod rows;
 pub mod settings;

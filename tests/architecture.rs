@@ -19,7 +19,7 @@ const ORDER: [&str; 9] =
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 16] = [
+const POOL: [(&str, &[&str]); 17] = [
     ("cancellation", &[]),
     ("generation", &[]),
     ("logging", &[]),
@@ -35,6 +35,7 @@ const POOL: [(&str, &[&str]); 16] = [
     ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
     ("connection", &["gate", "session"]),
     ("sharing", &["cancellation", "gate", "session", "status"]),
+    ("polled", &["deadline", "session"]),
     (
         "mod",
         &[
@@ -46,6 +47,7 @@ const POOL: [(&str, &[&str]); 16] = [
             "generation",
             "logging",
             "maintenance",
+            "polled",
             "session",
             "sharing",
             "status",
@@ -62,8 +64,8 @@ const ONLY_ERROR: [&str; 3] = ["gate", "status", "generation"];
 const FENCES: [(&[&str], &[&str]); 16] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
     (&["tokio_rustls", "lru"], &["src/pool/"]),
-    // The traits of byte streams, one below the pool and one below the HTTP server.
-    (&["tokio"], &["src/pool/", "src/bin/poolhouse/http/connection/"]),
+    // The traits of byte streams, one below the pool and one below the HTTP server; and how a worker waits for a socket.
+    (&["tokio"], &["src/pool/", "src/bin/poolhouse/http/connection/", "src/web/bridge/lane.rs"]),
     (&["actix_http", "actix_service"], &["src/bin/poolhouse/http/server.rs"]),
     (
         &["postgres", "tokio_postgres"],

@@ -25,4 +25,5 @@ mod proxy;
 mod readme;
 mod requests;
 mod settings;
+mod single_queries;
 mod support;

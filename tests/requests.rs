@@ -43,21 +43,25 @@ fn stuck(client: &mut poolhouse::postgres::Client) -> i64 {
     client.query_one(sql, &[]).unwrap().get(0)
 }
 
+/// The first time the queries run on threads; the second time they are known, and quick, and the workers send them.
 #[test]
 fn a_request_ends_at_the_clients_deadline_and_so_does_its_query() {
     // As long as it would take without it.
     let app = App::start_with(&[("DB_STATEMENT_TIMEOUT_MS", "60000"), ("HTTP_REQUEST_TIMEOUT_MS", "60000")]);
-    let mut holder = holding_the_movies(&app);
-    let started = Instant::now();
-    let (status, text) = end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: 200"));
-    assert_eq!(status, 504, "{text}");
-    assert!(text.contains("deadline_exceeded") && text.contains("was not done"), "{text}");
-    let took = started.elapsed();
-    assert!((Duration::from_millis(200)..SOON).contains(&took), "{took:?}");
-    eventually("its query is gone", SOON, || stuck(&mut holder) == 0);
-    // The connection is as good as before.
-    holder.batch_execute("ROLLBACK").unwrap();
-    assert_eq!(end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: 30000")).0, 200);
+    for _ in 0..2 {
+        let mut holder = holding_the_movies(&app);
+        let started = Instant::now();
+        let (status, text) = end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: 200"));
+        assert_eq!(status, 504, "{text}");
+        assert!(text.contains("deadline_exceeded") && text.contains("was not done"), "{text}");
+        let took = started.elapsed();
+        assert!((Duration::from_millis(200)..SOON).contains(&took), "{took:?}");
+        eventually("its query is gone", SOON, || stuck(&mut holder) == 0);
+        holder.batch_execute("ROLLBACK").unwrap();
+        for _ in 0..40 {
+            assert_eq!(end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: 30000")).0, 200);
+        }
+    }
     assert!(!app.log().contains("Cannot connect"), "{}", app.log());
     assert_eq!(end(begin(&app, "/api/movies/1", "X-Request-Timeout-Ms: soon")).0, 422);
 }
@@ -65,19 +69,25 @@ fn a_request_ends_at_the_clients_deadline_and_so_does_its_query() {
 #[test]
 fn a_request_whose_client_has_gone_frees_its_place() {
     let app = App::start_with(&[("DB_POOL_MIN_CONNECTIONS", "1"), ("DB_POOL_MAX_CONNECTIONS", "1")]);
-    let mut holder = holding_the_movies(&app);
-    let in_flight = begin(&app, "/api/movies/1", "X-Nothing: 1");
-    eventually("its query waits", SOON, || stuck(&mut holder) == 1);
-    let queued = begin(&app, "/api/movies/1", "X-Nothing: 1");
-    drop((in_flight, queued));
-    eventually("its query is gone", SOON, || stuck(&mut holder) == 0);
-    // The one connection there is, with the table still held.
-    let mut status = 0;
-    eventually("another gets the connection", SOON, || {
-        let answer = crate::http::get_as_known(&app, "/api/health/db/test");
-        status = answer.status;
-        status == 200
-    });
+    for _ in 0..2 {
+        let mut holder = holding_the_movies(&app);
+        let in_flight = begin(&app, "/api/movies/1", "X-Nothing: 1");
+        eventually("its query waits", SOON, || stuck(&mut holder) == 1);
+        let queued = begin(&app, "/api/movies/1", "X-Nothing: 1");
+        drop((in_flight, queued));
+        eventually("its query is gone", SOON, || stuck(&mut holder) == 0);
+        // The one connection there is, with the table still held.
+        let mut status = 0;
+        eventually("another gets the connection", SOON, || {
+            let answer = crate::http::get_as_known(&app, "/api/health/db/test");
+            status = answer.status;
+            status == 200
+        });
+        holder.batch_execute("ROLLBACK").unwrap();
+        for _ in 0..40 {
+            assert_eq!(end(begin(&app, "/api/movies/1", "X-Nothing: 1")).0, 200);
+        }
+    }
 }
 
 #[test]

@@ -115,6 +115,19 @@ impl Shared {
         }
     }
 
+    /// Lends an idle connection without waiting; `None` where none is idle, callers wait, or it would have to be checked first.
+    pub(crate) fn try_lend(self: &Arc<Shared>, at: &'static Location<'static>) -> Option<Lease> {
+        let now = Instant::now();
+        let permit = self.gate.try_acquire(now)?;
+        let Some(pooled) = self.slots.take(now, Some(Holder { since: now, at, reported: false })) else {
+            self.gate.return_unused(permit);
+            return None;
+        };
+        let is_fit = self.fitness(&pooled, now) == Fitness::Fit;
+        let lease = Lease::new(self.clone(), pooled, permit, at);
+        is_fit.then_some(lease)
+    }
+
     /// Lends a connection for a query of the pool itself.
     #[track_caller]
     pub(crate) fn connection_until(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
@@ -173,15 +186,23 @@ impl Shared {
     }
 
     /// Why the session must be closed instead of lent; `None` if it can be lent. Asks the server if `pre_ping` requires it.
-    ///
-    /// `now` is when the caller began to wait: a session that was used since needs no check.
     fn reason_to_close(&self, pooled: &mut Pooled, now: Instant, deadline: Instant) -> Option<CloseReason> {
+        match self.fitness(pooled, now) {
+            Fitness::Fit => None,
+            Fitness::Unchecked if self.is_alive(pooled, Some(deadline)) => None,
+            Fitness::Unchecked => Some(CloseReason::Invalid),
+            Fitness::Unfit(reason) => Some(reason),
+        }
+    }
+
+    /// Whether the session can be lent. `now` is when the caller began to wait: a session that was used since needs no check.
+    fn fitness(&self, pooled: &Pooled, now: Instant) -> Fitness {
         if pooled.retire_at.is_some_and(|at| at <= now) {
-            return Some(CloseReason::Expired);
+            return Fitness::Unfit(CloseReason::Expired);
         }
         let status = self.generations.status(pooled.generation);
         if status == GenerationStatus::Outdated {
-            return Some(CloseReason::Retired);
+            return Fitness::Unfit(CloseReason::Retired);
         }
         let needs_check = match self.settings.pre_ping {
             PrePing::Off => false,
@@ -192,7 +213,7 @@ impl Shared {
                         >= self.settings.validate_after
             }
         };
-        if !needs_check || self.is_alive(pooled, Some(deadline)) { None } else { Some(CloseReason::Invalid) }
+        if needs_check { Fitness::Unchecked } else { Fitness::Fit }
     }
 
     /// Checks a session with one round trip, within [`CHECK_LIMIT`] and until `deadline` if there is one.
@@ -231,6 +252,15 @@ pub(crate) enum Turn {
     Lent(Lease),
     /// Another caller has run it with its own.
     Followed(Result<Answer, Failure>),
+}
+
+/// Whether a session can be lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fitness {
+    Fit,
+    /// If the server answers on it.
+    Unchecked,
+    Unfit(CloseReason),
 }
 
 /// Runs a call of the driver. A panic counts as failure, so that it does not lose the connection's slot.

@@ -17,6 +17,7 @@ mod gate;
 mod generation;
 mod logging;
 mod maintenance;
+mod polled;
 mod release;
 mod session;
 mod sharing;
@@ -31,8 +32,9 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
+pub(crate) use polled::PolledBatch;
 pub(crate) use session::{
-    Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
+    Answer, CopyStatement, Effect, Encoded, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};

@@ -378,9 +378,7 @@ fn receive(session: &mut Session, follower: &Follower, sent: &mut Sent) -> Resul
 /// Has these callers run their statements again on other connections, where that is safe. Their replies are still due.
 fn give_up_reads<'a>(followers: impl Iterator<Item = &'a Follower>) {
     for Follower { waiter, ticket, .. } in followers.filter(|follower| follower.is_repeatable()) {
-        let text = "the reply to the statement of another caller in the same batch is late";
-        let error = Error::ConnectionLost(Interruption::new(Duration::ZERO, text));
-        ticket.settle(Err(Failure { error, retry: Retry::ReadOnly }));
+        ticket.settle(Err(Failure::behind_a_late_reply()));
         waiter.wake();
     }
 }

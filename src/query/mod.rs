@@ -114,6 +114,7 @@ const MAX_LOST: u32 = 4;
 struct Attempts<'a> {
     pool: &'a Pool,
     at: &'static Location<'static>,
+    access: Access,
     /// When the current attempt began.
     now: Instant,
     deadline: Instant,
@@ -123,10 +124,10 @@ struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    fn new(pool: &'a Pool, at: &'static Location<'static>) -> Attempts<'a> {
+    fn new(pool: &'a Pool, at: &'static Location<'static>, access: Access) -> Attempts<'a> {
         let now = Instant::now();
         let deadline = add(now, pool.shared().acquire_timeout());
-        Attempts { pool, at, now, deadline, failed: 0, lost: 0 }
+        Attempts { pool, at, access, now, deadline, failed: 0, lost: 0 }
     }
 
     fn lend(&self) -> Result<Lease> {
@@ -139,9 +140,9 @@ impl<'a> Attempts<'a> {
 
     /// Returns the error of a failed attempt, unless there is to be another one.
     fn note(&mut self, failure: Failure) -> Result<()> {
-        match failure.retry {
-            Retry::Safe => {}
-            Retry::ReadOnly if self.pool.shared().repeats_reads() => self.lost += 1,
+        match (failure.retry, self.access) {
+            (Retry::Safe, _) => {}
+            (Retry::ReadOnly, Access::Query) if self.pool.shared().repeats_reads() => self.lost += 1,
             _ => return Err(failure.error),
         }
         self.now = Instant::now();
@@ -150,6 +151,22 @@ impl<'a> Attempts<'a> {
             return Err(failure.error);
         }
         Ok(())
+    }
+
+    /// Runs the statement on this connection, and on others where that fails.
+    fn run(&mut self, mut lease: Lease, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Answer> {
+        loop {
+            let outcome = match (self.failed, self.lost) {
+                (0, _) => lease.run_shared(sql, params),
+                (_, 0) => lease.run(sql, params),
+                _ => lease.query_again(sql, params),
+            };
+            match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.note(failure)?,
+            }
+            lease = self.lend()?;
+        }
     }
 }
 
@@ -162,7 +179,7 @@ impl Pool {
         at: &'static Location<'static>,
         mut operation: impl FnMut(&mut Lease) -> Result<R, Failure>,
     ) -> Result<(Lease, R)> {
-        let mut attempts = Attempts::new(self, at);
+        let mut attempts = Attempts::new(self, at, Access::Query);
         loop {
             let mut lease = attempts.lend()?;
             match operation(&mut lease) {
@@ -182,40 +199,54 @@ impl Pool {
         params: &[&(dyn ToSql + Sync)],
         access: Access,
     ) -> Result<Answer> {
-        let judged = |failure: Failure| match (failure.retry, access) {
-            (Retry::ReadOnly, Access::Write) => Failure::without_retry(failure.error),
-            _ => failure,
-        };
-        let mut attempts = Attempts::new(self, at);
+        let mut attempts = Attempts::new(self, at, access);
         let (started, shared) = (attempts.now, self.shared());
         let turn = shared
             .clone()
             .lend_or_follow(started, attempts.deadline, at, |shared| shared.request(sql, params, access));
-        let mut lease = match turn? {
+        let lease = match turn? {
             Turn::Lent(lease) => lease,
             Turn::Followed(Ok(answer)) => return Ok(answer),
             Turn::Followed(Err(failure)) => {
                 // The caller has had no connection of its own yet: this ends as an acquire does.
-                let error = attempts.note(judged(failure)).err();
+                let error = attempts.note(failure).err();
                 if let Some(error) = error.filter(|_| attempts.failed == 0) {
                     return Err(error);
                 }
                 shared.clone().lend_in_place(started, attempts.deadline, at)?
             }
         };
-        loop {
-            let outcome = match (attempts.failed, attempts.lost) {
-                (0, _) => lease.run_shared(sql, params),
-                (_, 0) => lease.run(sql, params),
-                _ => lease.query_again(sql, params),
-            };
-            match outcome {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => attempts.note(judged(failure))?,
-            }
-            lease = attempts.lend()?;
-        }
+        attempts.run(lease, sql, params)
     }
+
+    /// Runs a query that was not run, or not answered, as part of a batch.
+    pub(crate) fn run_from(
+        &self,
+        start: Start,
+        at: &'static Location<'static>,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Answer> {
+        let mut attempts = Attempts::new(self, at, Access::Query);
+        let lease = match start {
+            Start::Fresh => return self.run(at, sql, params, Access::Query),
+            Start::Lent(lease) => lease,
+            Start::Failed(failure) => {
+                attempts.note(failure)?;
+                attempts.lend()?
+            }
+        };
+        attempts.run(lease, sql, params)
+    }
+}
+
+/// How far a query has come.
+pub(crate) enum Start {
+    Fresh,
+    /// A connection was lent for it.
+    Lent(Lease),
+    /// It has failed once.
+    Failed(Failure),
 }
 
 impl Execute for Pool {

@@ -11,6 +11,21 @@ pub trait ParamRow {
     fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R;
 }
 
+/// No parameters.
+impl ParamRow for () {
+    fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R {
+        use_params(&[])
+    }
+}
+
+/// Parameters whose number and types are known only at run time, owned.
+impl ParamRow for Vec<Box<dyn ToSql + Send + Sync>> {
+    fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R {
+        let params: Vec<&(dyn ToSql + Sync)> = self.iter().map(|param| &**param as _).collect();
+        use_params(&params)
+    }
+}
+
 impl<const N: usize> ParamRow for [&(dyn ToSql + Sync); N] {
     fn with_params<R>(&self, use_params: impl FnOnce(&[&(dyn ToSql + Sync)]) -> R) -> R {
         use_params(self)

@@ -43,7 +43,10 @@ mod request_deadline;
 
 pub use api_error::{ApiError, name_route};
 pub use bearer_auth::{BearerAuth, BearerAuthService, TokenName};
-pub use bridge::{BlockingLimits, BodyWriter, StreamedBody, blocking, limit_blocking, stream_body};
+pub use bridge::{
+    BlockingLimits, BodyWriter, StreamedBody, blocking, execute_query, execute_query_one, limit_blocking,
+    stream_body,
+};
 pub use health_routes::{HealthRoutes, WatchedPool, health_routes};
 pub use input::{MAX_BODY, json_errors, json_errors_up_to, method_not_allowed, read};
 pub use request_deadline::{RequestDeadline, RequestDeadlineService};

@@ -39,7 +39,7 @@ use tables::Round;
 /// Measures GET /api/movies/{id} of the reference service and of its peers; see benches/README.md
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Who takes part: poolhouse, poolhouse-full (min = max), deadpool, sqlx, r2d2, and the names of --poolhouse; everybody where nobody is named
+    /// Who takes part: poolhouse, poolhouse-full (min = max), blocking, single, deadpool, sqlx, r2d2, and the names of --poolhouse; everybody where nobody is named
     only: Vec<String>,
     /// Another build of the service, to be compared in the same run
     #[arg(long = "poolhouse", value_name = "[NAME=]PATH")]

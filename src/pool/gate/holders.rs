@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const FREE: u64 = 0;
 /// or the borrower has finished, and the pool cleans the connection.
 const DETACHED: u64 = u64::MAX;
+/// or no thread waits for what is done with the connection.
+pub(super) const NOBODY: u64 = u64::MAX - 1;
 
 /// The value of [`Entry::waited`] for a permit that was lent without the lock.
 const IMMEDIATE: u64 = u64::MAX;

@@ -3,6 +3,7 @@
 //! A waiter sleeps without the lock. Another thread settles its outcome under the lock, takes it out of the queue, and wakes it
 //! after releasing the lock. A waiter that gives up leaves the queue itself, under the lock.
 
+use crate::pool::gate::holders::NOBODY;
 use crate::pool::gate::sync::{AtomicU8, Parker, now, thread_local};
 use crate::pool::gate::{Gate, Locked, Permit, Refusal, Refused, State};
 use crate::pool::status::PoolState;
@@ -122,6 +123,31 @@ impl Gate {
             return Ok(Granted::Permit(permit));
         }
         self.wait_in_queue(state, Caller { started, deadline, is_again: false }, request)
+    }
+
+    /// Acquires a permit without waiting, for statements of several callers; `None` where no connection is idle or callers wait.
+    /// No thread is its holder: one that waits for a connection does not wait for itself.
+    pub(crate) fn try_acquire(&self, started: Instant) -> Option<Permit> {
+        self.word.try_lend().then(|| self.holders.register(NOBODY, started, None))
+    }
+
+    /// Returns a permit whose connection was not used, and whose caller goes on to acquire another one.
+    pub(crate) fn return_unused(&self, permit: Permit) {
+        let mut state = self.lock();
+        state.take_back_unused(permit);
+        state.counts.requests -= 1;
+        state.add_idle();
+        self.hand_over(state, now());
+    }
+
+    /// Counts callers whose statements share the round trip of another one's, and how long they waited for it.
+    pub(crate) fn note_shared(&self, waits: impl Iterator<Item = Duration>) {
+        let mut state = self.lock();
+        for waited in waits {
+            state.counts.requests += 1;
+            state.counts.shared_round_trips += 1;
+            state.counts.wait_times.add(waited);
+        }
     }
 
     /// Takes callers out of the queue whose requests the current caller runs with its own, which `takes` decides: from the head

@@ -9,6 +9,7 @@ use crate::pool::session::exchange::complete;
 use crate::pool::session::outcome::{Checkpoint, Fault};
 use crate::pool::session::statement_cache::write_bind;
 use crate::pool::session::{Answer, Effect, Failure, Limit, Params, Retry, Session};
+use crate::pool::transport::socket::Socket;
 use crate::rows::Column;
 use crate::settings::ShareRoundTrips;
 use bytes::BytesMut;
@@ -64,6 +65,15 @@ pub(crate) struct Member {
     pub(crate) effect: Effect,
     /// Kept here, because another statement of the batch may have the session forget it.
     columns: Arc<[Column]>,
+}
+
+impl Failure {
+    /// That of a read whose reply is due behind one that is late.
+    pub(crate) fn behind_a_late_reply() -> Failure {
+        let text = "the reply to the statement of another caller in the same batch is late";
+        let error = Error::ConnectionLost(Interruption::new(Duration::ZERO, text));
+        Failure { error, retry: Retry::ReadOnly }
+    }
 }
 
 impl Session {
@@ -132,13 +142,31 @@ impl Session {
     ) -> Result<(), Fault> {
         self.take_over()?;
         self.statements.write(&mut self.wire, sql, params)?;
-        for encoded in others {
+        self.write_encoded(others)?;
+        Ok(self.send(worst)?)
+    }
+
+    /// Sends encoded statements, each of which can only read.
+    pub(crate) fn send_reads<'a>(
+        &mut self,
+        reads: impl Iterator<Item = &'a Encoded>,
+        sent: &Sent,
+    ) -> Result<(), Failure> {
+        let written = self.take_over().and_then(|()| {
+            self.write_encoded(reads)?;
+            Ok(self.send(Effect::None)?)
+        });
+        written.map_err(|fault| self.judge(fault, sent.checkpoint, Effect::None))
+    }
+
+    fn write_encoded<'a>(&mut self, statements: impl Iterator<Item = &'a Encoded>) -> Result<(), Fault> {
+        for encoded in statements {
             self.wire.write_request(|requests| {
                 requests.extend_from_slice(&encoded.messages);
                 Ok::<(), Fault>(())
             })?;
         }
-        Ok(self.send(worst)?)
+        Ok(())
     }
 
     /// Receives the next reply, that of the statement `sql`. Blocks until the limit of the batch.
@@ -218,6 +246,15 @@ impl Session {
     /// Waits until the next reply is complete, at most until `due`. Also returns true where receiving it would fail at once.
     pub(crate) fn is_reply_there(&mut self, due: Instant) -> bool {
         self.wire.is_reply_there(due)
+    }
+
+    /// Whether the next reply can be received without waiting. See [`Wire::has_reply`](crate::pool::transport::wire::Wire).
+    pub(crate) fn has_reply(&mut self) -> bool {
+        self.wire.has_reply()
+    }
+
+    pub(crate) fn socket(&self) -> Arc<Socket> {
+        self.wire.socket()
     }
 
     /// Whether nothing of the batch was sent.

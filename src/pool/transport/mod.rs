@@ -27,7 +27,7 @@ pub(in crate::pool) mod dns;
 mod placeholder;
 pub(in crate::pool) mod protocol;
 mod server_stream;
-mod socket;
+pub(in crate::pool) mod socket;
 mod stream;
 pub(in crate::pool) mod tls;
 pub(in crate::pool) mod wire;

@@ -7,7 +7,7 @@
 //! never contended; it is held for one poll of the driver, or for one exchange of the pool, which waits for the server.
 
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::socket::ServerSocket;
+use crate::pool::transport::socket::{ServerSocket, Socket};
 use crate::pool::transport::tls;
 use rustix::event::PollFlags;
 use std::io::{self, BufRead, Write};
@@ -114,20 +114,25 @@ impl ServerStream {
         }
     }
 
-    pub(super) fn is_local(&self) -> bool {
+    fn plain(&self) -> &ServerSocket {
         match &self.inner {
-            Inner::Plain(socket) => socket.is_local,
-            Inner::Tls(stream) => stream.get_ref().0.is_local,
+            Inner::Plain(socket) => socket,
+            Inner::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        self.plain().is_local
+    }
+
+    pub(super) fn socket(&self) -> Arc<Socket> {
+        self.plain().socket()
     }
 
     /// Waits until there are bytes to receive or the connection has failed, at most until `due`.
     pub(super) fn is_readable(&mut self, due: Instant) -> bool {
-        match &mut self.inner {
-            Inner::Plain(socket) => socket.is_readable(due),
-            // Decrypted bytes that are not taken yet would be in the caller's buffer.
-            Inner::Tls(stream) => stream.get_ref().0.is_readable(due),
-        }
+        // Decrypted bytes that are not taken yet would be in the caller's buffer.
+        self.plain().is_readable(due)
     }
 
     /// Reads for the driver: first what was received for it.

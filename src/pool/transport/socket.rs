@@ -15,7 +15,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -38,7 +38,7 @@ const SEND: SendFlags = SendFlags::DONTWAIT;
 ///
 /// It is registered with the driver's runtime, for what borrowers do with the driver.
 pub(crate) struct ServerSocket {
-    socket: Socket,
+    socket: Arc<Socket>,
     conn: Arc<ConnectionState>,
     /// The peer runs on this machine.
     pub(super) is_local: bool,
@@ -123,7 +123,7 @@ const READ_SIZE: usize = 16 * 1024;
 /// With less room than this a buffer is enlarged before a read.
 const MIN_READ_SIZE: usize = 4 * 1024;
 
-enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -134,6 +134,12 @@ impl AsFd for Socket {
             Socket::Tcp(stream) => stream.as_fd(),
             Socket::Unix(stream) => stream.as_fd(),
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -162,6 +168,11 @@ impl Socket {
 }
 
 impl ServerSocket {
+    /// The socket itself, for a caller that has its own way of waiting until it is readable.
+    pub(super) fn socket(&self) -> Arc<Socket> {
+        self.socket.clone()
+    }
+
     pub(super) async fn connect(endpoint: &Endpoint, conn: Arc<ConnectionState>) -> io::Result<ServerSocket> {
         let socket = match &endpoint.address {
             Address::Tcp(address) => {
@@ -185,7 +196,7 @@ impl ServerSocket {
             Address::Unix(_) => true,
         };
         Ok(ServerSocket {
-            socket,
+            socket: Arc::new(socket),
             conn,
             is_local,
             read_buffer: vec![0; READ_SIZE].into(),

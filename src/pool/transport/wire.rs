@@ -9,6 +9,7 @@ use crate::pool::transport::protocol::reply::{
     Malformed, Reply, ReplyReader, Unasked, ends_with_error, has_end,
 };
 use crate::pool::transport::server_stream::SharedStream;
+use crate::pool::transport::socket::Socket;
 use crate::rows::spare_buffer;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
@@ -295,20 +296,36 @@ impl Wire {
     /// Waits until the next reply is complete, at most until `due`, and reads nothing of it. Also returns true where receiving it
     /// would fail at once.
     pub(crate) fn is_reply_there(&mut self, due: Instant) -> bool {
+        self.look_for_reply(Some(due))
+    }
+
+    /// Whether the next reply is complete, or receiving it would fail at once. Never waits. Where it returns false, there is
+    /// nothing to receive until the socket becomes readable again.
+    pub(crate) fn has_reply(&mut self) -> bool {
+        self.look_for_reply(None)
+    }
+
+    fn look_for_reply(&mut self, due: Option<Instant>) -> bool {
         let mut stream = self.stream.lock();
         let mut seen = 0;
         loop {
             if has_end(&self.input, &mut seen) || self.input.len() > self.max_reply {
                 return true;
             }
-            if !stream.is_readable(due) {
+            if due.is_some_and(|due| !stream.is_readable(due)) {
                 return false;
             }
-            // Receiving reports the failure, or the end of the stream, again.
-            if !matches!(stream.receive_if_there(&mut self.input), Ok(Some(1..)) | Ok(None)) {
-                return true;
+            match stream.receive_if_there(&mut self.input) {
+                Ok(None) if due.is_none() => return false,
+                Ok(None | Some(1..)) => {}
+                // Receiving reports the failure, or the end of the stream, again.
+                Ok(Some(0)) | Err(_) => return true,
             }
         }
+    }
+
+    pub(crate) fn socket(&self) -> Arc<Socket> {
+        self.stream.lock().socket()
     }
 
     /// Drops the notifications that arrived for the borrower.

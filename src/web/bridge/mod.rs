@@ -3,10 +3,12 @@
 //!
 //! `threads` runs the jobs, `stream` has bodies that they write. This file knows requests, deadlines and cancellation, and of the pool only its limits.
 
+mod lane;
 mod limits;
 mod stream;
 pub(in crate::web) mod threads;
 
+pub use lane::{execute_query, execute_query_one};
 pub use limits::{BlockingLimits, limit_blocking};
 pub use stream::{BodyWriter, StreamedBody, stream_body};
 
@@ -72,10 +74,16 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
-    run_on(&THREADS, limits(), work).await
+    run_on(&THREADS, limits(), work, || {}).await
 }
 
-async fn run_on<F, R, E>(threads: &'static Threads, limits: BlockingLimits, work: F) -> Result<R, ApiError>
+/// Runs `work` on one of the threads. Calls `on_queued` where it has to wait for one.
+async fn run_on<F, R, E>(
+    threads: &'static Threads,
+    limits: BlockingLimits,
+    work: F,
+    on_queued: impl FnOnce(),
+) -> Result<R, ApiError>
 where
     F: FnOnce() -> Result<R, E> + Send + 'static,
     R: Send + 'static,
@@ -94,6 +102,7 @@ where
     }
     let mut answer = Answer { call, threads };
     if submission == Submission::Queued {
+        on_queued();
         let queued_until = add(Instant::now(), limits.wait);
         let until = deadline.map_or(queued_until, |deadline| deadline.min(queued_until));
         if let Ok(outcome) = timeout(time_until(until), &mut answer).await {
@@ -305,13 +314,18 @@ mod tests {
         let (ran, runs) = mpsc::channel::<&str>();
         let sending = |name| {
             let ran = ran.clone();
-            run_on(threads, limits, move || ran.send(name).map_err(Error::application))
+            run_on(threads, limits, move || ran.send(name).map_err(Error::application), || {})
         };
         let (holder, held) = mpsc::channel::<()>();
-        let first = submitted(run_on(threads, limits, move || {
-            let _ = held.recv();
-            Ok::<_, Error>(())
-        }))
+        let first = submitted(run_on(
+            threads,
+            limits,
+            move || {
+                let _ = held.recv();
+                Ok::<_, Error>(())
+            },
+            || {},
+        ))
         .await;
         let dropped = submitted(sending("second")).await;
         let error = sending("refused").await.unwrap_err();
@@ -341,15 +355,20 @@ mod tests {
         let limits = BlockingLimits { threads: 1, waiting: 1, wait: Duration::from_secs(20) };
         let (holder, held) = mpsc::channel::<()>();
         let (started, starts) = mpsc::channel();
-        let call = submitted(run_on(threads, limits, move || {
-            started.send(()).map_err(Error::application)?;
-            let _ = held.recv();
-            Ok::<_, Error>(Bomb)
-        }))
+        let call = submitted(run_on(
+            threads,
+            limits,
+            move || {
+                started.send(()).map_err(Error::application)?;
+                let _ = held.recv();
+                Ok::<_, Error>(Bomb)
+            },
+            || {},
+        ))
         .await;
         starts.recv().unwrap();
         drop(call);
         drop(holder);
-        assert_eq!(run_on(threads, limits, || Ok::<_, Error>(1)).await.unwrap(), 1);
+        assert_eq!(run_on(threads, limits, || Ok::<_, Error>(1), || {}).await.unwrap(), 1);
     }
 }

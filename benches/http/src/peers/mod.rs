@@ -1,6 +1,7 @@
 //! The same endpoint, each the way the documentation of its pool recommends.
 
 mod deadpool;
+mod poolhouse;
 mod r2d2;
 mod sqlx;
 
@@ -28,7 +29,7 @@ impl Movie {
     }
 }
 
-fn answer(movie: Option<Movie>) -> HttpResponse {
+fn answer(movie: Option<impl Serialize>) -> HttpResponse {
     match movie {
         Some(movie) => HttpResponse::Ok().json(movie),
         None => HttpResponse::NotFound().finish(),
@@ -37,16 +38,20 @@ fn answer(movie: Option<Movie>) -> HttpResponse {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
+    Blocking,
+    Single,
     Deadpool,
     Sqlx,
     R2d2,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Peer; 3] = [Peer::Deadpool, Peer::Sqlx, Peer::R2d2];
+    pub(crate) const ALL: [Peer; 5] = [Peer::Blocking, Peer::Single, Peer::Deadpool, Peer::Sqlx, Peer::R2d2];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Peer::Blocking => "blocking",
+            Peer::Single => "single",
             Peer::Deadpool => "deadpool",
             Peer::Sqlx => "sqlx",
             Peer::R2d2 => "r2d2",
@@ -55,6 +60,8 @@ impl Peer {
 
     pub(crate) fn title(self) -> &'static str {
         match self {
+            Peer::Blocking => "poolhouse, blocking",
+            Peer::Single => "poolhouse, single",
             Peer::Deadpool => "deadpool, async",
             Peer::Sqlx => "sqlx, async",
             Peer::R2d2 => "r2d2 in web::block",
@@ -64,6 +71,8 @@ impl Peer {
     /// Serves until SIGTERM.
     pub(crate) fn serve(self, bind: SocketAddr, database: &str, pool: u32, workers: usize) -> io::Result<()> {
         match self {
+            Peer::Blocking => poolhouse::serve(false, bind, database, pool, workers),
+            Peer::Single => poolhouse::serve(true, bind, database, pool, workers),
             Peer::Deadpool => deadpool::serve(bind, database, pool, workers),
             Peer::Sqlx => sqlx::serve(bind, database, pool, workers),
             Peer::R2d2 => r2d2::serve(bind, database, pool, workers),

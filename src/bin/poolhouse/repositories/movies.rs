@@ -1,6 +1,7 @@
 //! SQL for the table `movies`. A violated constraint is returned as the database's own error.
 
-use poolhouse::{Result, ToSql, execute_query, execute_query_one, execute_write};
+use poolhouse::web::{self, ApiError};
+use poolhouse::{Result, ToSql, execute_query_one, execute_write};
 use serde::{Deserialize, Serialize};
 
 /// A row of `movies`, and its JSON.
@@ -25,31 +26,32 @@ pub(crate) fn count_movies() -> Result<i64> {
     execute_query_one("SELECT count(*) FROM movies", &[]).map(Option::unwrap_or_default)
 }
 
-pub(crate) fn find_movie(movie_id: i32) -> Result<Option<Movie>> {
-    execute_query_one("SELECT movie_id, title, year, genres FROM movies WHERE movie_id = $1", &[&movie_id])
+pub(crate) async fn find_movie(movie_id: i32) -> Result<Option<Movie>, ApiError> {
+    let sql = "SELECT movie_id, title, year, genres FROM movies WHERE movie_id = $1";
+    web::execute_query_one(sql, (movie_id,)).await
 }
 
 /// The first `limit` matches in the order of their ids.
-pub(crate) fn list_movies(filter: &MovieFilter, limit: i64) -> Result<Vec<Movie>> {
+pub(crate) async fn list_movies(filter: MovieFilter, limit: i64) -> Result<Vec<Movie>, ApiError> {
     // One of eight texts, each prepared and planned on its own. With `$1 IS NULL OR …` one prepared statement would
     // have to fit every combination, and could use no index.
     let mut sql = String::from("SELECT movie_id, title, year, genres FROM movies WHERE movie_id > $1");
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&filter.after, &limit];
-    if let Some(search) = &filter.search {
-        params.push(search);
+    let mut params: Vec<Box<dyn ToSql + Send + Sync>> = vec![Box::new(filter.after), Box::new(limit)];
+    if let Some(search) = filter.search {
+        params.push(Box::new(search));
         sql += &format!(" AND search @@ poolhouse_query(${})", params.len());
     }
-    if let Some(genre) = &filter.genre {
-        params.push(genre);
+    if let Some(genre) = filter.genre {
+        params.push(Box::new(genre));
         // The index on genres supports `@>`, and not `= ANY`.
         sql += &format!(" AND genres @> ARRAY[${}::text]", params.len());
     }
-    if let Some(year) = &filter.year {
-        params.push(year);
+    if let Some(year) = filter.year {
+        params.push(Box::new(year));
         sql += &format!(" AND year = ${}", params.len());
     }
     sql += " ORDER BY movie_id LIMIT $2";
-    execute_query(&sql, &params)
+    web::execute_query(sql, params).await
 }
 
 pub(crate) fn insert_movie(movie: &Movie) -> Result<u64> {

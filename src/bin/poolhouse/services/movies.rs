@@ -2,6 +2,7 @@
 
 use crate::repositories::movies as repository;
 use poolhouse::Error;
+use poolhouse::web::ApiError;
 use serde::Serialize;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -65,6 +66,8 @@ pub(crate) enum MovieError {
     Invalid(&'static str),
     /// Any other error of the database.
     Database(Error),
+    /// The same of an async query, which may have found no thread or no time either.
+    Query(ApiError),
 }
 
 /// How many movies there are.
@@ -73,15 +76,15 @@ pub(crate) fn count_movies() -> Result<i64, MovieError> {
 }
 
 /// The movie of this id.
-pub(crate) fn find_movie(movie_id: i32) -> Result<Movie, MovieError> {
-    repository::find_movie(movie_id)?.ok_or(MovieError::Unknown(movie_id))
+pub(crate) async fn find_movie(movie_id: i32) -> Result<Movie, MovieError> {
+    repository::find_movie(movie_id).await?.ok_or(MovieError::Unknown(movie_id))
 }
 
 /// The first `limit` movies that match.
-pub(crate) fn list_movies(filter: &MovieFilter, limit: u16) -> Result<MoviePage, MovieError> {
+pub(crate) async fn list_movies(filter: MovieFilter, limit: u16) -> Result<MoviePage, MovieError> {
     // One more than requested shows whether there is a next page, without a second query.
     let limit = usize::from(limit);
-    let mut movies = repository::list_movies(filter, limit as i64 + 1)?;
+    let mut movies = repository::list_movies(filter, limit as i64 + 1).await?;
     let has_more = movies.len() > limit;
     movies.truncate(limit);
     let next_after = movies.last().filter(|_| has_more).map(|movie| movie.movie_id);
@@ -127,6 +130,12 @@ impl From<Error> for MovieError {
     }
 }
 
+impl From<ApiError> for MovieError {
+    fn from(error: ApiError) -> MovieError {
+        MovieError::Query(error)
+    }
+}
+
 impl fmt::Display for MovieError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,6 +143,7 @@ impl fmt::Display for MovieError {
             MovieError::Taken(movie_id) => write!(f, "there is a movie {movie_id} already"),
             MovieError::Invalid(message) => f.write_str(message),
             MovieError::Database(error) => error.fmt(f),
+            MovieError::Query(error) => error.fmt(f),
         }
     }
 }

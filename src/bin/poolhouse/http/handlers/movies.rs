@@ -24,13 +24,11 @@ pub(crate) fn movie_routes(auth: BearerAuth) -> impl FnOnce(&mut ServiceConfig) 
 
 async fn list(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let (filter, limit) = input::movie_filter(request.query_string())?;
-    let page = blocking(move || service::list_movies(&filter, limit)).await?;
-    Ok(HttpResponse::Ok().json(page))
+    Ok(HttpResponse::Ok().json(service::list_movies(filter, limit).await?))
 }
 
 async fn show(id: MovieId) -> Result<HttpResponse, ApiError> {
-    let movie = blocking(move || service::find_movie(id.0)).await?;
-    Ok(HttpResponse::Ok().json(movie))
+    Ok(HttpResponse::Ok().json(service::find_movie(id.0).await?))
 }
 
 async fn create(body: Json<Body>) -> Result<HttpResponse, ApiError> {
@@ -61,6 +59,7 @@ impl From<MovieError> for ApiError {
             MovieError::Taken(_) => ApiError::conflict(error.to_string()),
             MovieError::Invalid(message) => ApiError::invalid(message),
             MovieError::Database(error) => error.into(),
+            MovieError::Query(error) => error,
         }
     }
 }
