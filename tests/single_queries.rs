@@ -269,7 +269,8 @@ fn what_writes_is_done_once_and_what_cannot_be_sent_is_refused_with_its_reason()
         let kept: Vec<i32> = execute_query("SELECT n FROM log ORDER BY n", ()).await.unwrap();
         assert_eq!(kept, (0..50).collect::<Vec<_>>());
 
-        let refused: [(_, Result<Vec<(i32, i32)>, ApiError>); 4] = [
+        type Rows = Result<Vec<(i32, i32)>, ApiError>;
+        let refused: [(_, Rows); 4] = [
             ("expected 1 parameters but got 0", execute_query(NTH, ()).await),
             ("parameter $1", execute_query(NTH, ("one",)).await),
             ("syntax error", execute_query("SELEC 1", ()).await),

@@ -22,7 +22,7 @@ impl<'r> FromRow<'r, PgRow> for Movie {
 }
 
 async fn show(pool: Data<PgPool>, id: Path<i32>) -> actix_web::Result<HttpResponse> {
-    let movie = sqlx::query_as(SQL).bind(*id).fetch_optional(&**pool).await;
+    let movie = sqlx::query_as::<_, Movie>(SQL).bind(*id).fetch_optional(&**pool).await;
     Ok(answer(movie.map_err(ErrorInternalServerError)?))
 }
 
