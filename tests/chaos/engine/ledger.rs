@@ -5,7 +5,7 @@ use super::clock::{Bound, Clock};
 use super::faults::Fault;
 use super::stage::STATEMENT_TIMEOUT;
 use super::tally::Deed;
-use poolhouse::{Execute, Result, Transaction};
+use poolhouse::{Bulk, Error, Execute, Result, Transaction};
 use std::fmt;
 use std::panic::resume_unwind;
 use std::time::Duration;
@@ -66,6 +66,16 @@ impl Entry {
         db.execute_write(INSERT, &[&self.id, &self.source, &self.target, &self.amount])
     }
 
+    /// Writes all of them in one transaction.
+    pub(crate) fn write_all(entries: &[Entry], db: &impl Bulk, is_copy: bool) -> Result<u64> {
+        let rows = entries.iter().map(|entry| (entry.id, entry.source, entry.target, entry.amount));
+        if is_copy {
+            db.copy_in("entries", &["id", "source", "target", "amount"], rows)
+        } else {
+            db.execute_many(INSERT, rows)
+        }
+    }
+
     /// Writes it and changes both balances.
     pub(crate) fn carry_out(&self, tx: &Transaction<'_>, ending: Ending, clock: &Clock) -> Result<()> {
         let timed = |what: &str, statement: &dyn Fn() -> Result<u64>| {
@@ -80,7 +90,7 @@ impl Entry {
         }
         match ending {
             Ending::Commit => Ok(()),
-            Ending::Error => Err(poolhouse::Error::application("the caller thought better of it")),
+            Ending::Error => Err(Error::application("the caller thought better of it")),
             // Without the message that `panic!` prints.
             Ending::Panic => resume_unwind(Box::new("the caller panicked")),
         }
@@ -123,6 +133,15 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
+    /// Remembers what was reported.
+    pub(crate) fn note(&mut self, claim: Claim, result: &Result<()>) {
+        match result {
+            Ok(()) => self.done.push(claim),
+            Err(Error::OutcomeUnknown(_)) => self.unknown.push(claim),
+            Err(_) => self.not_done.push(claim),
+        }
+    }
+
     pub(crate) fn append(&mut self, mut other: Claims) {
         self.done.append(&mut other.done);
         self.not_done.append(&mut other.not_done);

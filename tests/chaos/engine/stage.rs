@@ -4,7 +4,7 @@
 use super::ledger::{ACCOUNTS, BALANCE, TABLES};
 use crate::support::postgres::{self, GUEST, GUEST_PASSWORD};
 use crate::support::{Postgres, Proxy, SOON, eventually};
-use poolhouse::settings::{Secret, TargetSessionAttrs};
+use poolhouse::settings::{Secret, ShareRoundTrips, TargetSessionAttrs};
 use poolhouse::{Pool, PoolSettings};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -105,6 +105,7 @@ impl Stage {
         let mut straight = self.settings(straight.collect());
         straight.max_lifetime = Some(Duration::from_secs(20));
         straight.idle_timeout = Some(Duration::from_secs(1));
+        straight.share_round_trips = ShareRoundTrips::All;
         let mut proxied = self.settings(proxied.collect());
         // Less than there are different statements.
         proxied.statement_cache_size = 4;

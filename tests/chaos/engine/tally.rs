@@ -16,6 +16,8 @@ pub(crate) enum Deed {
     ReadLent,
     /// One INSERT through the pool.
     Write,
+    /// A few rows through the pool, by `execute_many` or `copy_in`.
+    Bulk,
     /// `Pool::transaction`.
     Transaction,
     /// `Pool::transaction_verified`.
@@ -28,14 +30,15 @@ pub(crate) enum Deed {
 
 impl Deed {
     /// The ways to write, whose outcome is claimed.
-    pub(crate) const WRITES: [Deed; 4] =
-        [Deed::Write, Deed::Transaction, Deed::Verified, Deed::TransactionLent];
+    pub(crate) const WRITES: [Deed; 5] =
+        [Deed::Write, Deed::Bulk, Deed::Transaction, Deed::Verified, Deed::TransactionLent];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Deed::Read => "query",
             Deed::ReadLent => "query on a lent connection",
             Deed::Write => "execute_write",
+            Deed::Bulk => "execute_many, copy_in",
             Deed::Transaction => "transaction",
             Deed::Verified => "transaction_verified",
             Deed::TransactionLent => "transaction on a lent connection",

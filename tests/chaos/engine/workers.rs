@@ -71,7 +71,8 @@ impl Worker {
             match self.rng.u32(0..100) {
                 0..25 => self.read(began),
                 25..45 => self.read_lent(began),
-                45..55 => self.write(began),
+                45..52 => self.write(began),
+                52..55 => self.write_many(began),
                 55..67 => self.transfer(Deed::Transaction, began),
                 67..80 => self.transfer(Deed::Verified, began),
                 80..93 => self.transfer(Deed::TransactionLent, began),
@@ -124,6 +125,21 @@ impl Worker {
         let write = || entry.write(&self.pool);
         let result = self.clock.time(Bound::Query, allowed, "execute_write", write);
         self.claim(Deed::Write, entry.id, began, result.map(drop));
+    }
+
+    /// A few entries, all of which are written or none.
+    fn write_many(&mut self, began: Instant) {
+        let entries: Vec<_> = (0..self.rng.u32(1..6)).map(|_| Entry::note(self.new_id())).collect();
+        // BEGIN, the rows, COMMIT.
+        let allowed = ACQUIRE_TIMEOUT + 3 * STATEMENT_TIMEOUT;
+        let is_copy = self.rng.bool();
+        let write = || Entry::write_all(&entries, &self.pool, is_copy);
+        let result = self.clock.time(Bound::Query, allowed, "execute_many, copy_in", write).map(drop);
+        for entry in &entries {
+            let claim = self.witness(Deed::Bulk, entry.id, began);
+            self.report.claims.note(claim, &result);
+        }
+        self.count(Deed::Bulk, began, &result);
     }
 
     fn transfer(&mut self, deed: Deed, began: Instant) {
@@ -221,14 +237,10 @@ impl Worker {
     /// Remembers the reported outcome of a write.
     fn claim(&mut self, deed: Deed, id: i64, began: Instant, result: Result<()>) {
         let claim = self.witness(deed, id, began);
-        match &result {
-            Ok(()) => {
-                self.last_done = Some(id);
-                self.report.claims.done.push(claim);
-            }
-            Err(Error::OutcomeUnknown(_)) => self.report.claims.unknown.push(claim),
-            Err(_) => self.report.claims.not_done.push(claim),
+        if result.is_ok() {
+            self.last_done = Some(id);
         }
+        self.report.claims.note(claim, &result);
         self.count(deed, began, &result);
     }
 
