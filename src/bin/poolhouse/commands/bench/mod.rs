@@ -1,0 +1,180 @@
+//! `poolhouse bench`: measures a connection per query against the pool, on the database that the settings name.
+//!
+//! One run at a time: it holds a lock in a transaction that stays open, so that a killed run releases it. Each part
+//! measures its two contestants in turn, within its share of the time. Documents come first, because a run may lack the
+//! right to write them; the schema they need exists only meanwhile, and a run that was killed leaves it to the next one.
+
+mod acquire;
+mod callers;
+mod documents;
+mod figures;
+mod report;
+mod row;
+mod stage;
+
+use crate::cli::{BenchArguments, Failure};
+use crate::commands::check::Server;
+use crate::commands::database::{one_connection, prepare_database, print_line, with_pool};
+use crate::commands::target::{Target, unusable};
+use crate::dev_postgres::Sharing;
+use crate::repositories::bench as repository;
+use poolhouse::settings::Tier;
+use poolhouse::{PoolSettings, Settings, Transaction};
+use report::Report;
+use stage::{Halt, MOST_CALLERS, Stage};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+/// How much longer than its time a run may take: the driver's own connections have no deadline.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How long to wait for the lock: the server may still hold that of a run which was just killed.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The largest part of the time that one delay may take: each part connects at least once.
+const DELAYS: u32 = 50;
+
+pub(crate) fn bench(mut settings: Settings, arguments: &BenchArguments) -> Result<(), Failure> {
+    let (budget, delay) = (Duration::from_secs(arguments.seconds.into()), arguments.connect_delay);
+    if delay > budget / DELAYS {
+        let most = (budget / DELAYS).as_millis();
+        return Err(Failure::Settings(format!(
+            "--connect-delay {} ms: allowed is at most a fiftieth of --seconds {}, {most} ms",
+            delay.as_millis(),
+            arguments.seconds
+        )));
+    }
+    if settings.tier == Tier::Production && !arguments.yes {
+        return Err(Failure::Settings(format!(
+            "the production tier is not measured without --yes: for {} s it opens and closes connections to {} as \
+             fast as it can, up to {MOST_CALLERS} at once, and writes a few MB to a schema of its own",
+            arguments.seconds, settings.pool.database
+        )));
+    }
+    let local = prepare_database(&mut settings, Sharing::Join)?;
+    let target = Target::of(&settings, local.as_ref());
+    let (done, outcome) = channel();
+    let run = Run { settings: settings.pool, target: target.clone(), budget, delay };
+    // A thread of its own, which is left behind if the server stops answering.
+    let worker = thread::Builder::new().name("poolhouse-bench".to_owned());
+    let worker =
+        worker.spawn(move || drop(done.send(run.measure()))).map_err(Failure::during("cannot measure"))?;
+    let report = match outcome.recv_timeout(budget + GRACE) {
+        Ok(outcome) => outcome?,
+        Err(RecvTimeoutError::Timeout) => {
+            return Err(Failure::Failed(format!(
+                "the database {target} has stopped answering; the next run removes what this one has left there"
+            )));
+        }
+        Err(RecvTimeoutError::Disconnected) => match worker.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => unreachable!("bug: the worker ended without an outcome"),
+        },
+    };
+    print_line(&if arguments.json { report.as_json() } else { report.to_string() });
+    match &report.documents_missing {
+        _ if !report.is_complete => Err(Failure::Incomplete("stopped before the end".to_owned())),
+        Some(reason) => Err(Failure::Incomplete(format!("documents were not measured: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+/// A run, as its command line and settings describe it.
+#[derive(Debug)]
+struct Run {
+    settings: PoolSettings,
+    target: Target,
+    budget: Duration,
+    delay: Duration,
+}
+
+impl Run {
+    fn measure(&self) -> Result<Report, Failure> {
+        let mut settings = one_connection(&self.settings);
+        // Held for the whole run.
+        settings.leak_threshold = None;
+        with_pool(&settings, &self.target, |pool| {
+            let mut report = None;
+            let outcome: Result<(), Failure> = pool.try_transaction(|tx| {
+                self.lock(tx)?;
+                report = Some(self.measure_alone(tx)?);
+                Ok(())
+            });
+            // With a report the transaction's end says nothing: a lock that was lost has spoiled no figure.
+            match (report, outcome) {
+                (Some(report), _) => Ok(report),
+                (None, Err(failure)) => Err(failure),
+                (None, Ok(())) => unreachable!("bug: neither a report nor a failure"),
+            }
+        })
+    }
+
+    fn lock(&self, tx: &Transaction<'_>) -> Result<(), Failure> {
+        repository::allow_idle(tx)?;
+        let start = Instant::now();
+        while !repository::try_lock(tx)? {
+            if start.elapsed() >= LOCK_TIMEOUT {
+                return Err(Failure::Failed(format!(
+                    "another poolhouse bench runs on the database {}: each would measure the other",
+                    self.target
+                )));
+            }
+            sleep(LOCK_TIMEOUT / 40);
+        }
+        Ok(())
+    }
+
+    fn measure_alone(&self, tx: &Transaction<'_>) -> Result<Report, Failure> {
+        let (start, server) = (Instant::now(), Server::find(tx)?);
+        let free = server.free();
+        if free < 2 {
+            return Err(Failure::Failed(format!(
+                "the database {} is full: it has {free} connections left, and this needs 2 at least",
+                self.target
+            )));
+        }
+        // Half of what is free: the other half is for a connection per query.
+        let most = u32::try_from(free / 2).unwrap_or(u32::MAX).min(MOST_CALLERS);
+        let pool_connections = self.settings.max_connections.min(most);
+        let stage = Stage::new(&self.settings, repository::is_encrypted(tx)?, self.delay, self.budget);
+        let mut report = Report {
+            database: self.target.to_string(),
+            server_version: server.version,
+            connections_made_by: stage.way(),
+            connect_delay_ms: figures::ms(self.delay),
+            pool_connections,
+            configured_connections: self.settings.max_connections,
+            is_complete: false,
+            seconds: 0.0,
+            acquire: None,
+            row: None,
+            documents: None,
+            documents_missing: None,
+            callers: Vec::new(),
+        };
+        match self.fill(&mut report, &stage, free) {
+            Ok(()) => report.is_complete = true,
+            Err(Halt::Stopped) => {}
+            Err(Halt::Failed(error)) => return Err(unusable(&self.target)(error)),
+        }
+        report.seconds = start.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    fn fill(&self, report: &mut Report, stage: &Stage, free: i64) -> Result<(), Halt> {
+        let part = |name| eprintln!("Measuring {name}");
+        part("1,000 documents");
+        match documents::measure(stage, &self.settings.database)? {
+            Ok(documents) => report.documents = Some(documents),
+            Err(missing) => report.documents_missing = Some(missing),
+        }
+        part("first and later requests");
+        report.acquire = Some(acquire::measure(stage)?);
+        part("100 queries in a row");
+        report.row = Some(row::measure(stage)?);
+        part("1 to 64 callers");
+        report.callers = callers::measure(stage, report.pool_connections, free)?;
+        Ok(())
+    }
+}
