@@ -58,7 +58,7 @@ pub(crate) fn allow_idle(tx: &Transaction<'_>) -> Result<()> {
 /// this command has not made.
 pub(crate) fn create_schema(pool: &Pool) -> Result<bool> {
     pool.transaction(|tx| {
-        if has_schema(tx)? && !drop_schema(tx)? {
+        if has_schema(tx)? && !drop_own_schema(tx)? {
             return Ok(false);
         }
         tx.execute_write("CREATE SCHEMA poolhouse_bench", &[])?;
@@ -79,13 +79,21 @@ fn has_schema(db: &impl Execute) -> Result<bool> {
 }
 
 /// Drops the schema if this command has made it; returns whether it did.
-pub(crate) fn drop_schema(db: &impl Execute) -> Result<bool> {
+pub(crate) fn drop_schema(pool: &Pool) -> Result<bool> {
+    pool.transaction(|tx| drop_own_schema(tx))
+}
+
+fn drop_own_schema(tx: &Transaction<'_>) -> Result<bool> {
     let sql =
         "SELECT obj_description(to_regnamespace('poolhouse_bench'), 'pg_namespace') IS NOT DISTINCT FROM $1";
-    if !db.execute_query_one(sql, &[&MARK])?.unwrap_or(false) {
+    if !tx.execute_query_one(sql, &[&MARK])?.unwrap_or(false) {
         return Ok(false);
     }
-    db.execute_write("DROP SCHEMA poolhouse_bench CASCADE", &[])?;
+    // By name, so that nothing is dropped that another has put there.
+    for sql in ["DROP TABLE poolhouse_bench.chunks, poolhouse_bench.documents", "DROP SCHEMA poolhouse_bench"]
+    {
+        tx.execute_write(sql, &[])?;
+    }
     Ok(true)
 }
 

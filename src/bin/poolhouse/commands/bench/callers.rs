@@ -15,12 +15,16 @@ const ROUNDS: u32 = 3;
 /// Levels, of which the first counts twice: its latencies are shown.
 const SLICES: u32 = 2 + MOST_CALLERS.ilog2();
 
+/// Why a connection per query is not measured.
+const FULL: &str = "the server has not as many connections free";
+
 /// The figures for a number of callers.
 #[derive(Debug, Serialize)]
 pub(super) struct Level {
     pub(super) callers: u32,
-    /// `None` if the server has not as many connections.
     pub(super) connection_per_query: Option<Rates>,
+    /// Why a connection per query was not measured.
+    pub(super) missing: Option<&'static str>,
     pub(super) pool: Rates,
 }
 
@@ -56,30 +60,42 @@ impl Rounds {
 /// `pool_size` connections for the pool; `free` connections are left beside them.
 pub(super) fn measure(stage: &Stage, pool_size: u32, free: i64) -> Result<Vec<Level>, Halt> {
     let pool = stage.open_pool(pool_size)?;
-    let slice = stage.share(45) / (SLICES * ROUNDS * 2);
+    let share = stage.share(45);
+    let slice = share / (SLICES * ROUNDS * 2);
     let with_pool = || repository::query(&pool);
     let with_connection = || stage.connect_once(repository::query_on_client).map(drop);
+    let (start, mut slices) = (Instant::now(), 0);
     let mut levels = Vec::new();
     for callers in (0..=MOST_CALLERS.ilog2()).map(|power| 1 << power) {
         let slice = if callers == 1 { slice * 2 } else { slice };
-        let mut with = Rounds::default();
-        // The server ends a session a moment after its client has gone: leave room for those.
-        let mut without = has_room(callers, free).then(Rounds::default);
-        for _ in 0..ROUNDS {
-            if let Some(rounds) = &mut without {
-                match run(callers, slice, rounds, &with_connection) {
+        slices += if callers == 1 { 2 } else { 1 };
+        let (mut without, mut with) = (Rounds::default(), Rounds::default());
+        let mut missing = match callers {
+            _ if !has_room(callers, free) => Some(FULL),
+            // Of many slow connects, those that come first have taken longer than their time.
+            _ if start.elapsed() > share * 3 / 2 => Some("no time left: --seconds gives more"),
+            _ => None,
+        };
+        for round in 0..ROUNDS {
+            if round > 0 && start.elapsed() >= share * slices / SLICES {
+                break;
+            }
+            if missing.is_none() {
+                match run(callers, slice, &mut without, &with_connection) {
                     // Other clients have come in the meantime.
-                    Err(Halt::Failed(error)) if error.sqlstate() == Some("53300") => without = None,
+                    Err(Halt::Failed(error)) if error.sqlstate() == Some("53300") => missing = Some(FULL),
                     done => done?,
                 }
             }
             run(callers, slice, &mut with, &with_pool)?;
         }
-        levels.push(Level { callers, connection_per_query: without.map(Rounds::rates), pool: with.rates() });
+        let connection_per_query = missing.is_none().then(|| without.rates());
+        levels.push(Level { callers, connection_per_query, missing, pool: with.rates() });
     }
     Ok(levels)
 }
 
+/// The server ends a session a moment after its client has gone: room is needed for those as well.
 fn has_room(callers: u32, free: i64) -> bool {
     i64::from(callers) * 5 / 4 <= free
 }

@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 /// How many documents the guides speak of.
 pub(super) const DOCUMENTS: usize = 1000;
 
-/// How many documents one contestant writes before it is the other's turn.
-const BLOCK: usize = 25;
-
 /// The figures of both contestants.
 #[derive(Debug, Serialize)]
 pub(super) struct Documents {
@@ -88,14 +85,14 @@ struct Progress {
 }
 
 impl Progress {
-    /// Writes documents for a while: at least one, at most a block.
+    /// Writes documents for a while: at least one, unless all are written.
     fn advance(
         &mut self,
         turn: Duration,
         mut write: impl FnMut(&BenchDocument) -> Result<(Duration, Duration), Error>,
     ) -> Result<(), Halt> {
         let start = Instant::now();
-        for _ in 0..BLOCK.min(DOCUMENTS - self.documents) {
+        for _ in self.documents..DOCUMENTS {
             go_on()?;
             let (connecting, total) = write(&document(self.documents))?;
             self.documents += 1;

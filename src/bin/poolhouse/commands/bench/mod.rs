@@ -72,7 +72,7 @@ pub(crate) fn bench(mut settings: Settings, arguments: &BenchArguments) -> Resul
             Ok(()) => unreachable!("bug: the worker ended without an outcome"),
         },
     };
-    print_line(&if arguments.json { report.as_json() } else { report.to_string() });
+    print_line(&if arguments.json { report.as_json() } else { report.to_string().trim_end().to_owned() });
     match &report.documents_missing {
         _ if !report.is_complete => Err(Failure::Incomplete("stopped before the end".to_owned())),
         Some(reason) => Err(Failure::Incomplete(format!("documents were not measured: {reason}"))),
@@ -127,7 +127,8 @@ impl Run {
 
     fn measure_alone(&self, tx: &Transaction<'_>) -> Result<Report, Failure> {
         let (start, server) = (Instant::now(), Server::find(tx)?);
-        let free = server.free();
+        // The transaction's own connection counts as free.
+        let free = server.free() - 1;
         if free < 2 {
             return Err(Failure::Failed(format!(
                 "the database {} is full: it has {free} connections left, and this needs 2 at least",

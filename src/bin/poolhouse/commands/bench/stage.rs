@@ -85,8 +85,8 @@ impl Stage {
     /// How a connection for one query is made, for the report.
     pub(super) fn way(&self) -> &'static str {
         match self.way {
-            Way::Driver(_) => "the driver's own",
-            Way::PoolOfOne => "a pool of one, for its encryption",
+            Way::Driver(_) => "the driver",
+            Way::PoolOfOne => "a pool of one, which encrypts them",
         }
     }
 
