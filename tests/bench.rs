@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use poolhouse::Secret;
 use poolhouse::settings::SslMode;
 use serde_json::Value;
+use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -136,7 +137,7 @@ fn a_run_that_was_killed_is_cleaned_up_by_the_next_and_a_stopped_one_by_itself()
 
 #[test]
 fn what_is_not_allowed_is_refused_before_anything_is_tried() {
-    let nowhere = "postgres://me:swordfish@db.invalid:1/movies";
+    let nowhere = "postgres://me:swordfish-t7Kq2Wz9Xb4Lm@127.0.0.1:1/movies";
     for (arguments, words) in [
         (&["--seconds", "0"][..], "1..=600"),
         (&["--connect-delay", "100"], "as 100ms or 0.1s"),
@@ -148,15 +149,15 @@ fn what_is_not_allowed_is_refused_before_anything_is_tried() {
     ] {
         assert_ends(&bench(nowhere, arguments), 2, &[words]);
     }
-    let variables = [
-        ("APP_ENV", "production"),
-        ("API_TOKENS", "ci=k3Vd8sQ1x9Zt5Lw7Rb2Nf6Hj4Mc0PyUa"),
-        ("DB_SSLMODE", "require"),
-    ];
     let directory = TempDir::new().unwrap();
-    let output = command(&directory, nowhere, &[]).envs(variables).output().unwrap();
-    assert_ends(&output, 2, &["production", "--yes", "db.invalid:1/movies"]);
+    fs::write(directory.path().join(".env.production"), "API_TOKENS=ci=k3Vd8sQ1x9Zt5Lw7Rb2Nf6Hj4Mc0PyUa\n")
+        .unwrap();
+    let production =
+        |arguments| command(&directory, nowhere, arguments).env("APP_ENV", "production").output();
+    let output = production(&[]).unwrap();
+    assert_ends(&output, 2, &["production", "--yes", "127.0.0.1:1/movies"]);
     assert!(!said(&output).contains("swordfish"));
+    assert_ends(&production(&["--yes"]).unwrap(), 1, &["cannot use the database 127.0.0.1:1/movies"]);
 }
 
 #[test]

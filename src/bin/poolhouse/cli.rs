@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The exit code for an invalid command line or invalid settings; the same as clap's.
 pub(crate) const USAGE: u8 = 2;
 
-/// The exit code for a run that was done, but for some of its input.
+/// The exit code for a run that was done, but for a part.
 const INCOMPLETE: u8 = 3;
 
 /// A catalogue of movies, served through poolhouse: a blocking PostgreSQL connection pool whose deadlines hold
@@ -136,11 +136,11 @@ fn spelled_with(name: &str, command: &str) -> String {
 /// Why a command failed, as text for the user.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The settings are invalid; the command did nothing.
+    /// The settings or the arguments are invalid; the command did nothing.
     Settings(String),
     /// The command failed while it ran.
     Failed(String),
-    /// The command was done, but for some of its input.
+    /// The command was done, but for a part.
     Incomplete(String),
 }
 

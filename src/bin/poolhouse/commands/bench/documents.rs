@@ -53,6 +53,9 @@ pub(super) fn measure(
     }
     let measured = write_documents(stage, &pool, opening);
     let dropped = repository::drop_schema(&pool);
+    if let Err(error) = &dropped {
+        log::warn!("The schema {} is left for the next run to remove: {error}", repository::SCHEMA);
+    }
     match measured {
         Ok(documents) => {
             dropped?;
@@ -67,11 +70,11 @@ pub(super) fn measure(
 fn missing(error: Error, database: &DatabaseSettings) -> Result<Missing, Halt> {
     match error.sqlstate() {
         Some("42501") => Ok(format!(
-            "{error}: it makes a schema of its own; GRANT CREATE ON DATABASE \"{}\" TO \"{}\" allows that",
+            "this makes a schema of its own, which GRANT CREATE ON DATABASE \"{}\" TO \"{}\" allows: {error}",
             database.name, database.user
         )),
-        Some("25006") => Ok(format!("{error}: it writes, and this server or this user only reads")),
-        Some("53100") => Ok(format!("{error}: the server's disk is full")),
+        Some("25006") => Ok(format!("this writes, and the server or the user only reads: {error}")),
+        Some("53100") => Ok(format!("the server's disk is full: {error}")),
         _ => Err(error.into()),
     }
 }

@@ -36,48 +36,38 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const DELAYS: u32 = 50;
 
 pub(crate) fn bench(mut settings: Settings, arguments: &BenchArguments) -> Result<(), Failure> {
-    let (budget, delay) = (Duration::from_secs(arguments.seconds.into()), arguments.connect_delay);
-    if delay > budget / DELAYS {
-        let most = (budget / DELAYS).as_millis();
-        return Err(Failure::Settings(format!(
-            "--connect-delay {} ms: allowed is at most a fiftieth of --seconds {}, {most} ms",
-            delay.as_millis(),
-            arguments.seconds
-        )));
-    }
-    if settings.tier == Tier::Production && !arguments.yes {
-        return Err(Failure::Settings(format!(
-            "the production tier is not measured without --yes: for {} s it opens and closes connections to {} as \
-             fast as it can, up to {MOST_CALLERS} at once, and writes a few MB to a schema of its own",
-            arguments.seconds, settings.pool.database
-        )));
-    }
+    check(&settings, arguments)?;
     let local = prepare_database(&mut settings, Sharing::Join)?;
     let target = Target::of(&settings, local.as_ref());
-    let (done, outcome) = channel();
-    let run = Run { settings: settings.pool, target: target.clone(), budget, delay };
-    // A thread of its own, which is left behind if the server stops answering.
-    let worker = thread::Builder::new().name("poolhouse-bench".to_owned());
-    let worker =
-        worker.spawn(move || drop(done.send(run.measure()))).map_err(Failure::during("cannot measure"))?;
-    let report = match outcome.recv_timeout(budget + GRACE) {
-        Ok(outcome) => outcome?,
-        Err(RecvTimeoutError::Timeout) => {
-            return Err(Failure::Failed(format!(
-                "the database {target} has stopped answering; the next run removes what this one has left there"
-            )));
-        }
-        Err(RecvTimeoutError::Disconnected) => match worker.join() {
-            Err(panic) => std::panic::resume_unwind(panic),
-            Ok(()) => unreachable!("bug: the worker ended without an outcome"),
-        },
-    };
+    let budget = Duration::from_secs(arguments.seconds.into());
+    let report = Run { settings: settings.pool, target, budget, delay: arguments.connect_delay }.in_time()?;
     print_line(&if arguments.json { report.as_json() } else { report.to_string().trim_end().to_owned() });
     match &report.documents_missing {
         _ if !report.is_complete => Err(Failure::Incomplete("stopped before the end".to_owned())),
         Some(reason) => Err(Failure::Incomplete(format!("documents were not measured: {reason}"))),
         None => Ok(()),
     }
+}
+
+/// Refuses what would take too long, and what needs consent.
+fn check(settings: &Settings, arguments: &BenchArguments) -> Result<(), Failure> {
+    let BenchArguments { seconds, connect_delay, yes, .. } = arguments;
+    let most = Duration::from_secs((*seconds).into()) / DELAYS;
+    if *connect_delay > most {
+        return Err(Failure::Settings(format!(
+            "--connect-delay {} ms: allowed is at most a fiftieth of --seconds {seconds}, {} ms",
+            connect_delay.as_millis(),
+            most.as_millis()
+        )));
+    }
+    if settings.tier == Tier::Production && !yes {
+        return Err(Failure::Settings(format!(
+            "the production tier is not measured without --yes: for {seconds} s it opens and closes connections to \
+             {} as fast as it can, up to {MOST_CALLERS} at once, and writes a few MB to a schema of its own",
+            settings.pool.database
+        )));
+    }
+    Ok(())
 }
 
 /// A run, as its command line and settings describe it.
@@ -90,6 +80,26 @@ struct Run {
 }
 
 impl Run {
+    /// Measures in a thread of its own, which is left behind if the server stops answering.
+    fn in_time(self) -> Result<Report, Failure> {
+        let (target, limit) = (self.target.clone(), self.budget + GRACE);
+        let (done, outcome) = channel();
+        let thread = thread::Builder::new().name("poolhouse-bench".to_owned());
+        let thread = thread
+            .spawn(move || drop(done.send(self.measure())))
+            .map_err(Failure::during("cannot measure"))?;
+        match outcome.recv_timeout(limit) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => Err(Failure::Failed(format!(
+                "the database {target} has stopped answering; the next run removes what this one has left there"
+            ))),
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => unreachable!("bug: the thread ended without an outcome"),
+            },
+        }
+    }
+
     fn measure(&self) -> Result<Report, Failure> {
         let mut settings = one_connection(&self.settings);
         // Held for the whole run.
@@ -175,7 +185,8 @@ impl Run {
         part("100 queries in a row");
         report.row = Some(row::measure(stage)?);
         part("1 to 64 callers");
-        report.callers = callers::measure(stage, report.pool_connections, free)?;
+        let (pool, free) = (report.pool_connections, free - i64::from(report.pool_connections));
+        report.callers = callers::measure(stage, pool, free)?;
         Ok(())
     }
 }
