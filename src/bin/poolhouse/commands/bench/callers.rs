@@ -64,6 +64,8 @@ pub(super) fn measure(stage: &Stage, pool_size: u32, free: i64) -> Result<Vec<Le
     let slice = share / (SLICES * ROUNDS * 2);
     let with_pool = || repository::query(&pool);
     let with_connection = || stage.connect_once(repository::query_on_client).map(drop);
+    // A new pool queries the server's catalogue once about each statement.
+    run(pool_size, Duration::ZERO, &mut Rounds::default(), &with_pool)?;
     let (start, mut slices) = (Instant::now(), 0);
     let mut levels = Vec::new();
     for callers in (0..=MOST_CALLERS.ilog2()).map(|power| 1 << power) {

@@ -81,13 +81,13 @@ fn missing(error: Error, database: &DatabaseSettings) -> Result<Missing, Halt> {
 
 /// What one contestant has done so far.
 #[derive(Debug, Default)]
-struct Progress {
+struct Written {
     documents: usize,
     connecting: Duration,
     total: Duration,
 }
 
-impl Progress {
+impl Written {
     /// Writes documents for a while: at least one, unless all are written.
     fn advance(
         &mut self,
@@ -122,7 +122,7 @@ impl Progress {
 fn write_documents(stage: &Stage, pool: &Pool, opening: Duration) -> Result<Documents, Halt> {
     let (share, start) = (stage.share(30), Instant::now());
     let turn = share / 20;
-    let (mut without, mut with) = (Progress::default(), Progress::default());
+    let (mut without, mut with) = (Written::default(), Written::default());
     loop {
         without.advance(turn, |document| {
             let once =

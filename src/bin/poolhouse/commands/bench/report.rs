@@ -16,7 +16,7 @@ const BAR: f64 = 44.0;
 pub(super) struct Report {
     pub(super) database: String,
     pub(super) server_version: String,
-    /// How a connection for one query is made.
+    /// Who makes a connection for one query.
     pub(super) connections_made_by: &'static str,
     /// Added to every connect.
     pub(super) connect_delay_ms: f64,
@@ -89,10 +89,7 @@ impl Report {
     fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { database, server_version, connections_made_by, pool_connections, seconds, .. } = self;
         writeln!(f, "A connection per query against the pool: {database}, PostgreSQL {server_version}")?;
-        writeln!(
-            f,
-            "  a connection per query  connects, runs SELECT $1, disconnects; made by {connections_made_by}"
-        )?;
+        writeln!(f, "  a connection per query  {connections_made_by} connects, runs SELECT $1, disconnects")?;
         write!(f, "  the pool                {pool_connections} connections, opened before")?;
         match self.configured_connections {
             configured if configured > *pool_connections => {

@@ -82,11 +82,11 @@ impl Stage {
         Stage { settings, way, delay, budget }
     }
 
-    /// How a connection for one query is made, for the report.
+    /// Who makes a connection for one query, for the report.
     pub(super) fn way(&self) -> &'static str {
         match self.way {
             Way::Driver(_) => "the driver",
-            Way::PoolOfOne => "a pool of one, which encrypts them",
+            Way::PoolOfOne => "a pool of one",
         }
     }
 
