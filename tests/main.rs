@@ -4,6 +4,7 @@
 
 mod architecture;
 mod auth;
+mod bench;
 mod bulk;
 mod chaos_short;
 mod cli;

@@ -5,11 +5,12 @@ use poolhouse::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The exit code for an invalid command line or invalid settings; the same as clap's.
 pub(crate) const USAGE: u8 = 2;
 
-/// The exit code for a run that was done, but for some of its input.
+/// The exit code for a run that was done, but for a part.
 const INCOMPLETE: u8 = 3;
 
 /// A catalogue of movies, served through poolhouse: a blocking PostgreSQL connection pool whose deadlines hold
@@ -26,7 +27,7 @@ APP_ENV (dev, preprod, production) picks the file the settings come from: .env.d
 database set, a private PostgreSQL is started, whose data stays in .poolhouse/.
 
 Exit codes: 0 done; 1 it could not be done, standard error says why; 2 the command line or the settings cannot
-be used; 3 `ingest` has left files out, standard error names them; 128 and a signal's number: that signal ended it at once.";
+be used; 3 a part of it was left out, as files of `ingest`: standard error names it; 128 and a signal's number: that signal ended it at once.";
 
 /// A command of the program.
 #[derive(Debug, PartialEq, Eq, Subcommand)]
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     },
     /// Load text, Markdown and HTML files as documents: new and changed ones only, again without harm
     Ingest(IngestArguments),
+    /// Measure a connection per query against the pool, on the database of the settings
+    Bench(BenchArguments),
 }
 
 /// The command line of `ingest`.
@@ -78,6 +81,37 @@ pub(crate) struct IngestArguments {
     pub(crate) json: bool,
 }
 
+/// The command line of `bench`.
+#[derive(Debug, PartialEq, Eq, Args)]
+pub(crate) struct BenchArguments {
+    /// About how long to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = value_parser!(u32).range(1..=600))]
+    pub(crate) seconds: u32,
+    /// Sleep so long before each connect, as in 100ms: what network, TLS and authentication cost elsewhere
+    #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = parse_delay)]
+    pub(crate) connect_delay: Duration,
+    /// Measure in the production tier, too
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `100ms` or `0.1s`.
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').unwrap_or_default(), 1.0),
+    };
+    // Nothing with an exponent or a sign, which `f64` takes.
+    let is_plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let seconds = number.parse::<f64>().ok().filter(|_| is_plain).map(|number| number * unit);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a time with its unit is needed, as 100ms or 0.1s".to_owned())
+}
+
 impl Cli {
     pub(crate) fn into_command(self) -> Command {
         self.command.unwrap_or(Command::Serve)
@@ -102,11 +136,11 @@ fn spelled_with(name: &str, command: &str) -> String {
 /// Why a command failed, as text for the user.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The settings are invalid; the command did nothing.
+    /// The settings or the arguments are invalid; the command did nothing.
     Settings(String),
     /// The command failed while it ran.
     Failed(String),
-    /// The command was done, but for some of its input.
+    /// The command was done, but for a part.
     Incomplete(String),
 }
 
@@ -156,6 +190,18 @@ mod tests {
     fn commands_are_spelled_so_that_they_can_be_typed() {
         assert_eq!(spelled_with("target/release/poolhouse", "schema"), "`target/release/poolhouse schema`");
         assert_eq!(spelled_with("/it's here/poolhouse", "schema"), r"`'/it'\''s here/poolhouse' schema`");
+    }
+
+    #[test]
+    fn a_delay_has_a_unit() {
+        for (text, ms) in [("100ms", 100), ("0.1s", 100), ("1.5s", 1500), ("0ms", 0)] {
+            assert_eq!(parse_delay(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in
+            ["", "100", "ms", "s", "-1ms", "+1s", "1e3s", "1 s", "infs", "NaNms", "1m", "9e99s", "1..2s"]
+        {
+            assert!(parse_delay(text).is_err(), "{text}");
+        }
     }
 
     #[test]

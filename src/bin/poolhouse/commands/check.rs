@@ -41,8 +41,8 @@ fn describe_settings(settings: &Settings) -> String {
 
 /// The server's version and its limits on connections.
 #[derive(Debug, Deserialize)]
-struct Server {
-    version: String,
+pub(super) struct Server {
+    pub(super) version: String,
     max_connections: i32,
     /// Reserved for superusers and, since PostgreSQL 16, for roles with `pg_use_reserved_connections`.
     reserved: i32,
@@ -55,8 +55,28 @@ struct Server {
 }
 
 impl Server {
+    pub(super) fn find(db: &impl Execute) -> Result<Server> {
+        // Not from pg_stat_activity, which hides the type of other users' sessions from ordinary users.
+        let sql = "
+            WITH used AS (
+                SELECT coalesce(sum(numbackends), 1) - 1 AS in_use,
+                       coalesce(sum(numbackends) FILTER (WHERE datname = current_database()), 1) - 1 AS here
+                FROM pg_stat_database)
+            SELECT current_setting('server_version') AS version,
+                   current_setting('max_connections')::integer AS max_connections,
+                   current_setting('superuser_reserved_connections')::integer
+                       + coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved,
+                   in_use::bigint,
+                   (SELECT rolconnlimit - (SELECT count(*) - 1 FROM pg_stat_activity WHERE usename = current_user)
+                    FROM pg_roles WHERE rolname = current_user AND rolconnlimit >= 0) AS left_to_user,
+                   (SELECT datconnlimit - here FROM pg_database
+                    WHERE datname = current_database() AND datconnlimit >= 0)::bigint AS left_to_database
+            FROM used";
+        db.execute_query_one(sql, &[])?.ok_or(poolhouse::Error::TooManyRows)
+    }
+
     /// How many connections a pool could open now.
-    fn free(&self) -> i64 {
+    pub(super) fn free(&self) -> i64 {
         let of_server = i64::from(self.max_connections - self.reserved) - self.in_use;
         let limits = [self.left_to_user, self.left_to_database].into_iter().flatten();
         limits.fold(of_server, i64::min).max(0)
@@ -76,25 +96,7 @@ pub(crate) struct Findings {
 
 /// Queries the database on one connection. `is_private`: it is the private server of the dev tier.
 fn look_at_database(pool: &Pool, settings: &PoolSettings, is_private: bool) -> Result<Findings> {
-    // Not from pg_stat_activity, which hides the type of other users' sessions from ordinary users.
-    let sql = "
-        WITH used AS (
-            SELECT coalesce(sum(numbackends), 1) - 1 AS in_use,
-                   coalesce(sum(numbackends) FILTER (WHERE datname = current_database()), 1) - 1 AS here
-            FROM pg_stat_database)
-        SELECT current_setting('server_version') AS version,
-               current_setting('max_connections')::integer AS max_connections,
-               current_setting('superuser_reserved_connections')::integer
-                   + coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved,
-               in_use::bigint,
-               (SELECT rolconnlimit - (SELECT count(*) - 1 FROM pg_stat_activity WHERE usename = current_user)
-                FROM pg_roles WHERE rolname = current_user AND rolconnlimit >= 0) AS left_to_user,
-               (SELECT datconnlimit - here FROM pg_database
-                WHERE datname = current_database() AND datconnlimit >= 0)::bigint AS left_to_database
-        FROM used";
-    let connection = pool.get_connection()?;
-    let server = connection.execute_query_one(sql, &[])?.ok_or(poolhouse::Error::TooManyRows)?;
-    drop(connection);
+    let server = Server::find(pool)?;
     let movies = match schema::is_present(pool)? {
         true => pool.execute_query_one("SELECT count(*) FROM movies", &[])?,
         false => None,

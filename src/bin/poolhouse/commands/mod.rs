@@ -1,5 +1,6 @@
 //! The commands: each runs from settings to exit code. SQL is in `repositories`, HTTP in `http`.
 
+mod bench;
 mod check;
 mod database;
 mod import;
@@ -18,7 +19,7 @@ use std::time::Duration;
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     let first_signal = match command {
         Command::Serve => FirstSignal::ShutsDown,
-        Command::Ingest(_) => FirstSignal::CompletesWork,
+        Command::Ingest(_) | Command::Bench(_) => FirstSignal::CompletesWork,
         Command::Schema | Command::Check | Command::Import { .. } => FirstSignal::Exits,
     };
     signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Import { file, timeout } => {
             import::import(settings, &file, timeout.map(Duration::from_secs))
         }
+        Command::Bench(arguments) => bench::bench(settings, &arguments),
         Command::Ingest(arguments) => ingest::ingest_documents(settings, &arguments),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | signal | the first one | the second one |
 //! |---|---|---|
-//! | SIGTERM, SIGINT, SIGHUP | `serve` shuts down in order, `ingest` completes the documents in work, every other command exits at once | exits at once |
+//! | SIGTERM, SIGINT, SIGHUP | `serve` shuts down in order, `ingest` and `bench` complete what they have in work, every other command exits at once | exits at once |
 //! | SIGQUIT | exits at once | |
 //!
 //! A dedicated thread receives them from the start of the program, so that "at once" holds whatever other threads
