@@ -31,9 +31,7 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
-pub(crate) use session::{
-    Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
-};
+pub(crate) use session::{Answer, CopyStatement, Effect, Failure, Limit, Piece, Portal, Retry, Session};
 pub(crate) use sharing::Access;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
