@@ -201,6 +201,7 @@ fn gap_around(name: &[u8]) -> Gap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn text(html: &str) -> String {
         to_text(html).0
@@ -241,5 +242,17 @@ mod tests {
         assert_eq!(text(&format!("{}deep", "<div><pre>".repeat(100_000))), "deep");
         let long = "界é👾 ".repeat(50_000);
         assert_eq!(text(&format!("<p>{long}")), long.trim_end());
+    }
+
+    proptest! {
+        /// `&nGt;` has five bytes and stands for six: the text is at most a small multiple of the page.
+        #[test]
+        fn no_page_is_too_broken(
+            html in "(<|>|/|!--|--|!doctype|\\[CDATA\\[|script|title|pre|template|a='|b=|&|#x?|nGt;|;|\"| |\n|é|[a-z0-9]){0,60}",
+        ) {
+            let (text, title) = to_text(&html);
+            prop_assert!(text.len() + title.map_or(0, |title| title.len()) <= 2 * html.len());
+            prop_assert!(!text.contains('\0'));
+        }
     }
 }
