@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test model fuzz chaos bench bench-http bench-ingest deny deps
+.PHONY: help run build test model fuzz chaos crashes bench bench-http bench-ingest deny deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -20,7 +20,7 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 	@sh config/install-deps.sh test
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test chaos -- -D warnings
+	cargo clippy --locked --test chaos --test crashes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked
 	cargo test --locked --lib --no-default-features
@@ -39,6 +39,9 @@ fuzz: deps ## Random settings, headers, requests, rows, CSV, SQL texts and adver
 
 chaos: deps ## Break a real server for MINUTES=3, and check every reported outcome; SEED=… repeats a run
 	cargo test --release --locked --test chaos -- --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
+
+crashes: deps ## Kill `poolhouse ingest` KILLS=20 times and its server, fill its disk, and compare the tables; SEED=… repeats a run
+	cargo test --locked --test crashes -- --kills $(or $(KILLS),20) $(if $(SEED),--seed $(SEED))
 
 bench: deps ## Measure the pool against its peers (benches/README.md)
 	cargo build --release --locked

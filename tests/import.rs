@@ -151,11 +151,17 @@ fn a_dash_reads_standard_input() {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(HEADER.as_bytes()).unwrap();
+    // Its writer may take any time: until then, others may write.
+    let mut other = database.client();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'";
+    eventually("it waits for input", SOON, || other.query_one(waits, &[]).unwrap().get::<_, i64>(0) == 1);
+    let insert = "SET lock_timeout = '5s'; INSERT INTO movies (movie_id, title) VALUES (7, 'Seventh')";
+    other.batch_execute(insert).unwrap();
     for id in 1..=20_000 {
         write!(input, "{id},\"Film number {id}, the long one (1999)\",Drama|War\r\n").unwrap();
     }
     drop(input);
-    assert_imported(&child.wait_with_output().unwrap(), "Imported 20000 movies");
+    assert_imported(&child.wait_with_output().unwrap(), "inserted 19999, updated 1, unchanged 0");
     assert_eq!(rows(&database).len(), 20_000);
 }
 

@@ -34,7 +34,7 @@ pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
 pub(crate) use polled::PolledBatch;
 pub(crate) use session::{
-    Answer, CopyStatement, Effect, Encoded, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
+    Answer, CopyStatement, Effect, Encoded, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};

@@ -25,8 +25,8 @@ pub struct Transaction<'a> {
     shared: &'a Arc<Shared>,
     /// 0 for the transaction itself; the nesting level for a savepoint.
     depth: u32,
-    /// Bulk operations that have sent a part of their rows and did not complete, for a reason that the server does not know.
-    partial: Cell<u32>,
+    /// A bulk operation has not completed, for a reason that the server does not know.
+    is_partial: Cell<bool>,
 }
 
 impl std::fmt::Debug for Transaction<'_> {
@@ -37,14 +37,14 @@ impl std::fmt::Debug for Transaction<'_> {
 
 impl<'a> Transaction<'a> {
     fn new(session: &'a mut Session, shared: &'a Arc<Shared>, depth: u32) -> Transaction<'a> {
-        Transaction { session: RefCell::new(session), shared, depth, partial: Cell::new(0) }
+        Transaction { session: RefCell::new(session), shared, depth, is_partial: Cell::new(false) }
     }
 }
 
 impl Transaction<'_> {
     /// Fails where a part of a bulk operation would be committed.
     fn check_complete(&self) -> Result<()> {
-        if self.partial.get() > 0 { Err(Error::TransactionAborted) } else { Ok(()) }
+        if self.is_partial.get() { Err(Error::TransactionAborted) } else { Ok(()) }
     }
 
     /// Runs `operation` on the session within the statement timeout and the thread's deadline.
@@ -69,13 +69,19 @@ impl Transaction<'_> {
         self.session.borrow_mut().end_portal(portal);
     }
 
-    /// Begins a bulk operation that sends its rows in parts.
-    pub(super) fn begin_parts(&self) -> Parts<'_> {
-        Parts { partial: &self.partial, is_counted: false }
+    /// Runs an operation that sends its rows in parts. Where it ends early, by an error or a panic of the caller's code, the server
+    /// may have a part of the rows and does not know that others are missing: the transaction then does not commit.
+    pub(super) fn in_parts<R>(&self, operation: impl FnOnce() -> Result<R>) -> Result<R> {
+        let before = self.is_partial.replace(true);
+        let outcome = operation();
+        if outcome.is_ok() || self.has_failed() {
+            self.is_partial.set(before);
+        }
+        outcome
     }
 
     /// Whether the server knows that the transaction has failed.
-    pub(super) fn has_failed(&self) -> bool {
+    fn has_failed(&self) -> bool {
         self.session.borrow().conn().status() == Some(b'E')
     }
 
@@ -149,31 +155,6 @@ impl Transaction<'_> {
             return Err(Error::Cancelled);
         }
         self.session.get_mut().copy_in(sql, self.shared.statement_limit())
-    }
-}
-
-/// The parts in which a bulk operation sends its rows.
-///
-/// Where the operation ends early, by an error or a panic of the caller's code, the server has a part of the rows and does not
-/// know that others are missing. The transaction then does not commit.
-pub(super) struct Parts<'a> {
-    partial: &'a Cell<u32>,
-    is_counted: bool,
-}
-
-impl Parts<'_> {
-    /// Notes that a part was sent.
-    pub(super) fn note_sent(&mut self) {
-        if !std::mem::replace(&mut self.is_counted, true) {
-            self.partial.set(self.partial.get() + 1);
-        }
-    }
-
-    /// Notes that the operation is complete, or that the server has rolled it back.
-    pub(super) fn end(&mut self) {
-        if std::mem::take(&mut self.is_counted) {
-            self.partial.set(self.partial.get() - 1);
-        }
     }
 }
 

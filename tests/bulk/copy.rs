@@ -156,7 +156,7 @@ fn a_row_that_does_not_fit_is_named_and_nothing_is_loaded() {
         assert_eq!(count(&pool), 0);
         // Also where the caller ignores the error.
         let outcome = pool.transaction(|tx| Ok(tx.copy_in("t", &COLUMNS, rows()).is_err()));
-        assert_eq!(matches!(outcome, Err(Error::TransactionAborted)), bad > 0, "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::TransactionAborted)), "{outcome:?}");
         assert_eq!(count(&pool), 0);
     }
     assert_eq!(pool.status().connects, 1);

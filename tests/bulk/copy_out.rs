@@ -193,3 +193,17 @@ fn a_connection_that_is_cut_in_the_middle_is_reported() {
     proxy.pass();
     assert_eq!(text_of(&pool, "SELECT 1 AS a", CSV).1, "a\n1\n");
 }
+
+/// The request to cancel the query comes late where the rest of it has arrived already.
+#[test]
+fn where_the_writer_fails_what_follows_on_the_connection_is_not_cancelled() {
+    let pool = pool();
+    let connection = pool.get_connection().unwrap();
+    let small = "SELECT repeat('x', 1000) FROM generate_series(1, 80)";
+    for round in 0..20 {
+        let outcome = connection.copy_out(small, CSV, &mut Full { left: 0 });
+        assert!(matches!(outcome, Err(Error::Application(_))), "{outcome:?}");
+        let slept = connection.execute_query_one::<i32>("SELECT 1 FROM pg_sleep(0.05)", &[]);
+        assert_eq!(slept.unwrap(), Some(1), "{round}");
+    }
+}

@@ -3,6 +3,7 @@
 mod copy;
 mod copy_out;
 mod many;
+mod misuse;
 mod query_rows;
 mod streams;
 

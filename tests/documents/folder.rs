@@ -1,5 +1,6 @@
 //! A folder of files and a database to load them into.
 
+#![allow(dead_code, reason = "`make crashes` uses its part of this")]
 #![allow(
     clippy::unwrap_used,
     reason = "a helper of tests fails the test by panicking, as the test itself would"
@@ -23,9 +24,13 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn new() -> Folder {
+        Folder::on(postgres::fresh_database().with_schema())
+    }
+
+    pub(super) fn on(database: Database) -> Folder {
         let directory = TempDir::new().unwrap();
         fs::create_dir(directory.path().join("files")).unwrap();
-        Folder { directory, database: postgres::fresh_database().with_schema() }
+        Folder { directory, database }
     }
 
     /// The path of a file as its document's source.
@@ -82,11 +87,15 @@ impl Folder {
 
     /// Every document and chunk, but ids and times.
     pub(super) fn rows(&self) -> Vec<String> {
+        Folder::rows_of(&self.database)
+    }
+
+    pub(super) fn rows_of(database: &Database) -> Vec<String> {
         let sql = "
             SELECT concat_ws('|', source, title, media_type, encode(sha256, 'hex'), byte_length, documents.chunk_bytes,
                    overlap_bytes, ordinal, byte_start, byte_end, text, search)
             FROM documents LEFT JOIN chunks USING (document_id) ORDER BY source, ordinal";
-        self.database.client().query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+        database.client().query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
     }
 
     pub(super) fn count(&self, sql: &str) -> i64 {

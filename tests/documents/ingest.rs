@@ -141,6 +141,25 @@ fn bad_files_are_named_and_left_out_and_the_others_are_loaded() {
     );
 }
 
+/// Two links on each level lead to the next one: 2^14 paths to one file.
+#[test]
+fn links_do_not_multiply_what_they_lead_to() {
+    const LEVELS: usize = 14;
+    let folder = Folder::new();
+    folder.write(&format!("{LEVELS}/a.txt"), "Here.");
+    for level in 0..LEVELS {
+        fs::create_dir(folder.path(&level.to_string())).unwrap();
+        for name in ["a", "b"] {
+            symlink(format!("../{}", level + 1), folder.path(&format!("{level}/{name}"))).unwrap();
+        }
+    }
+    let summary = folder.summary(3, &[]);
+    // The file itself, and by the first link to its folder.
+    assert_eq!(counts(&summary)[..3], [2, 0, 0]);
+    let left_out = &summary["skipped_files"][0];
+    assert_eq!(left_out["reason"], "is a link to a folder that is read by another link already");
+}
+
 #[test]
 fn files_and_folders_without_permission_are_left_out_and_are_not_gone() {
     let folder = Folder::new();

@@ -4,6 +4,7 @@ use super::folder::{Folder, said};
 use crate::support::{Proxy, SOON, eventually, postgres};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::fs;
 
 /// What the program logs once a signal was handled.
 const STOPPING: &str = "Stopping when the work in hand is complete";
@@ -132,4 +133,40 @@ fn runs_at_the_same_time_load_each_document_once() {
             folder.write(&format!("{number:02}.txt"), format!("Other words about {number}. ").repeat(30));
         }
     }
+}
+
+/// A document that is written again while the other run looks for vanished ones is not vanished.
+#[test]
+fn pruning_keeps_what_another_run_has_replaced_in_the_meantime() {
+    let folder = Folder::new();
+    folder.fill(3);
+    folder.summary(0, &[]);
+    fs::remove_file(folder.path("01.txt")).unwrap();
+    fs::remove_file(folder.path("02.txt")).unwrap();
+    let mut other = folder.database.client();
+    let mut replacing = other.transaction().unwrap();
+    replacing.execute("UPDATE documents SET loaded_at = now() WHERE source LIKE '%01.txt'", &[]).unwrap();
+    let run = folder.start(&["--prune", "--json"]);
+    let waits = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DELETE%'";
+    eventually("it waits for the other", SOON, || folder.count(waits) == 1);
+    replacing.commit().unwrap();
+    let output = run.output();
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&summary["vanished"], &summary["pruned"]), (&2.into(), &1.into()), "{}", said(&output));
+    assert_eq!(folder.count("SELECT count(*) FROM documents WHERE source LIKE '%01.txt'"), 1);
+    assert_eq!(folder.summary(0, &["--prune"])["pruned"], 1);
+}
+
+/// The database is there all the time: it is the document that takes too long.
+#[test]
+fn a_document_that_takes_too_long_twice_is_left_out_and_the_others_are_loaded() {
+    let folder = Folder::new();
+    folder.fill(5);
+    let _holder = folder.hold("02.txt");
+    let mut run = folder.command(&["--workers", "1"]);
+    let output = run.env("DB_STATEMENT_TIMEOUT_MS", "500").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("02.txt takes the database too long, twice: "), "{}", said(&output));
+    assert_eq!(documents(&folder), 4);
 }

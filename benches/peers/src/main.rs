@@ -21,14 +21,16 @@ mod support {
 use clap::{Parser, ValueEnum};
 use measure::{Rounds, load};
 use scenarios::faults::Fault;
-use scenarios::{Stage, acquire, documents, faults, first_answer, growth, import, recovery, spike, throughput};
+use scenarios::{
+    Stage, acquire, bulk, documents, faults, first_answer, growth, import, recovery, spike, throughput,
+};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Measures poolhouse and its peers against one private PostgreSQL; see benches/README.md
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What to run; everything but the documents, the faults and the growth where nothing is named
+    /// What to run; everything but bulk, the documents, the faults and the growth where nothing is named
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// How often each contestant has its turn; the medians are printed
@@ -37,7 +39,7 @@ struct Cli {
     /// How long a turn is, in milliseconds; scenarios with a crowd take two or three times that
     #[arg(long, env = "BENCH_ROUND_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     round_ms: u64,
-    /// MovieLens's movies.csv, for the import
+    /// MovieLens's movies.csv, for the import and for bulk
     #[arg(long, env = "MOVIELENS_CSV")]
     movies_csv: Option<PathBuf>,
     /// A folder of HTML files, for the documents
@@ -67,6 +69,7 @@ enum Scenario {
     Recovery,
     Import,
     FirstAnswer,
+    Bulk,
     Documents,
     Faults,
 }
@@ -84,9 +87,9 @@ fn main() {
     println!("{}", machine::describe(row.get(0)));
     println!("{} rounds of {} ms, medians; load at the start {}\n", cli.rounds, cli.round_ms, load());
     let all = Scenario::value_variants();
-    // The documents need files of their own, and each of the other two takes half as long as all others.
+    // Some need files of their own, and the others take half as long as all that is left.
     let is_chosen = |one: &Scenario| match cli.scenarios.as_slice() {
-        [] => !matches!(one, Scenario::Documents | Scenario::Faults | Scenario::Growth),
+        [] => !matches!(one, Scenario::Bulk | Scenario::Documents | Scenario::Faults | Scenario::Growth),
         named => named.contains(one),
     };
     for scenario in all.iter().filter(|one| is_chosen(one)) {
@@ -102,6 +105,7 @@ fn main() {
             Scenario::Recovery => recovery::run(&stage),
             Scenario::Import => import::run(&stage),
             Scenario::FirstAnswer => first_answer::run(&stage),
+            Scenario::Bulk => bulk::run(&stage),
             Scenario::Documents => documents::run(&stage, &cli.html),
             Scenario::Faults => faults::run(&stage, &cli.fault),
         }

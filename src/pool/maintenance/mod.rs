@@ -133,6 +133,7 @@ impl MaintenanceHandle {
 
     /// Sends a cancel request.
     pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
+        cancel.note_ordered();
         let _ = self.send(Work::Cancel(cancel));
     }
 
@@ -306,5 +307,6 @@ impl Shared {
         for error in failures {
             logged(|| debug!("Cancel request failed: {error}"));
         }
+        cancels.iter().for_each(|cancel| cancel.note_sent());
     }
 }

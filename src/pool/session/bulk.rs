@@ -111,10 +111,12 @@ impl Session {
         let Ready { is_cached, checkpoint, effect, .. } = self.make_ready(sql, limit)?;
         let reply = self.exchange_rows(sql, rows, effect);
         self.statements.end_run();
-        let (fault, completed) = match reply {
+        let (fault, refused) = match reply {
             Err(fault) => (fault, None),
             Ok(reply) => {
                 let (completed, affected) = (reply.completed(), reply.total_affected());
+                // The row after those that the server has completed.
+                let refused = reply.is_refused().then_some(rows.first + completed);
                 match complete(reply) {
                     Ok(reply) => {
                         reply.recycle();
@@ -122,14 +124,14 @@ impl Session {
                         rows.clear();
                         return Ok(affected);
                     }
-                    Err(fault) => (fault, Some(completed)),
+                    Err(fault) => (fault, refused),
                 }
             }
         };
         self.forget_stale(sql, &fault, is_cached);
         let failure = self.judge(fault, checkpoint, effect).with_statement(sql);
-        Err(match completed {
-            Some(completed) => failure.with_row(rows.first + completed),
+        Err(match refused {
+            Some(row) => failure.with_row(row),
             None => failure,
         })
     }

@@ -9,15 +9,20 @@ use crate::pool::session::outcome::Fault;
 use crate::pool::session::statement::Ready;
 use crate::pool::session::statement_cache::write_bind_to;
 use crate::pool::session::{Effect, Failure, Limit, Session};
+use crate::pool::status::CloseReason;
 use crate::pool::transport::protocol::reply::{Copy, Reply};
 use bytes::BytesMut;
 use postgres::types::Type;
 use postgres_protocol::message::frontend::{self, CopyData};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the rest of a COPY may take whose data the caller does not want any more, and which is cancelled on the server. If it
-/// ends in that time, the connection is kept.
+/// How long the rest of a COPY may take whose data the caller does not want any more, and which is cancelled on the server; and how
+/// long the cancel request. If they end in that time, the connection is kept.
 const ABORT_GRACE: Duration = Duration::from_millis(200);
+
+/// The pause between two looks whether a cancel request was processed.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A COPY, and the statement that stands for it.
 #[derive(Debug)]
@@ -109,6 +114,7 @@ impl Session {
         });
         if abort.is_none() {
             self.note_cancelled();
+            self.wait_for_cancel();
         }
         match reply {
             Ok(reply) => {
@@ -116,6 +122,19 @@ impl Session {
                 Ok(reply.affected())
             }
             Err(fault) => Err(self.judge(fault, checkpoint, effect).with_statement(&statement.copy)),
+        }
+    }
+
+    /// Waits until the server has processed the cancel request: where the COPY ended before, it would cancel the next statement of a
+    /// borrower that keeps the connection.
+    fn wait_for_cancel(&mut self) {
+        let due = Instant::now() + ABORT_GRACE;
+        while self.cancel.as_ref().is_some_and(|cancel| !cancel.is_settled()) {
+            if self.conn.has_ended() || Instant::now() >= due {
+                self.mark_for_close(CloseReason::Broken);
+                return;
+            }
+            thread::sleep(LOOK);
         }
     }
 

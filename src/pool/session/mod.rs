@@ -24,7 +24,7 @@ mod types;
 
 use crate::error::{Error, Result};
 pub(crate) use crate::pool::session::batch::Encoded;
-pub(crate) use crate::pool::session::bulk::{EncodedRows, Piece, Portal};
+pub(crate) use crate::pool::session::bulk::{Piece, Portal};
 use crate::pool::session::classify::is_copy_in;
 pub(crate) use crate::pool::session::copy::CopyStatement;
 use crate::pool::session::outcome::{Checkpoint, judge_copy};

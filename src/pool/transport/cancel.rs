@@ -24,18 +24,36 @@ const MAX_CONCURRENT: usize = 64;
 pub(crate) struct Cancel {
     /// How the session was connected; its state holds the cancel key.
     connector: Connector,
+    /// Requests that are still to be sent, or are being sent.
+    ordered: AtomicU32,
     /// Requests whose processing the server has not confirmed by closing their connection.
     unaccounted: AtomicU32,
 }
 
 impl Cancel {
     pub(crate) fn new(connector: Connector) -> Cancel {
-        Cancel { connector, unaccounted: AtomicU32::new(0) }
+        Cancel { connector, ordered: AtomicU32::new(0), unaccounted: AtomicU32::new(0) }
     }
 
     /// Whether a request was sent and may still be on its way: it could cancel any later statement of the session.
     pub(crate) fn has_unaccounted(&self) -> bool {
         self.unaccounted.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes that a request is to be sent.
+    pub(crate) fn note_ordered(&self) {
+        self.ordered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a request was sent, or cannot be.
+    pub(crate) fn note_sent(&self) {
+        // Release: whoever sees this sees what is unaccounted for.
+        self.ordered.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether no request can cancel a later statement of the session any more.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ordered.load(Ordering::Acquire) == 0 && !self.has_unaccounted()
     }
 
     async fn send(&self) -> io::Result<()> {

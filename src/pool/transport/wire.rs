@@ -56,6 +56,20 @@ impl From<io::Error> for Broken {
 /// A buffer of requests with more bytes than this is not kept.
 const MAX_KEPT: usize = 64 * 1024;
 
+/// A request that is being written. Parameters write themselves, by the caller's code: where they fail or panic, nothing of it is
+/// sent.
+struct Unfinished<'a> {
+    requests: &'a mut BytesMut,
+    /// How many bytes are kept.
+    keep: usize,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.requests.truncate(self.keep);
+    }
+}
+
 impl Wire {
     pub(crate) fn new(stream: SharedStream, conn: Arc<ConnectionState>, max_reply: usize) -> Wire {
         Wire { stream, conn, requests: BytesMut::new(), input: Vec::new(), max_reply, is_ours: false }
@@ -131,13 +145,13 @@ impl Wire {
     }
 
     fn write_messages<E>(&mut self, write: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<(), E> {
-        let start = self.requests.len();
-        let written = write(&mut self.requests);
-        match written {
-            Ok(()) => self.conn.add_request(),
-            Err(_) => self.requests.truncate(start),
-        }
-        written
+        let keep = self.requests.len();
+        let mut unfinished = Unfinished { requests: &mut self.requests, keep };
+        write(unfinished.requests)?;
+        unfinished.keep = unfinished.requests.len();
+        drop(unfinished);
+        self.conn.add_request();
+        Ok(())
     }
 
     /// Writes a request of statements without parameters, which has one reply.

@@ -6,17 +6,18 @@
 
 use crate::decode::decode_row;
 use crate::error::{Error, Result};
-use crate::pool::{EncodedRows, Piece};
+use crate::pool::Piece;
 use crate::query::bulk::{Bulk, unless_empty};
 use crate::query::copy::{CopyFormat, PieceWriter, copy_in_statement, copy_out_statement, unwritable};
 use crate::query::copy_text::RowWriter;
 use crate::query::param_row::ParamRow;
-use crate::query::transaction::{Parts, Transaction};
+use crate::query::transaction::Transaction;
 use crate::rows::Rows;
 use postgres::types::ToSql;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Write;
+use std::iter::Peekable;
 
 /// Rows are sent in pieces of about this many bytes.
 const PIECE_SIZE: usize = 256 * 1024;
@@ -30,18 +31,8 @@ const MAX_ROWS: i32 = 2 * 1024;
 
 impl Bulk for Transaction<'_> {
     fn execute_many<P: ParamRow>(&self, sql: &str, rows: impl IntoIterator<Item = P>) -> Result<u64> {
-        let Some(mut rows) = unless_empty(rows) else { return Ok(0) };
-        let mut encoded = self.bounded(|session, limit| session.encode_rows(sql, limit))?;
-        let mut parts = self.begin_parts();
-        let mut affected = 0;
-        while let Some(row) = rows.next() {
-            row.with_params(|params| encoded.push(params)).map_err(|failure| failure.with_statement(sql))?;
-            if encoded.size() >= PIECE_SIZE || rows.peek().is_none() {
-                affected += self.write_piece(sql, &mut encoded, &mut parts)?;
-            }
-        }
-        parts.end();
-        Ok(affected)
+        let Some(rows) = unless_empty(rows) else { return Ok(0) };
+        self.in_parts(|| self.send_many(sql, rows))
     }
 
     fn for_each_row<T: DeserializeOwned>(
@@ -79,26 +70,8 @@ impl Bulk for Transaction<'_> {
         columns: &[&str],
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64> {
-        let Some(mut rows) = unless_empty(rows) else { return Ok(0) };
-        let statement = copy_in_statement(table, columns)?;
-        let types = self.bounded(|session, limit| session.copy_types(&statement, limit))?;
-        let mut writer = RowWriter::new(columns.iter().copied().zip(&types));
-        let mut parts = self.begin_parts();
-        let (mut first, mut next, mut count) = (0, 0, 0);
-        while let Some(row) = rows.next() {
-            writer.push(&row).map_err(|error| unwritable(&error, &statement, next))?;
-            next += 1;
-            if writer.text().len() >= PIECE_SIZE || rows.peek().is_none() {
-                let data = writer.text().as_bytes();
-                let copied =
-                    self.bounded(|session, limit| session.copy_rows_in(&statement, data, first, limit));
-                count += self.note_piece(copied, &mut parts)?;
-                writer.clear();
-                first = next;
-            }
-        }
-        parts.end();
-        Ok(count)
+        let Some(rows) = unless_empty(rows) else { return Ok(0) };
+        self.in_parts(|| self.send_copy(table, columns, rows))
     }
 
     fn copy_out(&self, query: &str, format: CopyFormat, out: &mut impl Write) -> Result<u64> {
@@ -111,19 +84,40 @@ impl Bulk for Transaction<'_> {
 }
 
 impl Transaction<'_> {
-    fn write_piece(&self, sql: &str, rows: &mut EncodedRows, parts: &mut Parts<'_>) -> Result<u64> {
-        let written = self.bounded(|session, limit| session.write_rows(sql, rows, limit));
-        self.note_piece(written, parts)
+    fn send_many<P: ParamRow>(&self, sql: &str, mut rows: Peekable<impl Iterator<Item = P>>) -> Result<u64> {
+        let mut encoded = self.bounded(|session, limit| session.encode_rows(sql, limit))?;
+        let mut affected = 0;
+        while let Some(row) = rows.next() {
+            row.with_params(|params| encoded.push(params)).map_err(|failure| failure.with_statement(sql))?;
+            if encoded.size() >= PIECE_SIZE || rows.peek().is_none() {
+                affected += self.bounded(|session, limit| session.write_rows(sql, &mut encoded, limit))?;
+            }
+        }
+        Ok(affected)
     }
 
-    fn note_piece(&self, written: Result<u64>, parts: &mut Parts<'_>) -> Result<u64> {
-        match &written {
-            Ok(_) => parts.note_sent(),
-            // The server commits none of the earlier pieces either.
-            Err(_) if self.has_failed() => parts.end(),
-            Err(_) => {}
+    fn send_copy<T: Serialize>(
+        &self,
+        table: &str,
+        columns: &[&str],
+        mut rows: Peekable<impl Iterator<Item = T>>,
+    ) -> Result<u64> {
+        let statement = copy_in_statement(table, columns)?;
+        let types = self.bounded(|session, limit| session.copy_types(&statement, limit))?;
+        let mut writer = RowWriter::new(columns.iter().copied().zip(&types));
+        let (mut first, mut next, mut count) = (0, 0, 0);
+        while let Some(row) = rows.next() {
+            writer.push(&row).map_err(|error| unwritable(&error, &statement, next))?;
+            next += 1;
+            if writer.text().len() >= PIECE_SIZE || rows.peek().is_none() {
+                let data = writer.text().as_bytes();
+                count +=
+                    self.bounded(|session, limit| session.copy_rows_in(&statement, data, first, limit))?;
+                writer.clear();
+                first = next;
+            }
         }
-        written
+        Ok(count)
     }
 }
 

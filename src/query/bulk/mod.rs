@@ -21,8 +21,10 @@ use std::iter::Peekable;
 /// Runs statements for many rows on a [`Pool`], a [`Connection`], a [`Transaction`], or
 /// [`DatabasePool`](crate::DatabasePool).
 ///
-/// Each helper is all or nothing: on a pool and a connection it runs in a transaction of its own. Inside a [`Transaction`], after
-/// an error, the transaction can only be rolled back.
+/// Each helper is all or nothing: on a pool and a connection it runs in a transaction of its own. A [`Transaction`], or its savepoint,
+/// can only be rolled back after an error of [`execute_many`](Bulk::execute_many) or [`copy_in`](Bulk::copy_in). After one of the
+/// caller's code in [`for_each_row`](Bulk::for_each_row) or [`copy_out`](Bulk::copy_out), it may go on with what the query has done by
+/// then.
 pub trait Bulk {
     /// Runs a statement once for each row of parameters, and returns how many rows of the database were affected in total.
     ///

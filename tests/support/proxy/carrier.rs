@@ -119,8 +119,8 @@ impl Shared {
                 if !link.client_spoke_last.swap(true, Ordering::SeqCst) {
                     self.round_trips.fetch_add(1, Ordering::SeqCst);
                 }
-            } else {
-                link.client_spoke_last.store(false, Ordering::SeqCst);
+            } else if link.client_spoke_last.swap(false, Ordering::SeqCst) {
+                thread::sleep(Duration::from_micros(self.reply_delay_us.load(Ordering::SeqCst)));
             }
             let Passed { bytes, end } = match &link.conversation {
                 None => Passed { bytes: buffer[..read].to_vec(), end: None },

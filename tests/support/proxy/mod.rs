@@ -63,6 +63,7 @@ struct Shared {
     round_trips: AtomicU64,
     bytes_to_server: AtomicU64,
     bytes_to_client: AtomicU64,
+    reply_delay_us: AtomicU64,
     /// Whether it follows the messages, and which reply it is to change next.
     is_forging: bool,
     forgery: Mutex<Option<Forgery>>,
@@ -115,6 +116,7 @@ impl Proxy {
             round_trips: AtomicU64::new(0),
             bytes_to_server: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
+            reply_delay_us: AtomicU64::new(0),
             is_forging,
             forgery: Mutex::new(None),
         });
@@ -197,6 +199,11 @@ impl Proxy {
     /// Makes every connect take this much longer.
     pub(crate) fn delay_connects(&self, by: Duration) {
         self.shared.state().connect_delay = by;
+    }
+
+    /// Makes every round trip take this much longer.
+    pub(crate) fn delay_replies(&self, by: Duration) {
+        self.shared.reply_delay_us.store(by.as_micros() as u64, Ordering::SeqCst);
     }
 
     /// Connections accepted so far.

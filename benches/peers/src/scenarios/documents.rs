@@ -2,6 +2,7 @@
 //! with an INSERT for each row, and psql's `\copy`.
 
 use super::Stage;
+use super::bulk::memory_of;
 use crate::measure::median;
 use crate::report::{Table, time, title};
 use crate::support::postgres::{Database, url};
@@ -25,7 +26,7 @@ pub(crate) fn run(stage: &Stage, folder: &Path) {
     let (mut peaks, mut documents, mut bytes) = (Vec::new(), 0, 0);
     for _ in 0..ROUNDS {
         let loaded = stage.server.fresh_database().with_schema();
-        let (took, peak) = ingest(&stage.program, directory.path(), &loaded, folder);
+        let (took, peak) = ingest(&stage.program, directory.path(), &loaded, folder, &["--only", "html"]);
         seconds[0].push(took);
         peaks.push(peak as f64);
         let counts = "SELECT count(*), sum(byte_length) FROM documents";
@@ -69,11 +70,17 @@ pub(crate) fn run(stage: &Stage, folder: &Path) {
 }
 
 /// Returns the seconds, and the peak of the program's memory in bytes.
-fn ingest(program: &Path, directory: &Path, database: &Database, folder: &Path) -> (f64, u64) {
+pub(super) fn ingest(
+    program: &Path,
+    directory: &Path,
+    database: &Database,
+    folder: &Path,
+    arguments: &[&str],
+) -> (f64, u64) {
     let mut command = Command::new(program);
-    super::without_settings(&mut command).arg("ingest").arg(folder).args(["--only", "html"]);
+    super::without_settings(&mut command).arg("ingest").arg(folder).args(arguments);
     command.current_dir(directory).env("DATABASE_URL", database.url()).env("LOG_LEVEL", "warn");
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
     let mut child = command.spawn().expect("the program starts");
     let mut peak = 0;
@@ -82,10 +89,7 @@ fn ingest(program: &Path, directory: &Path, database: &Database, folder: &Path) 
             break status;
         }
         // Empty at the very end.
-        let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        peak = peak.max(kibibytes.unwrap_or(0) * 1024);
+        peak = peak.max(memory_of(&child.id().to_string(), "VmHWM:"));
         sleep(LOOK);
     };
     let took = begun.elapsed().as_secs_f64();

@@ -63,14 +63,14 @@ pub(crate) fn run(stage: &Stage) {
 }
 
 /// In a directory without `.env` files, so that only what is said here holds.
-fn import(program: &Path, directory: &Path, url: &str, csv: &Path) -> f64 {
+pub(super) fn import(program: &Path, directory: &Path, url: &str, csv: &Path) -> f64 {
     let csv = csv.canonicalize().expect("the file of movies");
     let mut command = Command::new(program);
     command.arg("import").arg(csv).current_dir(directory).env("DATABASE_URL", url);
     timed(super::without_settings(&mut command).env("DATABASE_URL", url))
 }
 
-fn psql(database: &DatabaseSettings, command: &str) -> f64 {
+pub(super) fn psql(database: &DatabaseSettings, command: &str) -> f64 {
     let url = url(database);
     timed(Command::new("psql").args(["--no-psqlrc", "--quiet", "--command", command, &url]))
 }

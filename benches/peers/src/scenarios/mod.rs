@@ -1,6 +1,7 @@
 //! The scenarios, and the server they share.
 
 pub(crate) mod acquire;
+pub(crate) mod bulk;
 pub(crate) mod documents;
 pub(crate) mod faults;
 pub(crate) mod first_answer;

@@ -6,7 +6,7 @@ use crate::commands::target::{Target, missing_schema, not_applied};
 use crate::dev_postgres::Sharing;
 use crate::progress::Progress;
 use crate::schema;
-use crate::services::import::{ImportError, import_movies};
+use crate::services::import::{ImportError, Pace, import_movies};
 use poolhouse::{Settings, with_deadline};
 use std::fs::File;
 use std::io::{self, Read};
@@ -35,7 +35,8 @@ pub(crate) fn import(mut settings: Settings, file: &Path, timeout: Option<Durati
             schema::apply(&mut pool.get_connection()?).map_err(not_applied(&target))?;
         }
         let mut progress = Progress::new(size);
-        let load = || import_movies(pool, input, &mut progress);
+        let pace = if size.is_some() { Pace::OfAFile } else { Pace::OfItsWriter };
+        let load = || import_movies(pool, input, pace, &mut progress);
         let imported = match deadline {
             Some(deadline) => with_deadline(deadline, load),
             None => load(),

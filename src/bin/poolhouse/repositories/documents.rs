@@ -2,6 +2,7 @@
 //!
 //! The functions take any [`Execute`]: requests use the process's pool, `ingest` a pool and transactions of its own.
 
+use chrono::{DateTime, Utc};
 use poolhouse::settings::DocumentSettings;
 use poolhouse::{Execute, Result, Transaction};
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,12 @@ pub(crate) fn has_search_words(db: &impl Execute, search: &str) -> Result<bool> 
     Ok(db.execute_query_one(sql, &[&search])?.unwrap_or(false))
 }
 
+/// Adds the chunks of the documents of the table that follows.
+const INSERT_CHUNKS: &str = "INSERT INTO chunks (document_id, ordinal, byte_start, byte_end, text)
+    SELECT document_id, ordinal - 1, byte_start, byte_end, text
+    FROM unnest($1::integer[], $2::integer[], $3::text[])
+        WITH ORDINALITY AS piece (byte_start, byte_end, text, ordinal),";
+
 /// Adds a document with its chunks in one statement, which is a transaction by itself; returns its row.
 pub(crate) fn insert_document(
     db: &impl Execute,
@@ -147,12 +154,8 @@ pub(crate) fn insert_document(
     let sql = format!(
         "WITH added AS (
              INSERT INTO documents (source, title, media_type, sha256, byte_length, chunk_bytes, overlap_bytes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *),
-         pieces AS (
-             INSERT INTO chunks (document_id, ordinal, byte_start, byte_end, text)
-             SELECT document_id, ordinal - 1, byte_start, byte_end, text
-             FROM added, unnest($8::integer[], $9::integer[], $10::text[])
-                 WITH ORDINALITY AS piece (byte_start, byte_end, text, ordinal))
+             VALUES ($4, $5, $6, $7, $8, $9, $10) RETURNING *),
+         pieces AS ({INSERT_CHUNKS} added)
          SELECT {COLUMNS} FROM added"
     );
     let NewDocument { source, title, media_type, sha256, byte_length, chunk_bytes, overlap_bytes } = document;
@@ -160,6 +163,9 @@ pub(crate) fn insert_document(
     db.execute_query_one(
         &sql,
         &[
+            starts,
+            ends,
+            texts,
             source,
             title,
             media_type,
@@ -167,9 +173,6 @@ pub(crate) fn insert_document(
             byte_length,
             chunk_bytes,
             overlap_bytes,
-            starts,
-            ends,
-            texts,
         ],
     )
 }
@@ -216,11 +219,8 @@ pub(crate) fn replace_document(
     )?;
     if replaced == 1 {
         tx.execute_write("DELETE FROM chunks WHERE document_id = $1", &[&document_id])?;
-        let sql = "INSERT INTO chunks (document_id, ordinal, byte_start, byte_end, text)
-                   SELECT $1, ordinal - 1, byte_start, byte_end, text
-                   FROM unnest($2::integer[], $3::integer[], $4::text[])
-                       WITH ORDINALITY AS piece (byte_start, byte_end, text, ordinal)";
-        tx.execute_write(sql, &[&document_id, &chunks.starts, &chunks.ends, &chunks.texts])?;
+        let sql = format!("{INSERT_CHUNKS} (SELECT $4::bigint AS document_id) AS replaced");
+        tx.execute_write(&sql, &[&chunks.starts, &chunks.ends, &chunks.texts, &document_id])?;
     }
     Ok(replaced)
 }
@@ -230,15 +230,28 @@ pub(crate) fn delete_document(db: &impl Execute, document_id: i64) -> Result<u64
     db.execute_write("DELETE FROM documents WHERE document_id = $1", &[&document_id])
 }
 
-/// The first `limit` sources below a folder, after `after`, in the order of their bytes.
-pub(crate) fn list_sources(db: &impl Execute, folder: &str, after: &str, limit: i64) -> Result<Vec<String>> {
+/// A document as it was listed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Listed {
+    document_id: i64,
+    pub(crate) source: String,
+    loaded_at: DateTime<Utc>,
+}
+
+/// The first `limit` documents below a folder, whose name has no slash at the end, after the source `after`, in the order of the
+/// sources' bytes.
+pub(crate) fn list_folder(db: &impl Execute, folder: &str, after: &str, limit: i64) -> Result<Vec<Listed>> {
     // The character after the slash is 0: the range is everything that begins with the folder and a slash.
-    let sql = "SELECT source FROM documents
+    let sql = "SELECT document_id, source, loaded_at FROM documents
                WHERE source > $1 || '/' AND source < $1 || '0' AND source > $2 ORDER BY source LIMIT $3";
     db.execute_query(sql, &[&folder, &after, &limit])
 }
 
-/// Removes documents by their sources; returns how many there were.
-pub(crate) fn delete_sources(db: &impl Execute, sources: &[String]) -> Result<u64> {
-    db.execute_write("DELETE FROM documents WHERE source = ANY($1)", &[&sources])
+/// Removes documents, except for those that were added or replaced since they were listed; returns how many were removed.
+pub(crate) fn delete_listed(db: &impl Execute, listed: &[Listed]) -> Result<u64> {
+    let (ids, times): (Vec<_>, Vec<_>) = listed.iter().map(|one| (one.document_id, one.loaded_at)).unzip();
+    let sql = "DELETE FROM documents
+               USING unnest($1::bigint[], $2::timestamptz[]) AS listed (document_id, loaded_at)
+               WHERE documents.document_id = listed.document_id AND documents.loaded_at = listed.loaded_at";
+    db.execute_write(sql, &[&ids, &times])
 }

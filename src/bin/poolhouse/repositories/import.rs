@@ -16,10 +16,12 @@ pub(crate) enum Target {
 
 /// Chooses or creates the table for incoming movies, and makes other imports wait for this one: two imports that
 /// update the same movies in different order would deadlock.
-pub(crate) fn prepare(tx: &mut Transaction<'_>) -> Result<Target> {
+///
+/// `may_lock`: writers of an empty table may wait for the end of the import.
+pub(crate) fn prepare(tx: &mut Transaction<'_>, may_lock: bool) -> Result<Target> {
     tx.execute_write("SELECT pg_advisory_xact_lock(hashtext('poolhouse import'))", &[])?;
     // Locks only an empty table, and checks again under the lock: another writer may have been faster.
-    if is_empty(tx)? {
+    if may_lock && is_empty(tx)? {
         tx.execute_write("LOCK TABLE movies IN SHARE ROW EXCLUSIVE MODE", &[])?;
         if is_empty(tx)? {
             return Ok(Target::Movies);

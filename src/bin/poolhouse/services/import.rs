@@ -73,6 +73,15 @@ impl ImportObserver for () {
     fn on_merge(&mut self, _movies: u64) {}
 }
 
+/// How soon the end of an input comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As fast as it is read.
+    OfAFile,
+    /// When another program has written it: no writer of the table may be made to wait for that.
+    OfItsWriter,
+}
+
 /// Loads the movies of `input`: inserts new ones, updates changed ones, and keeps those that are not in the file.
 ///
 /// # Blocking
@@ -83,9 +92,10 @@ impl ImportObserver for () {
 pub(crate) fn import_movies(
     pool: &Pool,
     mut input: impl Read,
+    pace: Pace,
     observer: &mut impl ImportObserver,
 ) -> Result<Imported, ImportError> {
-    in_transaction(pool, |tx, target| {
+    in_transaction(pool, pace, |tx, target| {
         let total = send(tx, target, &mut input, observer)?;
         if target == Target::Movies {
             return Ok(Imported { inserted: total, updated: 0, unchanged: 0 });
@@ -101,7 +111,7 @@ pub(crate) fn import_movies(
 /// the transaction that loads, under the locks of [`import_movies`]: a concurrent import comes entirely before or
 /// entirely after.
 pub(crate) fn load_sample(pool: &Pool, input: impl Read) -> Result<Option<u64>, ImportError> {
-    in_transaction(pool, |tx, target| match target {
+    in_transaction(pool, Pace::OfAFile, |tx, target| match target {
         Target::Movies => send(tx, target, input, &mut ()).map(Some),
         Target::Incoming => Ok(None),
     })
@@ -110,10 +120,11 @@ pub(crate) fn load_sample(pool: &Pool, input: impl Read) -> Result<Option<u64>, 
 /// Runs `load` in a verified transaction, with the table that its movies go to.
 fn in_transaction<R>(
     pool: &Pool,
+    pace: Pace,
     load: impl FnOnce(&mut Transaction<'_>, Target) -> Result<R, ImportError>,
 ) -> Result<R, ImportError> {
     let loaded = pool.transaction_verified(|tx| {
-        let target = repository::prepare(tx)?;
+        let target = repository::prepare(tx, pace == Pace::OfAFile)?;
         load(tx, target).map_err(|error| match error {
             ImportError::Database(error) => error,
             other => Error::application(other),

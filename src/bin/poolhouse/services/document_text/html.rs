@@ -1,7 +1,8 @@
-//! HTML to text: what a reader of the page would read, with a blank line between blocks. It builds no tree: memory and time
-//! are linear in the length of the HTML, however its elements are nested.
+//! HTML to text: what a reader of the page would read, with a blank line between blocks. It builds no tree and keeps no attribute:
+//! memory and time are linear in the length of the HTML, however its elements are nested and whatever they have.
 
-use html5gum::{DefaultEmitter, Token, Tokenizer};
+use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
+use html5gum::{Span, State, Tokenizer, naive_next_state};
 
 /// Elements that begin and end a paragraph.
 const BLOCKS: [&[u8]; 30] = [
@@ -103,52 +104,89 @@ impl Writer {
         self.out.extend(text);
     }
 
-    fn into_text(self) -> String {
-        String::from_utf8_lossy(&self.out).into_owned()
+    fn into_text(mut self) -> String {
+        self.out.shrink_to_fit();
+        String::from_utf8(self.out)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 }
 
 /// The text of a page, and its title.
 pub(super) fn to_text(html: &str) -> (String, Option<String>) {
-    let mut emitter = DefaultEmitter::default();
-    // As a browser does: `<` inside a script begins no element.
-    emitter.naively_switch_states(true);
-    let (mut text, mut title) = (Writer::new(), Writer::new());
-    // The names of elements whose content is not text of the page; while there is one, others inside it are not looked at.
-    let mut inside: Option<Vec<u8>> = None;
-    let mut preformatted = 0_usize;
-    for Ok(token) in Tokenizer::new_with_emitter(html, emitter) {
-        match token {
-            Token::StartTag(tag) if inside.is_none() => {
-                let name: &[u8] = &tag.name;
-                if SKIPPED.contains(&name) || name == b"title" {
-                    inside = (!tag.self_closing).then(|| name.to_vec());
+    let mut page = Page::new();
+    let emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| page.read(&event));
+    let mut tokenizer = Tokenizer::new_with_emitter(html, emitter);
+    while let Some(Ok(state)) = tokenizer.next() {
+        tokenizer.set_state(state);
+    }
+    drop(tokenizer);
+    let title = page.title.into_text();
+    (page.text.into_text(), Some(title).filter(|title| !title.is_empty()))
+}
+
+/// A page, as far as it is read.
+#[derive(Debug)]
+struct Page {
+    text: Writer,
+    title: Writer,
+    /// The name of the start tag read last.
+    tag: Vec<u8>,
+    /// The name of the element whose content is not text of the page; while there is one, others inside it are not looked at.
+    inside: Option<Vec<u8>>,
+    preformatted: usize,
+}
+
+impl Page {
+    fn new() -> Page {
+        let (text, title) = (Writer::new(), Writer::new());
+        Page { text, title, tag: Vec::new(), inside: None, preformatted: 0 }
+    }
+
+    /// Returns how to read on, where it is not as before: `<` inside a script begins no element.
+    fn read(&mut self, event: &CallbackEvent<'_>) -> Option<State> {
+        match event {
+            CallbackEvent::OpenStartTag { name } => {
+                self.tag.clear();
+                self.tag.extend_from_slice(name);
+                if self.inside.is_none() {
+                    self.preformatted += usize::from(*name == b"pre");
+                    self.text.widen(gap_around(name));
                 }
-                preformatted += usize::from(name == b"pre");
-                text.widen(gap_around(name));
             }
-            Token::EndTag(tag) => {
-                let name: &[u8] = &tag.name;
-                match &inside {
-                    Some(open) if open == name => inside = None,
-                    Some(_) => {}
-                    None => {
-                        preformatted -= usize::from(name == b"pre" && preformatted > 0);
-                        text.widen(gap_around(name));
-                    }
+            // `<script/>` is a whole element in XHTML, and a mistake in HTML.
+            CallbackEvent::CloseStartTag { self_closing: true } => {
+                self.preformatted -= usize::from(self.tag == b"pre" && self.inside.is_none());
+            }
+            CallbackEvent::CloseStartTag { self_closing: false } => {
+                let name = self.tag.as_slice();
+                if self.inside.is_none() && (SKIPPED.contains(&name) || name == b"title") {
+                    self.inside = Some(name.to_vec());
                 }
+                return naive_next_state(name);
             }
-            Token::String(words) => match &inside {
-                Some(open) if open == b"title" => title.write_words(&words),
+            CallbackEvent::EndTag { name } => match &self.inside {
+                Some(open) if open == name => self.inside = None,
                 Some(_) => {}
-                None if preformatted > 0 => text.write_preformatted(&words),
-                None => text.write_words(&words),
+                None => {
+                    self.preformatted -= usize::from(*name == b"pre" && self.preformatted > 0);
+                    self.text.widen(gap_around(name));
+                }
             },
+            CallbackEvent::String { value } => self.read_words(value),
             _ => {}
         }
+        None
     }
-    let title = title.into_text();
-    (text.into_text(), Some(title).filter(|title| !title.is_empty()))
+
+    fn read_words(&mut self, words: &[u8]) {
+        match &self.inside {
+            // Another one belongs to a picture.
+            Some(open) if open == b"title" && self.title.out.is_empty() => self.title.write_words(words),
+            Some(_) => {}
+            None if self.preformatted > 0 => self.text.write_preformatted(words),
+            None => self.text.write_words(words),
+        }
+    }
 }
 
 fn gap_around(name: &[u8]) -> Gap {
@@ -163,6 +201,7 @@ fn gap_around(name: &[u8]) -> Gap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn text(html: &str) -> String {
         to_text(html).0
@@ -185,6 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn elements_that_close_themselves_hide_nothing() {
+        assert_eq!(
+            text("<title/>a<script src='x'/><p>b<pre/>c  d</p><style>p {}</style>e"),
+            "a\n\nb\n\nc d\n\ne"
+        );
+        let (text, title) = to_text("<title>One</title><svg><title>Menu</title></svg>Text");
+        assert_eq!((text.as_str(), title.as_deref()), ("Text", Some("One")));
+    }
+
+    #[test]
     fn pages_that_are_broken_or_deep_are_read_too() {
         assert_eq!(text("a</p></p><b>b &lt;&#0;&bogus; <"), "a\n\nb <\u{fffd}&bogus; <");
         assert_eq!(text("<script>never closed"), "");
@@ -193,5 +242,17 @@ mod tests {
         assert_eq!(text(&format!("{}deep", "<div><pre>".repeat(100_000))), "deep");
         let long = "界é👾 ".repeat(50_000);
         assert_eq!(text(&format!("<p>{long}")), long.trim_end());
+    }
+
+    proptest! {
+        /// `&nGt;` has five bytes and stands for six: the text is at most a small multiple of the page.
+        #[test]
+        fn no_page_is_too_broken(
+            html in "(<|>|/|!--|--|!doctype|\\[CDATA\\[|script|title|pre|template|a='|b=|&|#x?|nGt;|;|\"| |\n|é|[a-z0-9]){0,60}",
+        ) {
+            let (text, title) = to_text(&html);
+            prop_assert!(text.len() + title.map_or(0, |title| title.len()) <= 2 * html.len());
+            prop_assert!(!text.contains('\0'));
+        }
     }
 }

@@ -100,7 +100,11 @@ impl Prepared {
         settings: &DocumentSettings,
     ) -> Result<Prepared, NotText> {
         let (text, own_title) = match media_type {
-            "text/html" | "application/xhtml+xml" => html::to_text(&content.text),
+            "text/html" | "application/xhtml+xml" => {
+                // Dropped here: the text has taken its place.
+                let html = content.text;
+                html::to_text(&html)
+            }
             "text/markdown" => {
                 let title = content.text.lines().find_map(|line| line.strip_prefix("# ")).map(str::to_owned);
                 (content.text, title)

@@ -1,10 +1,12 @@
 //! The files to load: which there are, and their bytes. It knows nothing of documents in the database.
 
 use poolhouse::settings::DocumentSettings;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::iter;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
@@ -53,23 +55,40 @@ impl Roots {
         Ok(Roots { paths, endings })
     }
 
-    /// The folders.
+    /// The folders, without a slash at the end.
     pub(super) fn folders(&self) -> impl Iterator<Item = &str> {
-        self.paths.iter().filter(|path| path.is_dir()).filter_map(|path| path.to_str())
+        let folders = self.paths.iter().filter(|path| path.is_dir());
+        folders.filter_map(|path| Some(path.to_str()?.trim_end_matches('/')))
     }
 
-    /// Every file, in the order of the names. Symbolic links are followed. Hidden files and folders are left out, unless
+    /// Every file, in the order of the names. Symbolic links are followed, of those to the same folder the first one: folders with
+    /// two links to the next would otherwise have twice as many files on each level. Hidden files and folders are left out, unless
     /// they are named themselves.
     pub(super) fn walk(&self) -> impl Iterator<Item = Found> + '_ {
-        self.paths.iter().flat_map(|root| {
+        self.paths.iter().flat_map(move |root| {
             let entries = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
-            let shown = entries.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name()));
-            shown.filter_map(|entry| match entry {
-                Ok(entry) if entry.file_type().is_dir() => None,
-                Ok(entry) => self.is_wanted(&entry).then(|| Found::File(entry.into_path())),
-                Err(error) => {
-                    let path = error.path().unwrap_or(root).to_owned();
-                    Some(Found::Bad(path, walk_problem(&error)))
+            let mut shown = entries.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name()));
+            let mut linked = HashSet::new();
+            iter::from_fn(move || {
+                loop {
+                    match shown.next()? {
+                        Ok(entry) if !entry.file_type().is_dir() => {
+                            if self.is_wanted(&entry) {
+                                return Some(Found::File(entry.into_path()));
+                            }
+                        }
+                        Ok(entry) if entry.path_is_symlink() && !linked.insert(identity(&entry)) => {
+                            shown.skip_current_dir();
+                            let reason =
+                                "is a link to a folder that is read by another link already".to_owned();
+                            return Some(Found::Bad(entry.into_path(), reason));
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            let path = error.path().unwrap_or(root).to_owned();
+                            return Some(Found::Bad(path, walk_problem(&error)));
+                        }
+                    }
                 }
             })
         })
@@ -93,6 +112,11 @@ impl Roots {
         }
         (files, bytes)
     }
+}
+
+/// The device and the number of a file; of one that is gone in the meantime, none.
+fn identity(entry: &DirEntry) -> Option<(u64, u64)> {
+    entry.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok()
 }
 
 fn is_hidden(name: &OsStr) -> bool {

@@ -4,7 +4,7 @@ use crate::repositories::documents as repository;
 use crate::services::document_text::{Content, Prepared};
 use crate::services::ingest::files;
 use poolhouse::settings::DocumentSettings;
-use poolhouse::{Error, Pool};
+use poolhouse::{Error, Pool, with_deadline};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -109,9 +109,13 @@ impl<'a> Loader<'a> {
 
     /// Runs `work`, again and again while the database is away, for as long as there is patience.
     pub(super) fn patiently<R>(&self, mut work: impl FnMut() -> Result<R, Error>) -> Result<R, NotLoaded> {
-        let mut away_since = None;
+        let (mut away_since, mut late): (Option<Instant>, u32) = (None, 0);
         loop {
-            let error = match work() {
+            let outcome = match away_since {
+                None => work(),
+                Some(since) => with_deadline(since + self.patience, &mut work),
+            };
+            let error = match outcome {
                 Ok(done) => {
                     if away_since.is_some() && self.is_waiting.swap(false, Ordering::Relaxed) {
                         log::info!("The database is back");
@@ -120,24 +124,17 @@ impl<'a> Loader<'a> {
                 }
                 Err(error) => error,
             };
-            match error.sqlstate().unwrap_or_default() {
-                // Waiting does not empty a disk.
-                "53100" => return Err(NotLoaded::Fatal(error)),
-                // A value, a constraint or a limit of the server; or the statement ran for too long.
-                state
-                    if ["22", "23", "54"].contains(&state.get(..2).unwrap_or_default())
-                        || state == "57014" =>
-                {
-                    return Err(NotLoaded::Bad(format!("is refused by the database: {error}")));
-                }
-                _ => {}
+            if let Some(failure) = lasting(&error) {
+                return Err(failure(error));
             }
-            if !error.is_transient() && !matches!(error, Error::OutcomeUnknown(_)) {
-                return Err(NotLoaded::Fatal(error));
-            }
-            let since: &mut Instant = away_since.get_or_insert_with(Instant::now);
+            let since = *away_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.patience {
                 return Err(NotLoaded::Fatal(error));
+            }
+            late += u32::from(matches!(error, Error::DeadlineExceeded(_)));
+            if late > 1 {
+                // The database was reached both times.
+                return Err(NotLoaded::Bad(format!("takes the database too long, twice: {error}")));
             }
             if !self.is_waiting.swap(true, Ordering::Relaxed) {
                 log::warn!("Waiting up to {} s for the database: {error}", self.patience.as_secs());
@@ -147,4 +144,22 @@ impl<'a> Loader<'a> {
             }
         }
     }
+}
+
+/// What an error means that waiting does not mend; `None` for another.
+fn lasting(error: &Error) -> Option<fn(Error) -> NotLoaded> {
+    let state = error.sqlstate().unwrap_or_default();
+    match state.get(..2).unwrap_or_default() {
+        // A full disk.
+        _ if state == "53100" => Some(NotLoaded::Fatal),
+        // A value, a constraint or a limit of the server; or the statement was cancelled.
+        "22" | "23" | "54" => Some(refused),
+        _ if state == "57014" => Some(refused),
+        _ if error.is_transient() || matches!(error, Error::OutcomeUnknown(_)) => None,
+        _ => Some(NotLoaded::Fatal),
+    }
+}
+
+fn refused(error: Error) -> NotLoaded {
+    NotLoaded::Bad(format!("is refused by the database: {error}"))
 }

@@ -242,18 +242,18 @@ impl Run {
             let mut after = String::new();
             loop {
                 let page =
-                    loader.patiently(|| repository::list_sources(loader.pool, folder, &after, SOURCES))?;
+                    loader.patiently(|| repository::list_folder(loader.pool, folder, &after, SOURCES))?;
                 let Some(last) = page.last() else { break };
-                after.clone_from(last);
+                after.clone_from(&last.source);
                 let gone: Vec<_> =
-                    page.into_iter().filter(|source| files::is_gone(Path::new(source))).collect();
+                    page.into_iter().filter(|one| files::is_gone(Path::new(&one.source))).collect();
                 self.summary.vanished += gone.len() as u64;
                 if prune && !gone.is_empty() {
                     self.summary.pruned +=
-                        loader.patiently(|| repository::delete_sources(loader.pool, &gone))?;
+                        loader.patiently(|| repository::delete_listed(loader.pool, &gone))?;
                 }
                 let room = NAMED.saturating_sub(self.summary.vanished_sources.len());
-                self.summary.vanished_sources.extend(gone.into_iter().take(room));
+                self.summary.vanished_sources.extend(gone.into_iter().take(room).map(|one| one.source));
                 if (loader.is_stopped)(Duration::ZERO) {
                     return Err(NotLoaded::Stopped);
                 }
