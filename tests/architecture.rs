@@ -29,7 +29,7 @@ const POOL: [(&str, &[&str]); 16] = [
     ("transport", &[]),
     ("session", &["status", "transport"]),
     ("store", &["gate", "generation", "logging", "session", "status", "transport"]),
-    ("statement", &["cancellation", "deadline", "session"]),
+    ("statement", &["cancellation", "deadline", "session", "status"]),
     ("acquire", &["cancellation", "deadline", "gate", "generation", "session", "status"]),
     ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),

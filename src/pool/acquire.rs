@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::pool::gate::{Granted, Permit, Request};
 use crate::pool::generation::GenerationStatus;
 use crate::pool::session::{Answer, Failure};
-use crate::pool::status::CloseReason;
+use crate::pool::status::{CloseReason, Event};
 use crate::pool::{Connection, Holder, Lease, Pooled, Shared};
 use crate::pool::{cancellation, deadline};
 use crate::settings::PrePing;
@@ -197,6 +197,7 @@ impl Shared {
 
     /// Checks a session with one round trip, within [`CHECK_LIMIT`] and until `deadline` if there is one.
     pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Option<Instant>) -> bool {
+        self.tally.add(Event::Check);
         let now = Instant::now();
         let full_limit = now + CHECK_LIMIT;
         let limit = deadline.map_or(full_limit, |at| at.clamp(now + MIN_CHECK_LIMIT, full_limit));

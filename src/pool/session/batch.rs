@@ -155,6 +155,7 @@ impl Session {
         sent.first.get_or_insert(time);
         match received.map_err(Fault::from).and_then(complete) {
             Ok(reply) => {
+                self.statements.note_run(true);
                 if let Some(prepared) = self.statements.cached(sql) {
                     prepared.note_time(time);
                 }

@@ -201,8 +201,11 @@ impl Session {
             state.is_readable && (state.reads_as_at_login || self.statements.are_behind_pgbouncer());
         if let Some(prepared) = self.statements.cached(sql).filter(|_| is_lasting) {
             // In a dirty session the traits make no difference.
-            if prepared.epoch == Some(now) || state.is_dirty && prepared.epoch.is_none() {
-                return Ok((prepared.traits, true));
+            let is_current = prepared.epoch == Some(now) || state.is_dirty && prepared.epoch.is_none();
+            let traits = prepared.traits;
+            self.statements.note_run(true);
+            if is_current {
+                return Ok((traits, true));
             }
             let traits = self.traits(sql, state)?;
             if let Some(prepared) = self.statements.cached(sql) {
@@ -210,6 +213,7 @@ impl Session {
             }
             return Ok((traits, true));
         }
+        self.statements.note_run(false);
         let is_shared = is_lasting && !state.is_dirty;
         let catalogue = self.statements.catalogue();
         let is_named = is_lasting && self.statements.are_named();
