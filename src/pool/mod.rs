@@ -35,6 +35,7 @@ pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
+pub(crate) use status::SharedHistogram;
 use status::Tally;
 pub use status::{
     ClosedCounts, ErrorCounts, EventCounts, Histogram, Holding, LongHeld, PoolState, PoolStatus,

@@ -301,6 +301,8 @@ variables! {
         Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
             16 characters in preprod, 32 in production"),
         "The accepted bearer tokens; without any, the dev tier refuses every request that needs one.";
+    METRICS_AUTH = Same("on"), Allowed::Words(&["on", "off"]),
+        "Whether `/metrics` needs one of the tokens; `off` opens it to whoever reaches the port.";
     DOCUMENT_MAX_BYTES = Same("4194304"), Allowed::Count { min: 64, max: 67_108_864 },
         "The largest document, in bytes: the body of a `POST`, or a file that `ingest` loads.";
     DOCUMENT_CHUNK_BYTES = Same("2000"), Allowed::Count { min: 64, max: 131_072 },

@@ -15,6 +15,7 @@ use crate::web::ApiError;
 use crate::web::bridge::limits::limits;
 use crate::web::bridge::threads::{Job, Load, Submission, Threads};
 use crate::web::request_deadline;
+use crate::web::request_scope::carried;
 use actix_web::rt::time::timeout;
 use std::any::Any;
 use std::future::Future;
@@ -72,7 +73,7 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
-    run_on(&THREADS, limits(), work).await
+    run_on(&THREADS, limits(), carried(work)).await
 }
 
 async fn run_on<F, R, E>(threads: &'static Threads, limits: BlockingLimits, work: F) -> Result<R, ApiError>
@@ -136,7 +137,7 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
-    match actix_web::rt::task::spawn_blocking(work).await {
+    match actix_web::rt::task::spawn_blocking(carried(work)).await {
         Ok(outcome) => outcome.map_err(Into::into),
         Err(failure) if failure.is_panic() => Err(panicked(&*failure.into_panic())),
         Err(_) => Err(ApiError::stopping()),
