@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The status of a request whose client has gone before the response, as nginx has it.
 const CLIENT_GONE: u16 = 499;
@@ -40,8 +40,16 @@ type Worker = Arc<Mutex<Vec<Arc<Series>>>>;
 /// Every thread that has counted a request.
 static WORKERS: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
+/// What one worker has counted.
+#[derive(Default)]
+struct Own {
+    /// `None` before its first request.
+    worker: Option<Worker>,
+    series: HashMap<Key, Arc<Series>>,
+}
+
 thread_local! {
-    static OWN: RefCell<(Option<Worker>, HashMap<Key, Arc<Series>>)> = RefCell::default();
+    static OWN: RefCell<Own> = RefCell::default();
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,22 +79,25 @@ impl Drop for Counted {
         let route = pattern.as_deref().unwrap_or(UNMATCHED).to_owned();
         let (key, time) = (Key { method, route, status: self.status }, self.started.elapsed());
         // A request may be dropped while its thread ends.
-        let _ = OWN.try_with(|own| {
-            let (worker, series) = &mut *own.borrow_mut();
-            series.entry(key.clone()).or_insert_with(|| new_series(worker, key)).times.add(time);
-        });
+        let _ = OWN.try_with(|own| own.borrow_mut().count(key, time));
     }
 }
 
-fn new_series(worker: &mut Option<Worker>, key: Key) -> Arc<Series> {
-    let worker = worker.get_or_insert_with(|| {
-        let worker = Worker::default();
-        locked(&WORKERS).push(worker.clone());
-        worker
-    });
-    let series = Arc::new(Series { key, times: SharedHistogram::default() });
-    locked(worker).push(series.clone());
-    series
+impl Own {
+    fn count(&mut self, key: Key, time: Duration) {
+        if let Some(series) = self.series.get(&key) {
+            return series.times.add(time);
+        }
+        let worker = self.worker.get_or_insert_with(|| {
+            let worker = Worker::default();
+            locked(&WORKERS).push(worker.clone());
+            worker
+        });
+        let series = Arc::new(Series { key: key.clone(), times: SharedHistogram::default() });
+        series.times.add(time);
+        locked(worker).push(series.clone());
+        self.series.insert(key, series);
+    }
 }
 
 /// Collects the requests that [`observe_requests`](super::observe_requests) has counted in this process, for a registry of
