@@ -19,18 +19,20 @@ const ORDER: [&str; 10] =
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 16] = [
+const POOL: [(&str, &[&str]); 18] = [
     ("cancellation", &[]),
     ("generation", &[]),
+    ("log_throttle", &[]),
     ("logging", &[]),
     ("status", &[]),
     ("deadline", &["cancellation"]),
     ("gate", &["status"]),
     ("transport", &[]),
-    ("session", &["status", "transport"]),
-    ("store", &["gate", "generation", "logging", "session", "status", "transport"]),
+    ("slow_log", &["log_throttle", "logging", "status"]),
+    ("session", &["slow_log", "status", "transport"]),
+    ("store", &["gate", "generation", "logging", "session", "slow_log", "status", "transport"]),
     ("statement", &["cancellation", "deadline", "session", "status"]),
-    ("acquire", &["cancellation", "deadline", "gate", "generation", "session", "status"]),
+    ("acquire", &["cancellation", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
     ("connection", &["gate", "session"]),
@@ -44,10 +46,12 @@ const POOL: [(&str, &[&str]); 16] = [
             "deadline",
             "gate",
             "generation",
+            "log_throttle",
             "logging",
             "maintenance",
             "session",
             "sharing",
+            "slow_log",
             "status",
             "store",
             "transport",

@@ -15,11 +15,13 @@ mod connection;
 mod deadline;
 mod gate;
 mod generation;
+mod log_throttle;
 mod logging;
 mod maintenance;
 mod release;
 mod session;
 mod sharing;
+mod slow_log;
 mod statement;
 mod status;
 mod store;
@@ -31,10 +33,13 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
+#[cfg(feature = "web")]
+pub(crate) use log_throttle::LogThrottle;
 pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
+use slow_log::SlowLog;
 pub(crate) use status::SharedHistogram;
 use status::Tally;
 pub use status::{
@@ -82,6 +87,7 @@ pub(crate) struct Shared {
     catalogue: Arc<Catalogue>,
     /// Counts what happens without the gate's lock.
     tally: Arc<Tally>,
+    slow_log: Arc<SlowLog>,
     settings: PoolSettings,
     /// The maximum, as last resized.
     max_connections: AtomicU32,
@@ -117,7 +123,8 @@ impl Pool {
         settings.validate()?;
         let catalogue = Arc::new(Catalogue::new());
         let tally = Arc::new(Tally::default());
-        let factory = SessionFactory::new(settings, catalogue.clone(), tally.clone())?;
+        let slow_log = Arc::new(SlowLog::new(settings, tally.clone()));
+        let factory = SessionFactory::new(settings, catalogue.clone(), tally.clone(), slow_log.clone())?;
         let ceiling = ceiling(settings.max_connections);
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
@@ -137,6 +144,7 @@ impl Pool {
             generations,
             catalogue,
             tally,
+            slow_log,
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
             maintenance: maintenance.handle(),

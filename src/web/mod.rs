@@ -38,7 +38,6 @@ mod bearer_auth;
 mod bridge;
 mod health_routes;
 mod input;
-mod log_throttle;
 mod metrics_routes;
 mod observe;
 mod request_deadline;

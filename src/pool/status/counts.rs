@@ -156,4 +156,8 @@ counts! {
     Retry => retries,
     /// Cancel requests for statements whose caller had given them up.
     Cancel => cancels,
+    /// Statements that took as long as the threshold for the log.
+    SlowStatement => slow_statements,
+    /// Callers that waited for a connection as long as the threshold for the log.
+    SlowAcquire => slow_acquires,
 }

@@ -20,6 +20,7 @@ use crate::pool::logging::logged;
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::session::statement_cache::Statements;
 use crate::pool::session::{Login, Session, describe};
+use crate::pool::slow_log::SlowLog;
 use crate::pool::status::Tally;
 use crate::pool::transport::connector::Connector;
 use crate::pool::transport::dns::{Endpoint, endpoints};
@@ -66,6 +67,7 @@ pub(crate) struct SessionFactory {
     must_be_writable: bool,
     catalogue: Arc<Catalogue>,
     tally: Arc<Tally>,
+    slow_log: Arc<SlowLog>,
 }
 
 /// Ends `Manager::connect` when the pool is closed. It is the only error that r2d2 sees.
@@ -96,6 +98,7 @@ impl SessionFactory {
         settings: &PoolSettings,
         catalogue: Arc<Catalogue>,
         tally: Arc<Tally>,
+        slow_log: Arc<SlowLog>,
     ) -> Result<SessionFactory, SettingsError> {
         let database = &settings.database;
         let mut config = database.login_config();
@@ -118,6 +121,7 @@ impl SessionFactory {
             must_be_writable: database.target_session_attrs == TargetSessionAttrs::ReadWrite,
             catalogue,
             tally,
+            slow_log,
         })
     }
 
@@ -147,7 +151,7 @@ impl SessionFactory {
         let (size, mode) = (self.statement_cache_size, self.pgbouncer_mode);
         let statements = Statements::new(size, mode, self.catalogue.clone(), self.tally.clone());
         let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
-        let login = Login { client, wire, connector };
+        let login = Login { client, wire, connector, slow_log: self.slow_log.clone() };
         Ok(Session::new(login, statements, limit, must_be_writable, retire_at, generation))
     }
 

@@ -1,7 +1,7 @@
 //! The mapping from errors to HTTP responses. Nothing else in the library chooses a status for a database error.
 
 use crate::error::Error;
-use crate::web::log_throttle::LogThrottle;
+use crate::pool::LogThrottle;
 use crate::web::request_scope::route;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::http::{StatusCode, header};
