@@ -4,6 +4,7 @@
 #
 #   sh config/install-deps.sh               for building and running
 #   sh config/install-deps.sh test          cargo's fmt and clippy, and PgBouncer, as well
+#   sh config/install-deps.sh metrics       promtool, unpacked into target/tools (Debian): its package would start a server
 #   sh config/install-deps.sh bench-http    wrk as well
 #   sh config/install-deps.sh bench-ingest  PostgreSQL's documentation in HTML as well (Debian)
 set -eu
@@ -53,6 +54,14 @@ fi
 if [ "${1:-}" = test ]; then
     cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is missing: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || fail "clippy is missing: rustup component add clippy"
+fi
+
+if [ "${1:-}" = metrics ] && ! command -v promtool >/dev/null && [ ! -x target/tools/usr/bin/promtool ]; then
+    command -v apt-get >/dev/null || fail "promtool is missing: install it with Prometheus, then run this again"
+    echo "poolhouse: unpacking promtool into target/tools"
+    mkdir -p target/tools
+    (cd target/tools && apt-get download prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool &&
+        rm prometheus_*.deb)
 fi
 
 missing=

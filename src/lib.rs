@@ -48,7 +48,8 @@
 //! 6. `query`: [`Execute`], the helpers over a pool, a connection and a [`Transaction`], and [`Bulk`], those for many rows.
 //! 7. `database_pool`: [`DatabasePool`], the process-wide pool, and the free functions over it.
 //! 8. [`health`]: the pool's numbers become a verdict, warnings and recommendations.
-//! 9. [`web`]: for actix-web: the bridge from async code, bearer tokens, health routes, errors as HTTP responses.
+//! 9. `metrics`: the pool's numbers for Prometheus.
+//! 10. [`web`]: for actix-web: the bridge from async code, bearer tokens, health routes, errors as HTTP responses.
 //!
 //! Every function that blocks documents the bound under *Blocking*. A [`Connection`] must not be used or dropped inside async
 //! code; use [`web::blocking`].
@@ -57,6 +58,8 @@ mod database_pool;
 mod decode;
 mod error;
 pub mod health;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg_attr(
     not(feature = "web"),
     allow(dead_code, unused_imports, reason = "only the bridge from async code uses some of it")
@@ -80,7 +83,10 @@ pub use error::{
     ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, ServerError,
     SettingsError,
 };
-pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, with_deadline};
+pub use pool::{
+    ClosedCounts, Connection, ErrorCounts, EventCounts, Histogram, Holding, LongHeld, Pool, PoolState,
+    PoolStatus, with_deadline,
+};
 pub use postgres;
 pub use postgres::types::ToSql;
 pub use query::{
@@ -112,6 +118,8 @@ pub mod guide {
     pub mod pgbouncer {}
     #[doc = include_str!("../docs/operations.md")]
     pub mod operations {}
+    #[doc = include_str!("../docs/metrics.md")]
+    pub mod metrics {}
     #[doc = include_str!("../docs/security.md")]
     pub mod security {}
     #[doc = include_str!("../docs/limits.md")]

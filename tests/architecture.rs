@@ -13,24 +13,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The library's modules along the data's way: each may use those before it, and no other.
-const ORDER: [&str; 9] =
-    ["error", "settings", "rows", "decode", "pool", "query", "database_pool", "health", "web"];
+const ORDER: [&str; 10] =
+    ["error", "settings", "rows", "decode", "pool", "query", "database_pool", "health", "metrics", "web"];
 
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 17] = [
+const POOL: [(&str, &[&str]); 19] = [
     ("cancellation", &[]),
     ("generation", &[]),
+    ("log_throttle", &[]),
     ("logging", &[]),
     ("status", &[]),
     ("deadline", &["cancellation"]),
     ("gate", &["status"]),
     ("transport", &[]),
-    ("session", &["status", "transport"]),
-    ("store", &["gate", "generation", "logging", "session", "status", "transport"]),
-    ("statement", &["cancellation", "deadline", "session"]),
-    ("acquire", &["cancellation", "deadline", "gate", "generation", "session", "status"]),
+    ("slow_log", &["log_throttle", "logging", "status"]),
+    ("session", &["slow_log", "status", "transport"]),
+    ("store", &["gate", "generation", "logging", "session", "slow_log", "status", "transport"]),
+    ("statement", &["cancellation", "deadline", "session", "status"]),
+    ("acquire", &["cancellation", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
     ("connection", &["gate", "session"]),
@@ -45,11 +47,13 @@ const POOL: [(&str, &[&str]); 17] = [
             "deadline",
             "gate",
             "generation",
+            "log_throttle",
             "logging",
             "maintenance",
             "polled",
             "session",
             "sharing",
+            "slow_log",
             "status",
             "store",
             "transport",
@@ -61,7 +65,7 @@ const POOL: [(&str, &[&str]); 17] = [
 const ONLY_ERROR: [&str; 3] = ["gate", "status", "generation"];
 
 /// Foreign crates, and where they may be named.
-const FENCES: [(&[&str], &[&str]); 16] = [
+const FENCES: [(&[&str], &[&str]); 17] = [
     (&["r2d2", "r2d2_postgres", "scheduled_thread_pool"], &["src/pool/"]),
     (&["tokio_rustls", "lru"], &["src/pool/"]),
     // The traits of byte streams, one below the pool and one below the HTTP server; and how a worker waits for a socket.
@@ -90,6 +94,7 @@ const FENCES: [(&[&str], &[&str]); 16] = [
     (&["futures_core"], &["src/web/", "src/bin/poolhouse/http/connection/"]),
     (&["dotenvy", "strsim", "percent_encoding", "env_filter"], &["src/settings/"]),
     (&["subtle"], &["src/web/"]),
+    (&["prometheus_client"], &["src/metrics/", "src/web/"]),
     (&["clap", "csv", "indicatif", "unicode_properties"], &["src/bin/"]),
     (&["html5gum", "unicode_segmentation"], &["src/bin/poolhouse/services/document_text/"]),
     (&["walkdir"], &["src/bin/poolhouse/services/ingest/"]),

@@ -19,6 +19,7 @@ mod http;
 mod import;
 mod local_postgres;
 mod logs;
+mod metrics;
 mod movies_api;
 mod pins;
 mod pool;

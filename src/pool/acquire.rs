@@ -8,11 +8,13 @@
 use crate::error::{Error, Result};
 use crate::pool::gate::{Granted, Permit, Request};
 use crate::pool::generation::GenerationStatus;
+use crate::pool::logging::logged;
 use crate::pool::session::{Answer, Failure};
-use crate::pool::status::CloseReason;
+use crate::pool::status::{CloseReason, Event, PoolStatus};
 use crate::pool::{Connection, Holder, Lease, Pooled, Shared};
 use crate::pool::{cancellation, deadline};
 use crate::settings::PrePing;
+use log::{Level, debug, log_enabled};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,7 +92,8 @@ impl Shared {
         // One deadline for all checks of one acquire, so that many unresponsive connections cost as much time as one.
         let checks_end = deadline.max(started + MIN_CHECK_LIMIT);
         loop {
-            let holder = Holder { since: self.gate.held_since(&permit), at, reported: false };
+            let since = self.gate.held_since(&permit);
+            let holder = Holder { since, at, reported: false };
             match self.take(started, checks_end, Some(holder)) {
                 Taken::Closed => {
                     self.gate.discard(permit);
@@ -102,7 +105,10 @@ impl Shared {
                     return Err(self.refused((refusal, numbers)));
                 }
                 Taken::Session(mut pooled) => match self.reason_to_close(&mut pooled, started, checks_end) {
-                    None => return Ok(Lease::new(self, pooled, permit, at)),
+                    None => {
+                        self.note_acquire(since.saturating_duration_since(started), at);
+                        return Ok(Lease::new(self, pooled, permit, at));
+                    }
                     Some(reason) => {
                         self.close_one(pooled, reason);
                     }
@@ -125,7 +131,26 @@ impl Shared {
         };
         let is_fit = self.fitness(&pooled, now) == Fitness::Fit;
         let lease = Lease::new(self.clone(), pooled, permit, at);
+        self.note_acquire(Duration::ZERO, at);
         is_fit.then_some(lease)
+    }
+
+    /// Logs an acquire that took long; at `debug` each one, with the numbers that SQLAlchemy's pools log.
+    fn note_acquire(&self, waited: Duration, at: &'static Location<'static>) {
+        self.slow_log.note_acquire(waited, at);
+        if log_enabled!(Level::Debug) {
+            let PoolStatus { max_connections, available, in_use, .. } = self.gate.snapshot();
+            let size = i64::from(max_connections) - i64::from(self.settings.max_overflow);
+            let overflow = i64::from(available + in_use) - size;
+            let pool = self.settings.name.as_str();
+            logged(|| {
+                debug!(
+                    size, checked_in = available, checked_out = in_use, overflow, pool;
+                    "Connection acquired at {at}: size {size}, checked in {available}, checked out {in_use}, \
+                     overflow {overflow} (pool \"{pool}\")"
+                );
+            });
+        }
     }
 
     /// Lends a connection for a query of the pool itself.
@@ -218,6 +243,7 @@ impl Shared {
 
     /// Checks a session with one round trip, within [`CHECK_LIMIT`] and until `deadline` if there is one.
     pub(super) fn is_alive(&self, pooled: &mut Pooled, deadline: Option<Instant>) -> bool {
+        self.tally.add(Event::Check);
         let now = Instant::now();
         let full_limit = now + CHECK_LIMIT;
         let limit = deadline.map_or(full_limit, |at| at.clamp(now + MIN_CHECK_LIMIT, full_limit));

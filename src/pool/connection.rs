@@ -3,6 +3,7 @@
 //! It knows nothing of how a session is acquired or cleaned. A `RefCell`, not a lock, guards the lease: one thread at
 //! a time uses a connection.
 
+use crate::error::Error;
 use crate::pool::gate::Permit;
 use crate::pool::session::{Answer, Failure, Params, Session};
 use crate::pool::{Holder, Pooled, Shared};
@@ -49,6 +50,17 @@ impl Lease {
     pub(crate) fn run(&mut self, sql: &str, params: Params<'_>) -> Result<Answer, Failure> {
         let (shared, session) = self.parts();
         shared.run(session, sql, params)
+    }
+
+    /// Runs a statement likewise, reads its answer, and counts the error.
+    pub(crate) fn execute<R>(
+        &mut self,
+        sql: &str,
+        params: Params<'_>,
+        read: impl FnOnce(Answer) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let (shared, session) = self.parts();
+        shared.execute(session, sql, params, read)
     }
 
     /// Runs a query again whose answer was lost, in a read-only transaction, within the same limits.

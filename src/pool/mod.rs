@@ -15,12 +15,14 @@ mod connection;
 mod deadline;
 mod gate;
 mod generation;
+mod log_throttle;
 mod logging;
 mod maintenance;
 mod polled;
 mod release;
 mod session;
 mod sharing;
+mod slow_log;
 mod statement;
 mod status;
 mod store;
@@ -32,12 +34,19 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
+#[cfg(feature = "web")]
+pub(crate) use log_throttle::LogThrottle;
 pub(crate) use polled::PolledBatch;
 pub(crate) use session::{
     Answer, CopyStatement, Effect, Encoded, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
-pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
+use slow_log::SlowLog;
+pub(crate) use status::SharedHistogram;
+use status::Tally;
+pub use status::{
+    ClosedCounts, ErrorCounts, EventCounts, Histogram, Holding, LongHeld, PoolState, PoolStatus,
+};
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::pool::gate::{Gate, Limits, Refusal};
@@ -78,6 +87,9 @@ pub(crate) struct Shared {
     gate: Arc<Gate>,
     generations: Arc<Generations>,
     catalogue: Arc<Catalogue>,
+    /// Counts what happens without the gate's lock.
+    tally: Arc<Tally>,
+    slow_log: Arc<SlowLog>,
     settings: PoolSettings,
     /// The maximum, as last resized.
     max_connections: AtomicU32,
@@ -112,7 +124,9 @@ impl Pool {
     pub fn open(settings: &PoolSettings) -> Result<Pool> {
         settings.validate()?;
         let catalogue = Arc::new(Catalogue::new());
-        let factory = SessionFactory::new(settings, catalogue.clone())?;
+        let tally = Arc::new(Tally::default());
+        let slow_log = Arc::new(SlowLog::new(settings, tally.clone()));
+        let factory = SessionFactory::new(settings, catalogue.clone(), tally.clone(), slow_log.clone())?;
         let ceiling = ceiling(settings.max_connections);
         let gate = Arc::new(Gate::new(Limits {
             min: settings.min_connections,
@@ -131,6 +145,8 @@ impl Pool {
             gate,
             generations,
             catalogue,
+            tally,
+            slow_log,
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
             maintenance: maintenance.handle(),
@@ -184,8 +200,8 @@ impl Pool {
     #[track_caller]
     pub fn get_connection_timeout(&self, timeout: Duration) -> Result<Connection> {
         let now = Instant::now();
-        let lease = self.shared.clone().lend(now, add(now, timeout), Location::caller())?;
-        Ok(Connection::new(lease))
+        let lent = self.shared.clone().lend(now, add(now, timeout), Location::caller());
+        Ok(Connection::new(self.shared.noted(lent)?))
     }
 
     /// The pool's current sizes, counters and timings.
@@ -194,12 +210,15 @@ impl Pool {
     ///
     /// Never for a connection or the network.
     pub fn status(&self) -> PoolStatus {
-        let mut status =
-            PoolStatus { name: self.shared.settings.name.clone(), ..self.shared.gate.snapshot() };
-        if let Some(threshold) = self.shared.settings.leak_threshold {
-            self.shared.slots.long_held(threshold, |holder, held_for| {
-                status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
-            });
+        let Shared { gate, settings, slots, tally, .. } = &*self.shared;
+        let mut status = PoolStatus { name: settings.name.clone(), ..gate.snapshot() };
+        tally.add_to(&mut status);
+        slots.held_longer_than(Duration::ZERO, |holder, held_for| {
+            status.holders.push(Holding { held_for, acquired_at: holder.at.to_string() });
+        });
+        if let Some(threshold) = settings.leak_threshold {
+            let long_held = status.holders.iter().filter(|holding| holding.held_for >= threshold);
+            status.long_held = long_held.cloned().collect();
         }
         status
     }
@@ -350,6 +369,14 @@ fn ceiling(max: u32) -> u32 {
 }
 
 impl Shared {
+    /// Counts the error of a call that ends with this outcome.
+    pub(crate) fn noted<R>(&self, outcome: Result<R>) -> Result<R> {
+        if let Err(error) = &outcome {
+            self.tally.note_error(error);
+        }
+        outcome
+    }
+
     /// The error for a refusal by the gate, with the pool's name.
     fn refused(&self, (refusal, mut numbers): (Refusal, Box<PoolNumbers>)) -> Error {
         numbers.pool.clone_from(&self.settings.name);

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::pool::session::{Answer, CopyStatement, Failure, Limit, Params, Session};
+use crate::pool::status::Event;
 use crate::pool::{Shared, add};
 use crate::pool::{cancellation, deadline};
 use std::sync::Arc;
@@ -34,6 +35,18 @@ impl Shared {
     ) -> Result<Answer, Failure> {
         let limit = self.statement_limit();
         self.cancellable(session, |session| session.run(sql, params, limit))
+    }
+
+    /// Runs a statement, reads its answer, and counts the error.
+    pub(crate) fn execute<R>(
+        self: &Arc<Shared>,
+        session: &mut Session,
+        sql: &str,
+        params: Params<'_>,
+        read: impl FnOnce(Answer) -> Result<R>,
+    ) -> Result<R> {
+        let answer = self.run(session, sql, params).map_err(Error::from);
+        self.noted(answer.and_then(read))
     }
 
     pub(crate) fn query_again(
@@ -91,6 +104,11 @@ impl Shared {
             Some("57014") => Failure::without_retry(Error::Cancelled),
             _ => failure,
         })
+    }
+
+    /// Counts another attempt at a statement or a transaction.
+    pub(crate) fn note_retry(&self) {
+        self.tally.add(Event::Retry);
     }
 
     /// Waits between two attempts. Returns false where the thread's deadline comes first or its work is cancelled.

@@ -150,6 +150,7 @@ impl<'a> Attempts<'a> {
         if self.now >= self.deadline || self.failed == MAX_ATTEMPTS || self.lost == MAX_LOST {
             return Err(failure.error);
         }
+        self.pool.shared().note_retry();
         Ok(())
     }
 
@@ -256,7 +257,8 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        all(&self.run(Location::caller(), sql, params, Access::Query)?.into_rows())
+        let answer = self.run(Location::caller(), sql, params, Access::Query);
+        self.shared().noted(answer.and_then(|answer| all(&answer.into_rows())))
     }
 
     #[track_caller]
@@ -265,12 +267,14 @@ impl Execute for Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        at_most_one(&self.run(Location::caller(), sql, params, Access::Query)?.into_rows())
+        let answer = self.run(Location::caller(), sql, params, Access::Query);
+        self.shared().noted(answer.and_then(|answer| at_most_one(&answer.into_rows())))
     }
 
     #[track_caller]
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        Ok(self.run(Location::caller(), sql, params, Access::Write)?.into_affected())
+        let answer = self.run(Location::caller(), sql, params, Access::Write);
+        self.shared().noted(answer.map(Answer::into_affected))
     }
 }
 
@@ -280,8 +284,7 @@ impl Execute for Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        let answer = self.lease().run(sql, params)?;
-        all(&answer.into_rows())
+        self.lease().execute(sql, params, |answer| all(&answer.into_rows()))
     }
 
     fn execute_query_one<T: DeserializeOwned>(
@@ -289,11 +292,10 @@ impl Execute for Connection {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        let answer = self.lease().run(sql, params)?;
-        at_most_one(&answer.into_rows())
+        self.lease().execute(sql, params, |answer| at_most_one(&answer.into_rows()))
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        Ok(self.lease().run(sql, params)?.into_affected())
+        self.lease().execute(sql, params, |answer| Ok(answer.into_affected()))
     }
 }

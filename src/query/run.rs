@@ -191,7 +191,7 @@ impl Pool {
         work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<R, Failed<E>> {
         let begun = self.with_retry(at, |lease| begin(lease, options));
-        let (mut lease, probe) = begun.map_err(Failed::from_error)?;
+        let (mut lease, probe) = self.shared().noted(begun).map_err(Failed::from_error)?;
         let Finished { value, commit } = finish(&mut lease, work)?;
         let shared = lease.shared().clone();
         // Return the connection: querying the commit status needs one.
@@ -285,7 +285,7 @@ fn repeat<R, E>(
             };
             failed += 1;
             match options.retry.pause(failed) {
-                Some(pause) if is_conflict && shared.pause(pause) => {}
+                Some(pause) if is_conflict && shared.pause(pause) => shared.note_retry(),
                 _ => return Err(error),
             }
         }
@@ -302,9 +302,9 @@ pub(super) fn attempt_on<R, E: From<Error>>(
     options: &TransactionOptions,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
 ) -> Result<R, Failed<E>> {
-    let probe = begin(lease, options).map_err(Failed::from_error)?;
-    let Finished { value, commit } = finish(lease, work)?;
     let shared = lease.shared().clone();
+    let probe = shared.noted(begin(lease, options).map_err(Error::from)).map_err(Failed::from_error)?;
+    let Finished { value, commit } = finish(lease, work)?;
     conclude(&shared, options, probe, commit).map(|()| value).map_err(Failed::from_error)
 }
 
@@ -315,10 +315,10 @@ fn conclude(
     probe: Option<CommitProbe>,
     commit: Result<()>,
 ) -> Result<()> {
-    match (commit, probe, options.verify_within) {
+    shared.noted(match (commit, probe, options.verify_within) {
         (Err(Error::OutcomeUnknown(lost)), Some(probe), Some(within)) => verify(shared, &probe, lost, within),
         (commit, ..) => commit,
-    }
+    })
 }
 
 /// Queries the commit status until it is known, for at most `within`. Returns `Ok` where the transaction committed.

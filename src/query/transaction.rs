@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::pool::{
-    CopyStatement, Effect, Failure, Lease, Limit, Portal, Retry, Session, Shared, is_cancelled,
+    Answer, CopyStatement, Effect, Failure, Lease, Limit, Portal, Retry, Session, Shared, is_cancelled,
 };
 use crate::query::commit_probe::CommitProbe;
 use crate::query::options::TransactionOptions;
@@ -52,7 +52,17 @@ impl Transaction<'_> {
         &self,
         operation: impl FnOnce(&mut Session, Limit) -> Result<R, Failure>,
     ) -> Result<R> {
-        Ok(self.shared.bounded(&mut self.session.borrow_mut(), operation)?)
+        let outcome = self.shared.bounded(&mut self.session.borrow_mut(), operation);
+        self.shared.noted(outcome.map_err(Error::from))
+    }
+
+    fn execute<R>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        read: impl FnOnce(Answer) -> Result<R>,
+    ) -> Result<R> {
+        self.shared.execute(&mut self.session.borrow_mut(), sql, params, read)
     }
 
     /// Copies the rows of a query to `take`, until that returns false.
@@ -61,7 +71,8 @@ impl Transaction<'_> {
         statement: &CopyStatement,
         take: impl FnMut(&[u8]) -> bool,
     ) -> Result<u64> {
-        Ok(self.shared.copy_out(&mut self.session.borrow_mut(), statement, take)?)
+        let outcome = self.shared.copy_out(&mut self.session.borrow_mut(), statement, take);
+        self.shared.noted(outcome.map_err(Error::from))
     }
 
     /// Has the portal closed with the next statement.
@@ -119,19 +130,21 @@ impl Transaction<'_> {
     ) -> Result<R, E> {
         let depth = self.depth + 1;
         let limit = self.shared.statement_limit();
+        let shared = self.shared;
         let session = self.session.get_mut();
-        session.command(&format!("SAVEPOINT poolhouse_{depth}"), limit, Effect::None).map_err(Error::from)?;
+        let begun = session.command(&format!("SAVEPOINT poolhouse_{depth}"), limit, Effect::None);
+        shared.noted(begun.map_err(Error::from))?;
         let mut guard = Rollback { session, depth, is_armed: true };
-        let mut inner = Transaction::new(&mut *guard.session, self.shared, depth);
+        let mut inner = Transaction::new(&mut *guard.session, shared, depth);
         let value = work(&mut inner)?;
-        inner.check_complete()?;
+        shared.noted(inner.check_complete())?;
         // Taken again after `work`: where the deadline has passed by now, only the savepoint is rolled back.
-        let limit = self.shared.statement_limit();
-        guard.session.check_transaction(limit).map_err(Error::from)?;
-        limit.check()?;
+        let limit = shared.statement_limit();
+        let checked = guard.session.check_transaction(limit).map_err(Error::from);
+        shared.noted(checked.and_then(|()| limit.check()))?;
         guard.is_armed = false;
         let released = guard.session.command(&format!("RELEASE poolhouse_{depth}"), limit, Effect::None);
-        released.map_err(Error::from)?;
+        shared.noted(released.map_err(Error::from))?;
         Ok(value)
     }
 
@@ -151,10 +164,11 @@ impl Transaction<'_> {
     /// - `DeadlineExceeded`: no answer arrived in time.
     /// - `Cancelled`: the thread's work was cancelled.
     pub fn copy_in_writer(&mut self, sql: &str) -> Result<postgres::CopyInWriter<'_>> {
-        if is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        self.session.get_mut().copy_in(sql, self.shared.statement_limit())
+        let writer = match is_cancelled() {
+            true => Err(Error::Cancelled),
+            false => self.session.get_mut().copy_in(sql, self.shared.statement_limit()),
+        };
+        self.shared.noted(writer)
     }
 }
 
@@ -164,7 +178,7 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<T>> {
-        all(&self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_rows())
+        self.execute(sql, params, |answer| all(&answer.into_rows()))
     }
 
     fn execute_query_one<T: DeserializeOwned>(
@@ -172,11 +186,11 @@ impl Execute for Transaction<'_> {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<T>> {
-        at_most_one(&self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_rows())
+        self.execute(sql, params, |answer| at_most_one(&answer.into_rows()))
     }
 
     fn execute_write(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        Ok(self.shared.run(&mut self.session.borrow_mut(), sql, params)?.into_affected())
+        self.execute(sql, params, |answer| Ok(answer.into_affected()))
     }
 }
 
@@ -232,13 +246,13 @@ pub(super) fn finish<R, E: From<Error>>(
     let complete = transaction.check_complete();
     let is_conflict = guard.session.has_conflict;
     let value = value.map_err(|error| Failed { error, is_conflict })?;
-    complete.map_err(Failed::from_error)?;
-    if is_cancelled() {
-        return Err(Failed::from_error(Error::Cancelled));
-    }
+    shared.noted(complete).map_err(Failed::from_error)?;
     let limit = shared.statement_limit();
-    guard.session.check_transaction(limit).map_err(Failed::from_error)?;
-    limit.check().map_err(Failed::from_error)?;
+    let checked = match is_cancelled() {
+        true => Err(Error::Cancelled),
+        false => guard.session.check_transaction(limit).map_err(Error::from),
+    };
+    shared.noted(checked.and_then(|()| limit.check())).map_err(Failed::from_error)?;
     guard.is_armed = false;
     guard.session.in_transaction = false;
     let commit = guard.session.command("COMMIT", limit, Effect::Lasting);

@@ -4,7 +4,7 @@ use crate::settings::reader::{Reader, Source};
 use crate::settings::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
 use crate::settings::tier::Tier;
 use crate::settings::variables::{
-    API_TOKENS, HTTP_BIND, HTTP_REQUEST_TIMEOUT_MS, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS,
+    API_TOKENS, HTTP_BIND, HTTP_REQUEST_TIMEOUT_MS, HTTP_SHUTDOWN_TIMEOUT_S, HTTP_WORKERS, METRICS_AUTH,
 };
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -26,6 +26,8 @@ pub struct HttpSettings {
     /// `API_TOKENS`: the accepted bearer tokens, by name. Empty in the dev tier only; every request that needs a token is
     /// refused then.
     pub tokens: Vec<ApiToken>,
+    /// `METRICS_AUTH`: whether `/metrics` needs a token.
+    pub metrics_auth: bool,
 }
 
 /// One accepted bearer token.
@@ -66,7 +68,9 @@ pub(super) fn read(reader: &mut Reader) -> HttpSettings {
     };
     let shutdown_timeout = reader.duration(&HTTP_SHUTDOWN_TIMEOUT_S, None);
     let request_timeout = reader.optional_duration(&HTTP_REQUEST_TIMEOUT_MS, None);
-    HttpSettings { bind, workers, shutdown_timeout, request_timeout, tokens: read_tokens(reader) }
+    let tokens = read_tokens(reader);
+    let metrics_auth = reader.switch(&METRICS_AUTH);
+    HttpSettings { bind, workers, shutdown_timeout, request_timeout, tokens, metrics_auth }
 }
 
 /// Reads the tokens. A problem identifies a token by its position: in a mistyped list its "name" may be part of a secret.

@@ -26,7 +26,7 @@ pub(crate) mod with_methods;
 pub use database::DatabaseSettings;
 pub use documents::DocumentSettings;
 pub use http::{ApiToken, HttpSettings};
-pub use modes::{PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs};
+pub use modes::{LogFormat, PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs};
 pub use pool::PoolSettings;
 pub use reader::{EffectiveValue, Source};
 pub use secret::Secret;
@@ -37,7 +37,7 @@ use crate::error::{Problem, Result, SettingsError};
 use reader::{RawValue, Reader};
 use std::collections::BTreeMap;
 use std::path::Path;
-use variables::{APP_ENV, LOG_LEVEL, RUST_LOG};
+use variables::{APP_ENV, LOG_FORMAT, LOG_LEVEL, RUST_LOG};
 
 /// Everything the reference service needs to start, validated.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ pub struct Settings {
     /// `RUST_LOG`, else `LOG_LEVEL`: a filter for `env_logger`. It excludes statement parameters, which the driver logs at
     /// `debug`, unless the filter names the target `tokio_postgres`.
     pub log_filter: String,
+    /// `LOG_FORMAT`: how log lines are written.
+    pub log_format: LogFormat,
     effective: Vec<EffectiveValue>,
 }
 
@@ -165,13 +167,14 @@ fn read(values: BTreeMap<String, RawValue>, mut problems: Vec<Problem>) -> Resul
     let http = http::read(&mut reader);
     let documents = documents::read(&mut reader);
     let log_filter = read_log_filter(&mut reader);
+    let log_format = reader.word(&LOG_FORMAT);
     let (effective, found) = reader.finish();
     problems.extend(found);
     if !problems.is_empty() {
         return Err(SettingsError { problems }.into());
     }
     let is_database_configured = read.is_configured;
-    Ok(Settings { tier, pool, is_database_configured, http, documents, log_filter, effective })
+    Ok(Settings { tier, pool, is_database_configured, http, documents, log_filter, log_format, effective })
 }
 
 /// Reads the log filter. `RUST_LOG` is more specific than `LOG_LEVEL`: if one source sets both, they do not contradict each

@@ -88,3 +88,14 @@ choice! {
         Transaction = "transaction",
     }
 }
+
+choice! {
+    /// How the program writes its log lines.
+    #[non_exhaustive]
+    pub enum LogFormat for "LOG_FORMAT" {
+        /// One line for people: time, level, module, the request's id, message.
+        Text = "text",
+        /// One JSON object in a line, for programs.
+        Json = "json",
+    }
+}

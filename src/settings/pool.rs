@@ -17,8 +17,9 @@ use crate::settings::variables::{
     DB_POOL_ACQUIRE_TIMEOUT_S, DB_POOL_IDLE_TIMEOUT_S, DB_POOL_KEEPALIVE_S, DB_POOL_LEAK_THRESHOLD_S,
     DB_POOL_MAX_CONNECTIONS, DB_POOL_MAX_LIFETIME_S, DB_POOL_MAX_WAITING, DB_POOL_MIN_CONNECTIONS,
     DB_POOL_NAME, DB_POOL_OUTAGE_GRACE_S, DB_POOL_PRE_PING, DB_POOL_QUEUE_INTERVAL_MS,
-    DB_POOL_QUEUE_TARGET_MS, DB_POOL_SHARE_ROUND_TRIPS, DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS, DB_START,
-    DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS, Variable,
+    DB_POOL_QUEUE_TARGET_MS, DB_POOL_SHARE_ROUND_TRIPS, DB_POOL_VALIDATE_AFTER_MS, DB_RETRY_READS,
+    DB_SLOW_ACQUIRE_MS, DB_SLOW_STATEMENT_MS, DB_START, DB_STATEMENT_CACHE_SIZE, DB_STATEMENT_TIMEOUT_MS,
+    Variable,
 };
 use crate::settings::with_methods::with_methods;
 use std::collections::BTreeMap;
@@ -82,6 +83,11 @@ pub struct PoolSettings {
     pub validate_after: Duration,
     /// `DB_POOL_LEAK_THRESHOLD_S`: a connection held longer is reported as leaked; `None` reports none.
     pub leak_threshold: Option<Duration>,
+    /// `DB_SLOW_STATEMENT_MS`: a statement of a helper that takes this long is logged; `None` logs none. One line a second at most, which
+    /// counts the others.
+    pub slow_statement: Option<Duration>,
+    /// `DB_SLOW_ACQUIRE_MS`: a caller that waits this long for a connection is logged likewise.
+    pub slow_acquire: Option<Duration>,
     /// `DB_STATEMENT_CACHE_SIZE`: prepared statements kept per connection. 0 keeps none: the server then parses each
     /// statement every time it runs, as it does with [`PgBouncerMode::Transaction`].
     pub statement_cache_size: usize,
@@ -124,6 +130,8 @@ with_methods! {
         with_pre_ping(pre_ping: PrePing),
         with_validate_after(validate_after: Duration),
         with_leak_threshold(leak_threshold: Option<Duration>),
+        with_slow_statement(slow_statement: Option<Duration>),
+        with_slow_acquire(slow_acquire: Option<Duration>),
         with_statement_cache_size(statement_cache_size: usize),
         with_max_reply_bytes(max_reply_bytes: usize),
         with_pgbouncer_mode(pgbouncer_mode: PgBouncerMode),
@@ -172,6 +180,8 @@ impl PoolSettings {
             pre_ping: _,
             validate_after,
             leak_threshold,
+            slow_statement,
+            slow_acquire,
             statement_cache_size,
             max_reply_bytes,
             pgbouncer_mode: _,
@@ -196,6 +206,8 @@ impl PoolSettings {
         check.optional_duration("keepalive", &DB_POOL_KEEPALIVE_S, *keepalive);
         check.duration("validate_after", &DB_POOL_VALIDATE_AFTER_MS, *validate_after);
         check.optional_duration("leak_threshold", &DB_POOL_LEAK_THRESHOLD_S, *leak_threshold);
+        check.optional_duration("slow_statement", &DB_SLOW_STATEMENT_MS, *slow_statement);
+        check.optional_duration("slow_acquire", &DB_SLOW_ACQUIRE_MS, *slow_acquire);
         let cache_size = u32::try_from(*statement_cache_size).unwrap_or(u32::MAX);
         check.count("statement_cache_size", &DB_STATEMENT_CACHE_SIZE, cache_size);
         let max_reply = u32::try_from(*max_reply_bytes).unwrap_or(u32::MAX);
@@ -299,6 +311,8 @@ pub(super) fn read(
         pre_ping: read_pre_ping(reader),
         validate_after: reader.duration(&DB_POOL_VALIDATE_AFTER_MS, None),
         leak_threshold: reader.optional_duration(&DB_POOL_LEAK_THRESHOLD_S, None),
+        slow_statement: reader.optional_duration(&DB_SLOW_STATEMENT_MS, None),
+        slow_acquire: reader.optional_duration(&DB_SLOW_ACQUIRE_MS, None),
         statement_cache_size: reader.count(&DB_STATEMENT_CACHE_SIZE) as usize,
         max_reply_bytes: reader.count(&DB_MAX_REPLY_BYTES) as usize,
         pgbouncer_mode: reader.word(&DB_PGBOUNCER_MODE),
@@ -355,6 +369,8 @@ mod tests {
             keepalive: Some(long),
             validate_after: long,
             leak_threshold: Some(long),
+            slow_statement: Some(long),
+            slow_acquire: Some(long),
             statement_cache_size: usize::MAX,
             max_reply_bytes: 0,
             outage_grace: long,

@@ -4,7 +4,9 @@
 //! A new setting is a row here and a field of `PoolSettings` or `HttpSettings`, with the lines beside that field that the
 //! compiler then asks for.
 
-use crate::settings::modes::{PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs};
+use crate::settings::modes::{
+    LogFormat, PgBouncerMode, PrePing, ShareRoundTrips, SslMode, Start, TargetSessionAttrs,
+};
 use crate::settings::tier::Tier;
 use std::fmt;
 use std::str::FromStr;
@@ -269,6 +271,9 @@ variables! {
     DB_POOL_QUEUE_INTERVAL_MS = Same("1000"), milliseconds(MS, HOUR, None),
         "How long the queue delay may exceed its target.";
     DB_STATEMENT_TIMEOUT_MS = Same("30000"), STATEMENT_TIMEOUT, "How long a statement may run.";
+    DB_SLOW_STATEMENT_MS = Same("1000"), milliseconds(MS, HOUR, NEVER), "A statement that takes this long is logged.";
+    DB_SLOW_ACQUIRE_MS = Same("1000"), milliseconds(MS, HOUR, NEVER),
+        "A caller that waits this long for a connection is logged.";
     DB_STATEMENT_CACHE_SIZE = Same("256"), Allowed::Count { min: 0, max: 10_000 },
         "Prepared statements kept per connection; 0 keeps none: the server parses each time.";
     DB_MAX_REPLY_BYTES = Same("268435456"), Allowed::Count { min: 65_536, max: 2_000_000_000 },
@@ -301,6 +306,8 @@ variables! {
         Allowed::Text("name=token or name=sha256:<64 hex digits>, separated by commas, or one bare token; at least \
             16 characters in preprod, 32 in production"),
         "The accepted bearer tokens; without any, the dev tier refuses every request that needs one.";
+    METRICS_AUTH = Same("on"), Allowed::Words(&["on", "off"]),
+        "Whether `/metrics` needs one of the tokens; `off` opens it to whoever reaches the port.";
     DOCUMENT_MAX_BYTES = Same("4194304"), Allowed::Count { min: 64, max: 67_108_864 },
         "The largest document, in bytes: the body of a `POST`, or a file that `ingest` loads.";
     DOCUMENT_CHUNK_BYTES = Same("2000"), Allowed::Count { min: 64, max: 131_072 },
@@ -310,6 +317,7 @@ variables! {
     RUST_LOG = Unset, Allowed::Text("a filter as in `info,poolhouse=debug`"), "The log filter; overrides `LOG_LEVEL`.";
     LOG_LEVEL = Same("info"), Allowed::Words(&["off", "error", "warn", "info", "debug", "trace"]),
         "The log level of all modules.";
+    LOG_FORMAT = Same("text"), Allowed::Words(LogFormat::WORDS), "How log lines are written.";
 }
 
 #[cfg(test)]

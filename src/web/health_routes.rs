@@ -40,7 +40,7 @@ impl From<Pool> for WatchedPool {
 }
 
 impl WatchedPool {
-    fn get(&self) -> Result<&Pool> {
+    pub(super) fn get(&self) -> Result<&Pool> {
         match &self.0 {
             Watched::ProcessWide => DatabasePool::get(),
             Watched::Own(pool) => Ok(pool),

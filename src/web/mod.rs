@@ -1,5 +1,5 @@
-//! For any actix-web app: the bridge from async handlers to blocking code, bearer tokens, request deadlines, the health
-//! routes, and the mapping from errors to HTTP responses.
+//! For any actix-web app: the bridge from async handlers to blocking code, bearer tokens, request deadlines and ids, the health
+//! routes, metrics, and the mapping from errors to HTTP responses.
 //!
 //! It knows nothing of the reference service: no route, table or type of it. The table of errors and their statuses is at
 //! [`ApiError`].
@@ -38,10 +38,13 @@ mod bearer_auth;
 mod bridge;
 mod health_routes;
 mod input;
-mod log_throttle;
+mod metrics_routes;
+mod observe;
 mod request_deadline;
+mod request_metrics;
+mod request_scope;
 
-pub use api_error::{ApiError, name_route};
+pub use api_error::ApiError;
 pub use bearer_auth::{BearerAuth, BearerAuthService, TokenName};
 pub use bridge::{
     BlockingLimits, BodyWriter, StreamedBody, blocking, execute_query, execute_query_one, limit_blocking,
@@ -49,4 +52,8 @@ pub use bridge::{
 };
 pub use health_routes::{HealthRoutes, WatchedPool, health_routes};
 pub use input::{MAX_BODY, json_errors, json_errors_up_to, method_not_allowed, read};
+pub use metrics_routes::metrics_routes;
+pub use observe::observe_requests;
 pub use request_deadline::{RequestDeadline, RequestDeadlineService};
+pub use request_metrics::RequestCollector;
+pub use request_scope::{RequestId, request_id};

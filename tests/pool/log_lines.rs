@@ -132,6 +132,52 @@ fn borrowers_leave_things_behind() {
 }
 
 #[test]
+fn slow_statements_and_acquires_are_logged_without_their_values_and_counted() {
+    elsewhere("some_are_slow");
+}
+
+#[test]
+#[ignore = "sets the logger of its process"]
+fn some_are_slow() {
+    let lines = Lines::install(false);
+    let settings = story_settings().with_name("orders").with_min_connections(1).with_max_connections(1);
+    let pool =
+        Pool::open(&settings.with_slow_statement(Some(10 * MS)).with_slow_acquire(Some(10 * MS))).unwrap();
+    let secret = "secret".to_owned();
+    for _ in 0..3 {
+        let sql = "SELECT pg_sleep(0.02)::text, 'hidden' || $1";
+        pool.execute_query::<(String, String)>(sql, &[&secret]).unwrap();
+    }
+    let events = pool.status().events;
+    assert_eq!((events.slow_statements, events.slow_acquires), (3, 0));
+    let slow = lines.with("Slow statement: ");
+    assert!(
+        slow[0].starts_with("WARN") && slow[0].contains("ms for SELECT pg_sleep(?)::text, ? || $1 (pool")
+    );
+    assert!(slow.len() < 3, "the others are counted in the next line: {slow:?}");
+    assert!(lines.with("secret").is_empty() && lines.with("hidden").is_empty());
+
+    let held = pool.get_connection().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(pool.get_connection().unwrap()));
+        eventually("it waits", SOON, || pool.status().waiting == 1);
+        let since = std::time::Instant::now();
+        eventually("for long", SOON, || since.elapsed() > 20 * MS);
+        drop(held);
+    });
+    let slow = lines.with("Slow acquire: ");
+    assert!(
+        slow.len() == 1 && slow[0].contains("ms for a connection at tests/pool/log_lines.rs:"),
+        "{slow:?}"
+    );
+    assert!(slow[0].ends_with("(pool \"orders\")"), "{slow:?}");
+    assert_eq!(pool.status().events.slow_acquires, 1);
+    let each = lines.with("Connection acquired at ");
+    let first = ": size 1, checked in 0, checked out 1, overflow 0 (pool \"orders\")";
+    assert!(each.len() >= 5 && each[0].contains(first), "{each:?}");
+}
+
+#[test]
 fn errors_name_the_pool_and_the_deadline() {
     let pool = pool(1, 1, |settings| {
         (settings.name, settings.statement_timeout) = ("orders".into(), Some(100 * MS));

@@ -98,8 +98,10 @@ impl App {
         self.base_url = loop {
             // The line comes once the port is bound: from then on requests are taken.
             let log = self.log();
-            let listening =
-                log.split_once("Listening on ").and_then(|(_, rest)| rest.split_whitespace().next());
+            // A quote ends it in JSON.
+            let listening = log
+                .split_once("Listening on ")
+                .and_then(|(_, rest)| rest.split(|c: char| c.is_whitespace() || c == '"').next());
             if let Some(url) = listening {
                 break url.to_owned();
             }

@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod dev_postgres;
 mod http;
+mod log_lines;
 mod problems;
 mod process;
 mod progress;

@@ -57,6 +57,7 @@ impl Gate {
         state.counts.connect_times.add(took);
         state.growth.note_connect(took);
         let down_for = state.backoff.note_success(now);
+        state.counts.outage_time += down_for.unwrap_or_default();
         // The pause of an outage is over for every connector.
         self.connect_requests.notify_all();
         self.counts_changed.notify_all();
@@ -74,6 +75,7 @@ impl Gate {
         state.note_attempts(now, true);
         state.attribute_to_outage();
         let is_first = !state.backoff.is_down();
+        state.counts.outages += u64::from(is_first);
         let should_log = state.backoff.note_failure(now, text, is_login);
         // One probe is enough; its success requests again what is missing beyond it.
         let probes = if state.phase == PoolState::Closed { 0 } else { 1 };

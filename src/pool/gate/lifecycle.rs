@@ -162,7 +162,11 @@ impl Gate {
         let (immediate, use_times) = self.holders.totals();
         let mut wait_times = state.counts.wait_times.clone();
         wait_times.add_zeros(immediate);
+        let last_failure = state.backoff.failure();
+        let failing_for = last_failure.as_ref().map(|failure| failure.failing_for).unwrap_or_default();
         PoolStatus {
+            outage_time: state.counts.outage_time + failing_for,
+            connectors: state.connecting,
             requests: (state.counts.requests + immediate).saturating_sub(state.repeats),
             peak_in_use: state.peak,
             wait_times,
@@ -176,7 +180,7 @@ impl Gate {
             waiting: state.queue.len() as u32,
             max_waiting: state.limits.max_waiting,
             state: state.phase,
-            last_failure: state.backoff.failure(),
+            last_failure,
             ..state.counts.clone()
         }
     }

@@ -132,7 +132,7 @@ impl Shared {
     fn report_leaks(&self) {
         let Some(threshold) = self.settings.leak_threshold else { return };
         let mut found = Vec::new();
-        self.slots.long_held(threshold, |holder, held| {
+        self.slots.held_longer_than(threshold, |holder, held| {
             if !std::mem::replace(&mut holder.reported, true) {
                 found.push((holder.at, held));
             }

@@ -12,7 +12,7 @@ use crate::pool::acquire::catch_panic;
 use crate::pool::gate::{Gate, Permit};
 use crate::pool::logging::logged;
 use crate::pool::session::Session;
-use crate::pool::status::CloseReason;
+use crate::pool::status::{CloseReason, Event};
 use crate::pool::transport::cancel::{Cancel, send_all};
 use crate::pool::{Pooled, Shared};
 use log::{debug, error, warn};
@@ -303,6 +303,7 @@ impl Shared {
         if self.gate.is_closed() {
             return;
         }
+        self.tally.add_many(Event::Cancel, cancels.len() as u64);
         let failures = send_all(cancels, TIME_LIMIT).unwrap_or_else(|error| vec![error]);
         for error in failures {
             logged(|| debug!("Cancel request failed: {error}"));

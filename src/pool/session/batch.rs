@@ -181,8 +181,10 @@ impl Session {
         let begun = std::mem::replace(&mut sent.begun, answered);
         let time = answered.saturating_duration_since(begun);
         sent.first.get_or_insert(time);
+        self.note_time(sql, time);
         match received.map_err(Fault::from).and_then(complete) {
             Ok(reply) => {
+                self.statements.note_run(true);
                 if let Some(prepared) = self.statements.cached(sql) {
                     prepared.note_time(time);
                 }

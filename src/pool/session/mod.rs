@@ -33,6 +33,7 @@ pub(crate) use crate::pool::session::statement::Answer;
 pub(crate) use crate::pool::session::statement_cache::Params;
 use crate::pool::session::statement_cache::Statements;
 pub(crate) use crate::pool::session::timeout::Limit;
+use crate::pool::slow_log::SlowLog;
 use crate::pool::status::CloseReason;
 pub(crate) use crate::pool::transport::cancel::Cancel;
 use crate::pool::transport::connection_state::ConnectionState;
@@ -61,6 +62,7 @@ pub(crate) struct Session {
     /// Replies that no caller waits for; the reset receives them.
     abandoned: usize,
     statements: Statements,
+    slow_log: Arc<SlowLog>,
     /// When the session reaches its maximum age.
     pub(crate) retire_at: Option<Instant>,
     /// When the session was opened or last returned.
@@ -93,6 +95,7 @@ pub(crate) struct Login {
     pub(crate) client: Client,
     pub(crate) wire: Wire,
     pub(crate) connector: Connector,
+    pub(crate) slow_log: Arc<SlowLog>,
 }
 
 impl Drop for Session {
@@ -124,7 +127,7 @@ pub(crate) enum Verdict {
 
 impl Session {
     pub(crate) fn new(
-        Login { client, wire, connector }: Login,
+        Login { client, wire, connector, slow_log }: Login,
         statements: Statements,
         statement_timeout: Option<Duration>,
         must_be_writable: bool,
@@ -141,6 +144,7 @@ impl Session {
             is_cancelled: false,
             abandoned: 0,
             statements,
+            slow_log,
             retire_at,
             idle_since: Instant::now(),
             generation,

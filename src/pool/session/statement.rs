@@ -6,6 +6,7 @@
 use crate::error::{Error, Interruption};
 use crate::pool::session::classify::catalogue::{Lookup, SessionState, Traits};
 use crate::pool::session::classify::is_copy_in;
+use crate::pool::session::classify::normalise::normalised;
 use crate::pool::session::classify::question::Question;
 use crate::pool::session::exchange::{complete, copy_in_refused};
 use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
@@ -72,6 +73,7 @@ impl Session {
                     self.has_conflict = false;
                     let answer = self.answer(sql, reply, is_cached.then_some(checkpoint.at));
                     self.statements.end_run();
+                    self.note_time(sql, self.conn.answered_at().saturating_duration_since(checkpoint.at));
                     return Ok(answer);
                 }
                 Err(fault) => fault,
@@ -87,8 +89,14 @@ impl Session {
                     continue;
                 }
             }
+            self.note_time(sql, checkpoint.at.elapsed());
             return Err(self.judge(fault, checkpoint, effect).with_statement(sql));
         }
+    }
+
+    /// Logs the statement where it took long.
+    pub(super) fn note_time(&self, sql: &str, took: Duration) {
+        self.slow_log.note_statement(took, || normalised(sql));
     }
 
     /// Checks that a statement may begin.
@@ -201,8 +209,11 @@ impl Session {
             state.is_readable && (state.reads_as_at_login || self.statements.are_behind_pgbouncer());
         if let Some(prepared) = self.statements.cached(sql).filter(|_| is_lasting) {
             // In a dirty session the traits make no difference.
-            if prepared.epoch == Some(now) || state.is_dirty && prepared.epoch.is_none() {
-                return Ok((prepared.traits, true));
+            let is_current = prepared.epoch == Some(now) || state.is_dirty && prepared.epoch.is_none();
+            let traits = prepared.traits;
+            self.statements.note_run(true);
+            if is_current {
+                return Ok((traits, true));
             }
             let traits = self.traits(sql, state)?;
             if let Some(prepared) = self.statements.cached(sql) {
@@ -210,6 +221,7 @@ impl Session {
             }
             return Ok((traits, true));
         }
+        self.statements.note_run(false);
         let is_shared = is_lasting && !state.is_dirty;
         let catalogue = self.statements.catalogue();
         let is_named = is_lasting && self.statements.are_named();

@@ -6,6 +6,7 @@
 
 use crate::pool::session::classify::catalogue::{Catalogue, Description, Traits};
 use crate::pool::session::outcome::Fault;
+use crate::pool::status::{Event, Tally};
 use crate::pool::transport::protocol::reply::Reply;
 use crate::pool::transport::wire::Wire;
 use crate::rows::Column;
@@ -33,6 +34,7 @@ pub(crate) struct Statements {
     ended_portals: Vec<String>,
     is_behind_pgbouncer: bool,
     catalogue: Arc<Catalogue>,
+    tally: Arc<Tally>,
 }
 
 /// A statement that is ready to run.
@@ -59,9 +61,15 @@ struct Columns {
 
 impl Statements {
     /// A cache of `size` statements; 0 turns it off.
-    pub(crate) fn new(size: usize, mode: PgBouncerMode, catalogue: Arc<Catalogue>) -> Statements {
+    pub(crate) fn new(
+        size: usize,
+        mode: PgBouncerMode,
+        catalogue: Arc<Catalogue>,
+        tally: Arc<Tally>,
+    ) -> Statements {
         Statements {
             catalogue,
+            tally,
             cache: NonZeroUsize::new(size).map(LruCache::new),
             uncached: None,
             dropped: Vec::new(),
@@ -84,6 +92,11 @@ impl Statements {
         self.cache.is_some() && !self.is_behind_pgbouncer
     }
 
+    /// Counts a run of a statement, which was in the cache or not.
+    pub(super) fn note_run(&self, is_hit: bool) {
+        self.tally.add(if is_hit { Event::CacheHit } else { Event::CacheMiss });
+    }
+
     /// The cached statement with this text, which becomes the one used last.
     pub(super) fn cached(&mut self, sql: &str) -> Option<&mut Prepared> {
         self.cache.as_mut()?.get_mut(sql)
@@ -95,6 +108,11 @@ impl Statements {
             None => self.uncached = Some(prepared),
             Some(cache) => {
                 let dropped = cache.push(sql.into(), prepared);
+                if let Some((evicted, _)) = &dropped
+                    && **evicted != *sql
+                {
+                    self.tally.add(Event::CacheEviction);
+                }
                 self.dropped.extend(dropped.and_then(|(_, dropped)| dropped.name_on_server()));
             }
         }

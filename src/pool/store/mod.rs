@@ -20,6 +20,8 @@ use crate::pool::logging::logged;
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::session::statement_cache::Statements;
 use crate::pool::session::{Login, Session, describe};
+use crate::pool::slow_log::SlowLog;
+use crate::pool::status::Tally;
 use crate::pool::transport::connector::Connector;
 use crate::pool::transport::dns::{Endpoint, endpoints};
 use crate::pool::transport::tls::TlsPlan;
@@ -64,6 +66,8 @@ pub(crate) struct SessionFactory {
     statement_timeout: Option<Duration>,
     must_be_writable: bool,
     catalogue: Arc<Catalogue>,
+    tally: Arc<Tally>,
+    slow_log: Arc<SlowLog>,
 }
 
 /// Ends `Manager::connect` when the pool is closed. It is the only error that r2d2 sees.
@@ -93,6 +97,8 @@ impl SessionFactory {
     pub(crate) fn new(
         settings: &PoolSettings,
         catalogue: Arc<Catalogue>,
+        tally: Arc<Tally>,
+        slow_log: Arc<SlowLog>,
     ) -> Result<SessionFactory, SettingsError> {
         let database = &settings.database;
         let mut config = database.login_config();
@@ -114,6 +120,8 @@ impl SessionFactory {
             statement_timeout: settings.statement_timeout,
             must_be_writable: database.target_session_attrs == TargetSessionAttrs::ReadWrite,
             catalogue,
+            tally,
+            slow_log,
         })
     }
 
@@ -140,10 +148,10 @@ impl SessionFactory {
         connector.conn.set_pool(self.pool.clone(), self.catalogue.share_epoch());
         // Up to a tenth shorter at random, so that connections made together do not expire together.
         let retire_at = self.max_lifetime.map(|age| started + age.mul_f64(1.0 - 0.1 * fastrand::f64()));
-        let statements =
-            Statements::new(self.statement_cache_size, self.pgbouncer_mode, self.catalogue.clone());
+        let (size, mode) = (self.statement_cache_size, self.pgbouncer_mode);
+        let statements = Statements::new(size, mode, self.catalogue.clone(), self.tally.clone());
         let (limit, must_be_writable) = (self.statement_timeout, self.must_be_writable);
-        let login = Login { client, wire, connector };
+        let login = Login { client, wire, connector, slow_log: self.slow_log.clone() };
         Ok(Session::new(login, statements, limit, must_be_writable, retire_at, generation))
     }
 

@@ -224,8 +224,8 @@ impl Slots {
         Ok(holder.filter(|holder| holder.reported))
     }
 
-    /// Calls `f` under the slot's lock for every holder whose hold is longer than `threshold`.
-    pub(crate) fn long_held(&self, threshold: Duration, mut f: impl FnMut(&mut Holder, Duration)) {
+    /// Calls `f` under the slot's lock for every holder whose hold is at least as long as `threshold`.
+    pub(crate) fn held_longer_than(&self, threshold: Duration, mut f: impl FnMut(&mut Holder, Duration)) {
         let now = Instant::now();
         for slot in self.used() {
             if let Some(holder) = &mut slot.lock().holder {

@@ -1,20 +1,14 @@
 //! The mapping from errors to HTTP responses. Nothing else in the library chooses a status for a database error.
 
 use crate::error::Error;
-use crate::web::log_throttle::LogThrottle;
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use crate::pool::LogThrottle;
+use crate::web::request_scope::route;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::http::{StatusCode, header};
-use actix_web::middleware::Next;
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::pin;
-use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -250,42 +244,6 @@ struct BodyError<'a> {
 
 /// Responses 503 and 504, reported at most once per second with their number.
 static UNAVAILABLE: LazyLock<LogThrottle> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(1)));
-
-thread_local! {
-    /// Method and pattern of the request that this worker works on, where [`name_route`] is mounted.
-    static ROUTE: RefCell<Option<Rc<str>>> = const { RefCell::new(None) };
-}
-
-/// Has the log lines of [`ApiError`] name the method and the route's pattern, as in `(GET /api/movies/{movie_id})`:
-/// `App::new().wrap(actix_web::middleware::from_fn(name_route))`.
-///
-/// # Errors
-///
-/// Those of the service behind it.
-pub async fn name_route<B: MessageBody + 'static>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, actix_web::Error> {
-    // The pattern, not the path: a path is as long as the client makes it, and says who asked for what.
-    let pattern = request.match_pattern();
-    let route =
-        format!("{:.20} {}", request.method().as_str(), pattern.as_deref().unwrap_or("an unknown path"));
-    let route: Rc<str> = route.into();
-    let mut service = pin!(next.call(request));
-    poll_fn(|context| {
-        // Several requests take turns on one worker.
-        let before = ROUTE.replace(Some(route.clone()));
-        let polled = service.as_mut().poll(context);
-        ROUTE.set(before);
-        polled
-    })
-    .await
-}
-
-/// The route for a log line, in parentheses after a space; empty where it is not known.
-fn route() -> String {
-    ROUTE.with_borrow(|route| route.as_ref().map(|route| format!(" ({route})")).unwrap_or_default())
-}
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {

@@ -2,9 +2,9 @@
 //!
 //! It knows hashes of tokens, never a token, and nothing of the database.
 
+use crate::pool::LogThrottle;
 use crate::settings::ApiToken;
 use crate::web::ApiError;
-use crate::web::log_throttle::LogThrottle;
 use actix_web::HttpMessage;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};

@@ -15,6 +15,7 @@ use crate::rows::Rows;
 use crate::web::ApiError;
 use crate::web::bridge::{THREADS, limits, run_on};
 use crate::web::request_deadline;
+use crate::web::request_scope::carried;
 use actix_web::rt::time::sleep_until;
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
@@ -120,8 +121,10 @@ where
     let start = match params.with_params(|params| pool.encode(&sql, params)) {
         None => Start::Fresh,
         Some(encoded) => match queue(pool, encoded, at).await {
-            Turn::Done(Ok(answer)) => return Ok(decode(&answer.into_rows())?),
-            Turn::Done(Err(Failure { error, retry: Retry::Never })) => return Err(error.into()),
+            Turn::Done(Ok(answer)) => return Ok(pool.shared().noted(decode(&answer.into_rows()))?),
+            Turn::Done(Err(Failure { error, retry: Retry::Never })) => {
+                return Ok(pool.shared().noted(Err(error))?);
+            }
             Turn::Done(Err(failure)) => Start::Failed(failure),
             Turn::Elsewhere(start) => start,
         },
@@ -133,14 +136,14 @@ where
         std::mem::replace(&mut *start.lock().unwrap_or_else(PoisonError::into_inner), Start::Fresh)
     };
     let work = move || {
-        let answer = params.with_params(|params| pool.run_from(take(&start), at, &sql, params))?;
-        decode(&answer.into_rows())
+        let answer = params.with_params(|params| pool.run_from(take(&start), at, &sql, params));
+        pool.shared().noted(answer.and_then(|answer| decode(&answer.into_rows())))
     };
     let let_go = || match take(&kept) {
         Start::Lent(lease) => drop(lease),
         other => *kept.lock().unwrap_or_else(PoisonError::into_inner) = other,
     };
-    run_on(&THREADS, limits::limits(), work, let_go).await
+    run_on(&THREADS, limits::limits(), carried(work), let_go).await
 }
 
 /// How a query's time in the queue ends.

@@ -17,6 +17,7 @@ use crate::web::ApiError;
 use crate::web::bridge::limits::limits;
 use crate::web::bridge::threads::{Job, Load, Submission, Threads};
 use crate::web::request_deadline;
+use crate::web::request_scope::carried;
 use actix_web::rt::time::timeout;
 use std::any::Any;
 use std::future::Future;
@@ -74,7 +75,7 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
-    run_on(&THREADS, limits(), work, || {}).await
+    run_on(&THREADS, limits(), carried(work), || {}).await
 }
 
 /// Runs `work` on one of the threads. Calls `on_queued` where it has to wait for one.
@@ -145,7 +146,7 @@ where
     R: Send + 'static,
     E: Into<ApiError> + Send + 'static,
 {
-    match actix_web::rt::task::spawn_blocking(work).await {
+    match actix_web::rt::task::spawn_blocking(carried(work)).await {
         Ok(outcome) => outcome.map_err(Into::into),
         Err(failure) if failure.is_panic() => Err(panicked(&*failure.into_panic())),
         Err(_) => Err(ApiError::stopping()),

@@ -10,6 +10,7 @@ mod serve;
 mod target;
 
 use crate::cli::{Command, Failure};
+use crate::log_lines;
 use crate::process::signals::{self, FirstSignal};
 use poolhouse::Settings;
 use poolhouse::settings::Source;
@@ -24,7 +25,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     };
     signals::watch(first_signal).map_err(Failure::during("cannot receive signals"))?;
     let settings = Settings::load()?;
-    env_logger::Builder::new().parse_filters(&log_filter(&settings)).init();
+    log_lines::init(&log_filter(&settings), settings.log_format);
     match command {
         Command::Serve => serve::serve(settings),
         Command::Schema => schema::apply_schema(settings),

@@ -20,7 +20,9 @@ use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
 use poolhouse::settings::DocumentSettings;
-use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors, name_route};
+use poolhouse::web::{
+    ApiError, BearerAuth, RequestDeadline, health_routes, json_errors, metrics_routes, observe_requests,
+};
 use poolhouse::{DatabasePool, Settings};
 use socket2::SockRef;
 use std::future::{poll_fn, ready};
@@ -69,8 +71,10 @@ impl Application {
         let (shutdown_timeout, in_flight) = (http.shutdown_timeout, Arc::new(AtomicUsize::new(0)));
         let listener = listen(bind).map_err(|error| explain(bind, &error))?;
         let address = listener.local_addr()?;
+        let auth = BearerAuth::new(http.tokens.iter().cloned());
         let worker = Worker {
-            auth: BearerAuth::new(http.tokens.iter().cloned()),
+            metrics_auth: http.metrics_auth.then(|| auth.clone()),
+            auth,
             deadline: RequestDeadline::new(http.request_timeout),
             in_flight: in_flight.clone(),
             documents: settings.documents,
@@ -157,6 +161,8 @@ impl Application {
 #[derive(Clone)]
 struct Worker {
     auth: BearerAuth,
+    /// `None` opens the metrics to everybody.
+    metrics_auth: Option<BearerAuth>,
     deadline: RequestDeadline,
     in_flight: Arc<AtomicUsize>,
     documents: DocumentSettings,
@@ -182,9 +188,10 @@ impl Worker {
         App::new()
             .wrap(self.deadline)
             .wrap_fn(move |request, service| handle(request, service, &in_flight))
-            .wrap(from_fn(name_route))
+            .wrap(from_fn(observe_requests))
             .configure(json_errors)
             .configure(health_routes(DatabasePool, self.auth.clone()))
+            .configure(metrics_routes(DatabasePool, self.metrics_auth.clone()))
             .configure(movie_routes(self.auth.clone()))
             .configure(document_routes(self.auth.clone(), self.documents))
     }
@@ -220,7 +227,7 @@ impl Worker {
 }
 
 /// Passes a request to the app, and follows it until its response is written. Over the limit of connections only health
-/// routes answer: a supervisor must see that the service is alive.
+/// routes and metrics answer: a supervisor must see that the service is alive.
 fn handle<S, B>(
     mut request: ServiceRequest,
     app: &S,
@@ -230,7 +237,8 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error>,
 {
     let handling = Handling::begin(&mut request, in_flight);
-    let answer = match handling.is_over_limit() && !request.path().starts_with("/api/health") {
+    let is_watching = ["/api/health", "/metrics"].iter().any(|path| request.path().starts_with(path));
+    let answer = match handling.is_over_limit() && !is_watching {
         true => Err(request.error_response(saturated())),
         false => Ok(app.call(request)),
     };

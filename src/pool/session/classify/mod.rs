@@ -5,6 +5,7 @@
 //! the server; `question.rs` asks it about the names, and `catalogue.rs` keeps the answers.
 
 pub(in crate::pool) mod catalogue;
+pub(in crate::pool) mod normalise;
 pub(in crate::pool) mod question;
 mod tokens;
 

@@ -55,9 +55,10 @@ impl Tokens {
     }
 }
 
-struct Scanner<'a> {
-    rest: &'a str,
-    is_opaque: bool,
+/// Reads one token after the other.
+pub(super) struct Scanner<'a> {
+    pub(super) rest: &'a str,
+    pub(super) is_opaque: bool,
 }
 
 impl Scanner<'_> {
@@ -107,7 +108,7 @@ impl Scanner<'_> {
     }
 
     /// Skips white space and comments.
-    fn skip_blank(&mut self) {
+    pub(super) fn skip_blank(&mut self) {
         loop {
             self.rest = self.rest.trim_start_matches(is_space);
             if let Some(inside) = self.rest.strip_prefix("/*") {
@@ -150,7 +151,7 @@ impl Scanner<'_> {
         Token::Literal
     }
 
-    fn next(&mut self) -> Option<Token> {
+    pub(super) fn next(&mut self) -> Option<Token> {
         self.skip_blank();
         let first = self.rest.chars().next()?;
         let after = &self.rest[first.len_utf8()..];

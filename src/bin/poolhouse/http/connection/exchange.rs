@@ -49,7 +49,7 @@ pub(in crate::http) struct Exchange {
     pub(in crate::http) expects_continue: Cell<bool>,
     /// Whether a handler reads the body; a client with `Expect` sends it only after `100 Continue`.
     pub(in crate::http) is_body_wanted: Cell<bool>,
-    /// The connection is over the limit: only health routes are answered.
+    /// The connection is over the limit: only health routes and metrics are answered.
     pub(in crate::http) is_over_limit: bool,
     /// The connection must close to make room for another.
     is_evicted: Cell<bool>,

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 /// Counts events, and reports their number at most once per interval. Lock-free: every field is constant or atomic.
 #[derive(Debug)]
-pub(super) struct LogThrottle {
+pub(crate) struct LogThrottle {
     interval: Duration,
     created: Instant,
     unreported: AtomicU64,
     /// The earliest time of the next report, in milliseconds after `created`.
-    pub(super) next_report: AtomicU64,
+    pub(crate) next_report: AtomicU64,
 }
 
 impl LogThrottle {
-    pub(super) fn new(interval: Duration) -> LogThrottle {
+    pub(crate) fn new(interval: Duration) -> LogThrottle {
         LogThrottle {
             interval,
             created: Instant::now(),
@@ -24,7 +24,7 @@ impl LogThrottle {
     }
 
     /// Counts one event. Returns the number of events since the last report, if a report is due.
-    pub(super) fn count(&self) -> Option<u64> {
+    pub(crate) fn count(&self) -> Option<u64> {
         self.unreported.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.next_report.load(Ordering::Relaxed);
