@@ -76,7 +76,9 @@ pub use error::{
     ConnectFailure, DecodeError, Error, Interruption, PoolNumbers, Problem, QueryError, Result, ServerError,
     SettingsError,
 };
-pub use pool::{ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, with_deadline};
+pub use pool::{
+    ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, Snapshot, with_deadline,
+};
 pub use postgres;
 pub use postgres::types::ToSql;
 pub use query::{

@@ -19,13 +19,14 @@ const ORDER: [&str; 9] =
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 16] = [
+const POOL: [(&str, &[&str]); 18] = [
     ("cancellation", &[]),
     ("generation", &[]),
     ("logging", &[]),
     ("status", &[]),
     ("deadline", &["cancellation"]),
     ("gate", &["status"]),
+    ("history", &["status"]),
     ("transport", &[]),
     ("session", &["status", "transport"]),
     ("store", &["gate", "generation", "logging", "session", "status", "transport"]),
@@ -33,6 +34,7 @@ const POOL: [(&str, &[&str]); 16] = [
     ("acquire", &["cancellation", "deadline", "gate", "generation", "session", "status"]),
     ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
+    ("observation", &["history", "status"]),
     ("connection", &["gate", "session"]),
     ("sharing", &["cancellation", "gate", "session", "status"]),
     (
@@ -44,8 +46,10 @@ const POOL: [(&str, &[&str]); 16] = [
             "deadline",
             "gate",
             "generation",
+            "history",
             "logging",
             "maintenance",
+            "observation",
             "session",
             "sharing",
             "status",

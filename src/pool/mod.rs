@@ -3,7 +3,8 @@
 //! - `gate` decides which caller gets a connection next and when to connect. It holds no connection.
 //! - `store` is r2d2, which connects on the gate's requests, and the slots, which keep the idle sessions.
 //! - `acquire` and `release` lend a session and take it back; `statement` runs statements on it.
-//! - `maintenance` is the background thread.
+//! - `maintenance` is the background thread; `observation` reports the pool's numbers, and
+//!   `history` keeps those of the last minutes.
 //! - `sharing` sends the statements of several waiting callers in one round trip.
 //! - `session` is one server session; `transport` is the byte stream to the server.
 //!
@@ -15,8 +16,10 @@ mod connection;
 mod deadline;
 mod gate;
 mod generation;
+mod history;
 mod logging;
 mod maintenance;
+mod observation;
 mod release;
 mod session;
 mod sharing;
@@ -31,6 +34,7 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
+pub use history::Snapshot;
 pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };
@@ -40,6 +44,7 @@ pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::pool::gate::{Gate, Limits, Refusal};
 use crate::pool::generation::Generations;
+use crate::pool::history::History;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
 use crate::pool::session::classify::catalogue::Catalogue;
@@ -80,6 +85,7 @@ pub(crate) struct Shared {
     /// The maximum, as last resized.
     max_connections: AtomicU32,
     maintenance: MaintenanceHandle,
+    history: History,
     /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     slots: Slots,
@@ -132,6 +138,7 @@ impl Pool {
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
             maintenance: maintenance.handle(),
+            history: History::new(),
             store: RwLock::new(Some(store)),
             slots: Slots::new(ceiling),
             left_in_transaction: Mutex::default(),
@@ -184,22 +191,6 @@ impl Pool {
         let now = Instant::now();
         let lease = self.shared.clone().lend(now, add(now, timeout), Location::caller())?;
         Ok(Connection::new(lease))
-    }
-
-    /// The pool's current sizes, counters and timings.
-    ///
-    /// # Blocking
-    ///
-    /// Never for a connection or the network.
-    pub fn status(&self) -> PoolStatus {
-        let mut status =
-            PoolStatus { name: self.shared.settings.name.clone(), ..self.shared.gate.snapshot() };
-        if let Some(threshold) = self.shared.settings.leak_threshold {
-            self.shared.slots.long_held(threshold, |holder, held_for| {
-                status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });
-            });
-        }
-        status
     }
 
     /// Changes the sizes of a running pool.
