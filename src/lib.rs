@@ -77,7 +77,8 @@ pub use error::{
     SettingsError,
 };
 pub use pool::{
-    ClosedCounts, Connection, Histogram, LongHeld, Pool, PoolState, PoolStatus, Snapshot, with_deadline,
+    ClosedCounts, Connection, Histogram, LongHeld, Observation, Pool, PoolState, PoolStatus, ServerCapacity,
+    Snapshot, with_deadline,
 };
 pub use postgres;
 pub use postgres::types::ToSql;

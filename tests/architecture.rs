@@ -33,7 +33,10 @@ const POOL: [(&str, &[&str]); 18] = [
     ("statement", &["cancellation", "deadline", "session"]),
     ("acquire", &["cancellation", "deadline", "gate", "generation", "session", "status"]),
     ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
-    ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
+    (
+        "maintenance",
+        &["acquire", "gate", "generation", "logging", "observation", "session", "status", "transport"],
+    ),
     ("observation", &["history", "status"]),
     ("connection", &["gate", "session"]),
     ("sharing", &["cancellation", "gate", "session", "status"]),

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The pool's numbers at one moment; see [`Pool::history`](crate::Pool::history).
+/// The pool's numbers at one moment; see [`Observation::history`](crate::Observation).
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {

@@ -35,6 +35,7 @@ pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
 pub use history::Snapshot;
+pub use observation::{Observation, ServerCapacity};
 pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };
@@ -47,6 +48,7 @@ use crate::pool::generation::Generations;
 use crate::pool::history::History;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
+use crate::pool::observation::Capacity;
 use crate::pool::session::classify::catalogue::Catalogue;
 pub(crate) use crate::pool::store::slots::{Holder, Pooled};
 use crate::pool::store::slots::{Slots, close_unused};
@@ -86,6 +88,7 @@ pub(crate) struct Shared {
     max_connections: AtomicU32,
     maintenance: MaintenanceHandle,
     history: History,
+    capacity: Capacity,
     /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     slots: Slots,
@@ -139,6 +142,7 @@ impl Pool {
             max_connections: AtomicU32::new(settings.max_connections),
             maintenance: maintenance.handle(),
             history: History::new(),
+            capacity: Capacity::default(),
             store: RwLock::new(Some(store)),
             slots: Slots::new(ceiling),
             left_in_transaction: Mutex::default(),

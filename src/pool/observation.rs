@@ -5,7 +5,71 @@
 use crate::pool::history::Snapshot;
 use crate::pool::status::{LongHeld, PoolStatus};
 use crate::pool::{Pool, Shared};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a pool reports of itself; see [`Pool::observe`].
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Observation {
+    /// The pool's numbers now.
+    pub status: PoolStatus,
+    /// Those of the last five minutes, one snapshot a second, the oldest first. Counters grow from one to the next, except that
+    /// a failed acquire takes its own count back. Where the maintenance thread was late, the time between two is longer.
+    pub history: Vec<Arc<Snapshot>>,
+    /// How many connections the server allows; `None` while that is not known, and behind PgBouncer. Maintenance asks for it, on
+    /// an idle connection, after `observe` was called.
+    pub server: Option<ServerCapacity>,
+}
+
+/// How many connections the server allows. Where the database or the role has a limit that leaves fewer, it is that one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerCapacity {
+    /// The most connections, without those reserved for other roles.
+    pub max_connections: u32,
+    /// The connections that count against it and are not this pool's.
+    pub others: u32,
+}
+
+/// How often the server is asked, at most.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+/// How long its answer is used. A pool with no idle connection cannot ask again.
+const OUTDATED: Duration = Duration::from_secs(300);
+
+/// What is known of the server's capacity. It is asked for when a reader wants to know it, by maintenance.
+///
+/// **Lock rule**: the mutex is held to copy or to set it.
+#[derive(Debug, Default)]
+pub(super) struct Capacity {
+    is_wanted: AtomicBool,
+    asked: Mutex<Option<(Instant, Option<ServerCapacity>)>>,
+}
+
+impl Capacity {
+    fn asked(&self) -> MutexGuard<'_, Option<(Instant, Option<ServerCapacity>)>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the server answered last. Has it asked again.
+    fn get(&self) -> Option<ServerCapacity> {
+        self.is_wanted.store(true, Ordering::Relaxed);
+        let (at, capacity) = (*self.asked())?;
+        capacity.filter(|_| at.elapsed() < OUTDATED)
+    }
+
+    /// Whether the server is to be asked.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_wanted.load(Ordering::Relaxed) && self.asked().is_none_or(|(at, _)| at.elapsed() >= ASK_AGAIN)
+    }
+
+    /// Sets the answer; `None` where the server gave none.
+    pub(super) fn set(&self, answer: Option<ServerCapacity>) {
+        self.is_wanted.store(false, Ordering::Relaxed);
+        *self.asked() = Some((Instant::now(), answer));
+    }
+}
 
 impl Pool {
     /// The pool's current sizes, counters and timings.
@@ -17,18 +81,19 @@ impl Pool {
         self.shared.status()
     }
 
-    /// The pool's numbers of the last five minutes, one snapshot a second, the oldest first.
-    ///
-    /// Counters grow from one snapshot to the next, except that a failed acquire takes its own count back. Where the pool's
-    /// maintenance thread was late, the time between two snapshots is longer.
+    /// Everything that the pool reports of itself.
     ///
     /// # Blocking
     ///
     /// As [`status`](Pool::status).
-    pub fn history(&self) -> Vec<Arc<Snapshot>> {
+    pub fn observe(&self) -> Observation {
         // Also here, because a server that does not answer can delay maintenance.
         self.shared.record_history();
-        self.shared.history.snapshots()
+        Observation {
+            status: self.status(),
+            history: self.shared.history.snapshots(),
+            server: self.shared.capacity.get(),
+        }
     }
 }
 

@@ -219,7 +219,7 @@ async fn readiness(pool: Data<WatchedPool>, checks: Data<Checks>) -> HttpRespons
 async fn pool_health(pool: Data<WatchedPool>, checks: Data<Checks>) -> HttpResponse {
     let checks = checks.run();
     let report = match pool.get() {
-        Ok(pool) => HealthReport::new(&pool.status()),
+        Ok(pool) => HealthReport::of(&pool.observe()),
         Err(error) => HealthReport::without_pool(&error),
     };
     let status = match report.status {

@@ -6,12 +6,13 @@
 //! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
 //! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `batch.rs` runs those of several callers,
-//! `bulk.rs` runs one for many rows, `copy.rs` runs COPY, `statement_cache.rs` keeps a statement, `types.rs` looks its types up,
+//! `bulk.rs` runs one for many rows, `copy.rs` runs COPY, `capacity.rs` asks for the limit of connections, `statement_cache.rs` keeps a statement, `types.rs` looks its types up,
 //! `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session, `timeout.rs` has the time
 //! limits.
 
 pub(in crate::pool) mod batch;
 mod bulk;
+mod capacity;
 pub(in crate::pool) mod classify;
 mod copy;
 mod exchange;
