@@ -77,8 +77,8 @@ pub use error::{
     SettingsError,
 };
 pub use pool::{
-    ClosedCounts, Connection, Histogram, LongHeld, Observation, Pool, PoolState, PoolStatus, ServerCapacity,
-    Snapshot, with_deadline,
+    ClosedCounts, Connection, HeldConnection, Histogram, LongHeld, Observation, Pool, PoolState, PoolStatus,
+    ServerCapacity, Snapshot, with_deadline,
 };
 pub use postgres;
 pub use postgres::types::ToSql;

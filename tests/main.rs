@@ -24,5 +24,6 @@ mod pool;
 mod proxy;
 mod readme;
 mod requests;
+mod series;
 mod settings;
 mod support;

@@ -7,6 +7,7 @@
 use crate::health::text::{calls, connections, percent, rate, seconds, time};
 use crate::health::window::Window;
 use crate::pool::{Observation, PoolState, PoolStatus, ServerCapacity};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -140,14 +141,21 @@ fn outage(status: &PoolStatus) -> Option<String> {
     })
 }
 
-/// Where connections are held beyond the leak threshold, by the line that acquired them.
-fn leaks(status: &PoolStatus) -> Option<String> {
+/// The lines whose connections are held beyond the leak threshold: how many, and for how long. The one with most comes first.
+pub(super) fn leaking_lines(status: &PoolStatus) -> Vec<(&str, u32, Duration)> {
     let mut lines: BTreeMap<&str, (u32, Duration)> = BTreeMap::new();
     for held in &status.long_held {
         let (count, longest) = lines.entry(&held.acquired_at).or_default();
         (*count, *longest) = (*count + 1, held.held_for.max(*longest));
     }
-    let (line, (count, longest)) = lines.into_iter().max_by_key(|(_, found)| *found)?;
+    let mut lines: Vec<_> =
+        lines.into_iter().map(|(line, (count, longest))| (line, count, longest)).collect();
+    lines.sort_by_key(|(_, count, longest)| Reverse((*count, *longest)));
+    lines
+}
+
+fn leaks(status: &PoolStatus) -> Option<String> {
+    let (line, count, longest) = leaking_lines(status).into_iter().next()?;
     Some(format!(
         "Look at {line}: {} acquired there {} not come back, the first for {}. A larger pool would run out as well; \
          DB_POOL_LEAK_THRESHOLD_S has the limit.",

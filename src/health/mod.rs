@@ -18,6 +18,7 @@
 //! [`basis`](Recommendations::basis) says so.
 
 mod advice;
+pub mod series;
 mod text;
 mod warnings;
 mod window;

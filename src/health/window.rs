@@ -35,7 +35,8 @@ impl<'a> Window<'a> {
         Window::of(&history[start..]).filter(|_| is_now_normal)
     }
 
-    fn of(snapshots: &'a [Arc<Snapshot>]) -> Option<Window<'a>> {
+    /// All of these snapshots, whatever is between them.
+    pub(super) fn of(snapshots: &'a [Arc<Snapshot>]) -> Option<Window<'a>> {
         (snapshots.len() > 1).then_some(Window(snapshots))
     }
 
@@ -58,6 +59,10 @@ impl<'a> Window<'a> {
     /// The latest numbers.
     pub(super) fn last(self) -> &'a PoolStatus {
         &self.last_snapshot().status
+    }
+
+    pub(super) fn end(self) -> Duration {
+        self.last_snapshot().at
     }
 
     pub(super) fn elapsed(self) -> Duration {

@@ -90,7 +90,7 @@ impl Shared {
         // One deadline for all checks of one acquire, so that many unresponsive connections cost as much time as one.
         let checks_end = deadline.max(started + MIN_CHECK_LIMIT);
         loop {
-            let holder = Holder { since: self.gate.held_since(&permit), at, reported: false };
+            let holder = Holder::new(self.gate.held_since(&permit), at);
             match self.take(started, checks_end, Some(holder)) {
                 Taken::Closed => {
                     self.gate.discard(permit);

@@ -29,12 +29,14 @@ const CAPACITY: usize = 301;
 #[derive(Debug)]
 pub(crate) struct History {
     opened: Instant,
+    /// Tells this pool from an earlier one in the same place.
+    pub(crate) id: u64,
     ring: Mutex<VecDeque<Arc<Snapshot>>>,
 }
 
 impl History {
     pub(crate) fn new() -> History {
-        History { opened: Instant::now(), ring: Mutex::default() }
+        History { opened: Instant::now(), id: fastrand::u64(..), ring: Mutex::default() }
     }
 
     fn ring(&self) -> MutexGuard<'_, VecDeque<Arc<Snapshot>>> {

@@ -35,7 +35,7 @@ pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
 pub use history::Snapshot;
-pub use observation::{Observation, ServerCapacity};
+pub use observation::{HeldConnection, Observation, ServerCapacity};
 pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };

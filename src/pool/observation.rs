@@ -5,6 +5,9 @@
 use crate::pool::history::Snapshot;
 use crate::pool::status::{LongHeld, PoolStatus};
 use crate::pool::{Pool, Shared};
+use serde::Serialize;
+use std::cmp::Reverse;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +16,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Observation {
+    /// A number that another pool does not have, as after a restart.
+    pub id: u64,
+    /// The time since the pool was opened.
+    pub age: Duration,
     /// The pool's numbers now.
     pub status: PoolStatus,
     /// Those of the last five minutes, one snapshot a second, the oldest first. Counters grow from one to the next, except that
@@ -21,10 +28,24 @@ pub struct Observation {
     /// How many connections the server allows; `None` while that is not known, and behind PgBouncer. Maintenance asks for it, on
     /// an idle connection, after `observe` was called.
     pub server: Option<ServerCapacity>,
+    /// The connections that are lent, or reset after use; the one held for longest first.
+    pub held: Vec<HeldConnection>,
+}
+
+/// A connection that is lent, or is being reset after use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldConnection {
+    /// How long it has been held.
+    pub held_for: Duration,
+    /// Where it was acquired.
+    pub acquired_at: &'static Location<'static>,
+    /// Its borrower has finished, and its session is being reset.
+    pub is_resetting: bool,
 }
 
 /// How many connections the server allows. Where the database or the role has a limit that leaves fewer, it is that one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ServerCapacity {
     /// The most connections, without those reserved for other roles.
@@ -87,12 +108,16 @@ impl Pool {
     ///
     /// As [`status`](Pool::status).
     pub fn observe(&self) -> Observation {
+        let shared = &self.shared;
         // Also here, because a server that does not answer can delay maintenance.
-        self.shared.record_history();
+        shared.record_history();
         Observation {
-            status: self.status(),
-            history: self.shared.history.snapshots(),
-            server: self.shared.capacity.get(),
+            id: shared.history.id,
+            age: shared.history.age(),
+            status: shared.status(),
+            history: shared.history.snapshots(),
+            server: shared.capacity.get(),
+            held: shared.held(),
         }
     }
 }
@@ -106,6 +131,16 @@ impl Shared {
             });
         }
         status
+    }
+
+    fn held(&self) -> Vec<HeldConnection> {
+        let mut held = Vec::new();
+        self.slots.long_held(Duration::ZERO, |holder, held_for| {
+            let (acquired_at, is_resetting) = (holder.at, holder.is_resetting);
+            held.push(HeldConnection { held_for, acquired_at, is_resetting });
+        });
+        held.sort_by_key(|held| Reverse(held.held_for));
+        held
     }
 
     /// Adds a snapshot to the history if one is due.

@@ -37,6 +37,7 @@ impl Shared {
             });
         }
         self.gate.detach(&permit);
+        self.slots.note_reset(&pooled);
         let Some((mut pooled, permit)) = self.maintenance.clean(pooled, permit) else { return };
         if deadline::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
             // The borrower has no time for a reset.
