@@ -78,7 +78,7 @@ pub use error::{
 };
 pub use pool::{
     ClosedCounts, Connection, HeldConnection, Histogram, LongHeld, Observation, Pool, PoolState, PoolStatus,
-    ServerCapacity, Snapshot, with_deadline,
+    ServerCapacity, Snapshot, StatementStats, with_deadline,
 };
 pub use postgres;
 pub use postgres::types::ToSql;

@@ -19,7 +19,7 @@ const ORDER: [&str; 9] =
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 18] = [
+const POOL: [(&str, &[&str]); 19] = [
     ("cancellation", &[]),
     ("generation", &[]),
     ("logging", &[]),
@@ -28,7 +28,8 @@ const POOL: [(&str, &[&str]); 18] = [
     ("gate", &["status"]),
     ("history", &["status"]),
     ("transport", &[]),
-    ("session", &["status", "transport"]),
+    ("statement_stats", &["status"]),
+    ("session", &["statement_stats", "status", "transport"]),
     ("store", &["gate", "generation", "logging", "session", "status", "transport"]),
     ("statement", &["cancellation", "deadline", "session"]),
     ("acquire", &["cancellation", "deadline", "gate", "generation", "session", "status"]),
@@ -37,7 +38,7 @@ const POOL: [(&str, &[&str]); 18] = [
         "maintenance",
         &["acquire", "gate", "generation", "logging", "observation", "session", "status", "transport"],
     ),
-    ("observation", &["history", "status"]),
+    ("observation", &["history", "statement_stats", "status"]),
     ("connection", &["gate", "session"]),
     ("sharing", &["cancellation", "gate", "session", "status"]),
     (
@@ -55,6 +56,7 @@ const POOL: [(&str, &[&str]); 18] = [
             "observation",
             "session",
             "sharing",
+            "statement_stats",
             "status",
             "store",
             "transport",

@@ -46,7 +46,16 @@ fn a_page_asks_for_what_is_new_and_sees_the_load() {
         };
         new["id"] == first["id"] && steps(&new).iter().any(is_loaded)
     });
-    let now = series(&app, "");
+    let mut now = Value::Null;
+    eventually("the statement is counted", SOON, || {
+        now = series(&app, "");
+        now["most_frequent"][0]["calls"].as_u64().is_some_and(|calls| calls >= 19)
+    });
+    let statement = &now["most_frequent"][0];
+    let text = statement["text"].as_str().unwrap();
+    assert!(text.starts_with("select movie_id, title,") && text.contains("movie_id = $"), "{text}");
+    assert_eq!((&statement["rows"], &statement["failures"]), (&statement["calls"], &json!(0)), "{statement}");
+    assert!(statement["mean_ms"].as_f64() <= statement["p99_ms"].as_f64(), "{statement}");
     assert_eq!((&now["report"]["status"], &now["outages"]), (&json!("healthy"), &json!([])), "{now}");
     assert!(last(&now) <= now["now_ms"].as_u64().unwrap());
 

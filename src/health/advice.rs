@@ -32,6 +32,8 @@ const SLOWER: u32 = 3;
 const BUSIER: f64 = 1.5;
 /// or if it takes this long on average.
 const SLOW: Duration = Duration::from_millis(250);
+/// Statements are the cause if they take this share of the time in use.
+const MOSTLY: f64 = 0.5;
 /// Fewer new connections are no churn. Each costs the server a process and a login (PostgreSQL, "How Connections Are
 /// Established").
 const MIN_CHURN: u64 = 20;
@@ -226,16 +228,29 @@ fn slow_statements(recent: Window<'_>, before: Option<Window<'_>>) -> Option<Str
         let usual = before.time_per_request()?;
         let is_busier = recent.requests_per_second() > before.requests_per_second() * BUSIER;
         (held >= usual * SLOWER && !is_busier)
-            .then(|| format!(", {} before at {} requests/s", time(usual), rate(before.requests_per_second())))
+            .then(|| format!(" (before: {} requests/s, {})", rate(before.requests_per_second()), time(usual)))
     });
-    (before.is_some() || held >= SLOW).then(|| {
-        format!(
-            "Look for slow statements and for locks: a request takes a connection for {}{}, at {} requests/s. More \
-             connections would run more of them at once; DB_STATEMENT_TIMEOUT_MS bounds each.",
-            time(held),
-            before.unwrap_or_default(),
-            rate(recent.requests_per_second())
-        )
+    if before.is_none() && held < SLOW {
+        return None;
+    }
+    let requests = rate(recent.requests_per_second());
+    let load = format!(
+        "{requests} requests/s hold a connection for {} each{}",
+        time(held),
+        before.unwrap_or_default()
+    );
+    let share = recent.share_in_statements();
+    let in_statements =
+        share.map(|share| format!(", {} of it in statements", percent(share))).unwrap_or_default();
+    Some(match share {
+        Some(share) if share < MOSTLY => format!(
+            "Have callers return connections earlier: {load}{in_statements} of the helpers. Raw access and COPY are not \
+             counted."
+        ),
+        _ => format!(
+            "Look for slow statements and for locks: {load}{in_statements}. More connections would run more of them at \
+             once; DB_STATEMENT_TIMEOUT_MS bounds each."
+        ),
     })
 }
 

@@ -4,13 +4,18 @@
 
 use crate::health::window::Window;
 use crate::health::{HealthReport, advice};
-use crate::pool::{HeldConnection, Observation, PoolState, PoolStatus, ServerCapacity, Snapshot};
+use crate::pool::{
+    HeldConnection, Observation, PoolState, PoolStatus, ServerCapacity, Snapshot, StatementStats,
+};
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The most connections in use that are listed.
 const MOST_SHOWN: usize = 200;
+/// The most statements in each list.
+const MOST_STATEMENTS: usize = 10;
 
 /// The body of `GET /api/health/db/series`. Times are milliseconds from when the pool was opened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,8 +35,30 @@ pub struct Series {
     pub server: Option<ServerCapacity>,
     /// When connecting failed.
     pub outages: Vec<Outage>,
+    /// The statements that take longest.
+    pub slowest: Vec<Statement>,
+    /// The statements called most often.
+    pub most_frequent: Vec<Statement>,
     /// What happened, second by second, the oldest first.
     pub steps: Vec<Step>,
+}
+
+/// What a statement has cost since the pool was opened; see [`StatementStats`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Statement {
+    /// Its text without values.
+    pub text: String,
+    /// How often it was called.
+    pub calls: u64,
+    /// How many of these calls failed.
+    pub failures: u64,
+    /// The rows returned or affected.
+    pub rows: u64,
+    /// The mean time of a call.
+    pub mean_ms: f64,
+    /// An upper bound of the time of 99 calls in a hundred.
+    pub p99_ms: f64,
 }
 
 /// What each connection is doing.
@@ -134,7 +161,7 @@ pub struct Errors {
 
 impl Series {
     /// The series of a pool. `since` leaves out the steps up to that time, in milliseconds.
-    pub fn of(observed: &Observation, since: Option<u64>) -> Series {
+    pub fn of(observed: &Observation, statements: &[StatementStats], since: Option<u64>) -> Series {
         let Observation { id, age, history, server, held, .. } = observed;
         let is_new = |window: &Window<'_>| since.is_none_or(|since| millis(window.end()) > since);
         let steps = history.windows(2).filter_map(Window::of).filter(is_new).map(Step::of);
@@ -154,13 +181,15 @@ impl Series {
                 .collect(),
             server: *server,
             outages: outages(observed),
+            slowest: top(statements, |statement| mean(statement).as_nanos()),
+            most_frequent: top(statements, |statement| u128::from(statement.calls)),
             steps: steps.collect(),
         }
     }
 
     /// The series of a process without a pool.
     pub fn without_pool(report: HealthReport) -> Series {
-        Series { report, ..Series::of(&Observation::default(), None) }
+        Series { report, ..Series::of(&Observation::default(), &[], None) }
     }
 }
 
@@ -212,9 +241,28 @@ impl Step {
     }
 }
 
+fn mean(statement: &StatementStats) -> Duration {
+    statement.times.sum.div_f64(statement.calls.max(1) as f64)
+}
+
+/// The statements with the highest numbers, the highest first.
+fn top(statements: &[StatementStats], number: impl Fn(&StatementStats) -> u128) -> Vec<Statement> {
+    let mut sorted: Vec<_> = statements.iter().collect();
+    sorted.sort_by_cached_key(|statement| Reverse(number(statement)));
+    let shown = sorted.into_iter().take(MOST_STATEMENTS).map(|statement| Statement {
+        text: statement.text.to_string(),
+        calls: statement.calls,
+        failures: statement.failures,
+        rows: statement.rows,
+        mean_ms: fraction(mean(statement)),
+        p99_ms: fraction(statement.times.quantile(0.99).unwrap_or_default()),
+    });
+    shown.collect()
+}
+
 /// The outages that the history has, and the one that lasts.
 fn outages(observed: &Observation) -> Vec<Outage> {
-    let now = Snapshot { at: observed.age, status: observed.status.clone() };
+    let now = Snapshot { at: observed.age, status: observed.status.clone(), ..Snapshot::default() };
     let mut outages: Vec<Outage> = Vec::new();
     for Snapshot { at, status, .. } in observed.history.iter().map(Arc::as_ref).chain([&now]) {
         let open = outages.last_mut().filter(|outage| outage.to_ms.is_none());

@@ -131,6 +131,13 @@ impl<'a> Window<'a> {
         (served > 0).then(|| self.held().div_f64(served as f64))
     }
 
+    /// The share of the time in use in which a statement of the helpers ran, from 0 to 1; `None` where none was counted.
+    pub(super) fn share_in_statements(self) -> Option<f64> {
+        let time = self.last_snapshot().statement_time.saturating_sub(self.first().statement_time);
+        let share = time.as_secs_f64() / self.held().as_secs_f64();
+        (!time.is_zero()).then_some(share.min(1.0))
+    }
+
     /// How many callers waited on average, by their times.
     pub(super) fn mean_waiting(self) -> f64 {
         self.histogram(|status| &status.wait_times).sum.as_secs_f64() / self.elapsed().as_secs_f64()

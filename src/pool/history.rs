@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub at: Duration,
     /// The pool's numbers.
     pub status: PoolStatus,
+    /// How long the calls of all statements in [`Pool::statements`](crate::Pool::statements) have taken together.
+    pub statement_time: Duration,
 }
 
 /// The time between two snapshots.
@@ -49,18 +51,19 @@ impl History {
     }
 
     /// Takes a snapshot if there is none of this second yet. Seconds without a call have none.
-    pub(crate) fn record(&self, status: impl FnOnce() -> PoolStatus) {
-        self.record_at(self.age(), status);
+    pub(crate) fn record(&self, read: impl FnOnce() -> (PoolStatus, Duration)) {
+        self.record_at(self.age(), read);
     }
 
-    fn record_at(&self, at: Duration, status: impl FnOnce() -> PoolStatus) {
+    fn record_at(&self, at: Duration, read: impl FnOnce() -> (PoolStatus, Duration)) {
         let is_due = |ring: &VecDeque<Arc<Snapshot>>| {
             ring.back().is_none_or(|last| last.at.as_secs() / STEP.as_secs() < at.as_secs() / STEP.as_secs())
         };
         if !is_due(&self.ring()) {
             return;
         }
-        let snapshot = Arc::new(Snapshot { at, status: status() });
+        let (status, statement_time) = read();
+        let snapshot = Arc::new(Snapshot { at, status, statement_time });
         let mut ring = self.ring();
         // Another thread may have been faster.
         if is_due(&ring) {
@@ -88,7 +91,7 @@ mod tests {
         for quarters in 0..4 * 400 {
             history.record_at(quarters * quarter, || {
                 taken += 1;
-                PoolStatus { requests: taken, ..PoolStatus::default() }
+                (PoolStatus { requests: taken, ..PoolStatus::default() }, Duration::ZERO)
             });
         }
         assert_eq!(taken, 400, "a status is read for each snapshot that is kept");
@@ -101,7 +104,7 @@ mod tests {
     fn a_pause_leaves_a_gap_and_no_duplicates() {
         let history = History::new();
         for ms in [0, 900, 1000, 61_999, 62_001, 62_900] {
-            history.record_at(Duration::from_millis(ms), PoolStatus::default);
+            history.record_at(Duration::from_millis(ms), Default::default);
         }
         let times: Vec<_> = history.snapshots().iter().map(|snapshot| snapshot.at.as_millis()).collect();
         assert_eq!(times, [0, 1000, 61_999, 62_001]);

@@ -4,7 +4,7 @@
 //! - `store` is r2d2, which connects on the gate's requests, and the slots, which keep the idle sessions.
 //! - `acquire` and `release` lend a session and take it back; `statement` runs statements on it.
 //! - `maintenance` is the background thread; `observation` reports the pool's numbers, and
-//!   `history` keeps those of the last minutes.
+//!   `history` keeps those of the last minutes; `statement_stats` has what each statement costs.
 //! - `sharing` sends the statements of several waiting callers in one round trip.
 //! - `session` is one server session; `transport` is the byte stream to the server.
 //!
@@ -24,6 +24,7 @@ mod release;
 mod session;
 mod sharing;
 mod statement;
+mod statement_stats;
 mod status;
 mod store;
 mod transport;
@@ -40,6 +41,7 @@ pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
+pub use statement_stats::StatementStats;
 pub use status::{ClosedCounts, Histogram, LongHeld, PoolState, PoolStatus};
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
@@ -50,6 +52,7 @@ use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
 use crate::pool::observation::Capacity;
 use crate::pool::session::classify::catalogue::Catalogue;
+use crate::pool::statement_stats::StatementTable;
 pub(crate) use crate::pool::store::slots::{Holder, Pooled};
 use crate::pool::store::slots::{Slots, close_unused};
 use crate::pool::store::{Dropped, Manager, SessionFactory};
@@ -89,6 +92,7 @@ pub(crate) struct Shared {
     maintenance: MaintenanceHandle,
     history: History,
     capacity: Capacity,
+    statement_table: StatementTable,
     /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     slots: Slots,
@@ -143,6 +147,7 @@ impl Pool {
             maintenance: maintenance.handle(),
             history: History::new(),
             capacity: Capacity::default(),
+            statement_table: StatementTable::new(),
             store: RwLock::new(Some(store)),
             slots: Slots::new(ceiling),
             left_in_transaction: Mutex::default(),

@@ -3,6 +3,7 @@
 //! Nothing here takes a connection or touches the network, and the locks are those of the gate and of one slot at a time.
 
 use crate::pool::history::Snapshot;
+use crate::pool::statement_stats::StatementStats;
 use crate::pool::status::{LongHeld, PoolStatus};
 use crate::pool::{Pool, Shared};
 use serde::Serialize;
@@ -120,6 +121,16 @@ impl Pool {
             held: shared.held(),
         }
     }
+
+    /// What the statements of the helpers have cost since the pool was opened, in no order; of at most 500, those used last.
+    /// Sessions report about once a second.
+    ///
+    /// # Blocking
+    ///
+    /// As [`status`](Pool::status).
+    pub fn statements(&self) -> Vec<StatementStats> {
+        self.shared.statement_table.statements()
+    }
 }
 
 impl Shared {
@@ -145,6 +156,6 @@ impl Shared {
 
     /// Adds a snapshot to the history if one is due.
     pub(super) fn record_history(&self) {
-        self.history.record(|| self.status());
+        self.history.record(|| (self.status(), self.statement_table.time()));
     }
 }

@@ -71,6 +71,7 @@ impl Shared {
             Verdict::Keep if self.is_surplus_or_outdated(&pooled) => Some(CloseReason::Retired),
             Verdict::Keep => None,
         };
+        pooled.report_statements(&self.statement_table, now, reason.is_some());
         let holder = match reason {
             None => {
                 pooled.idle_since = now;

@@ -21,7 +21,7 @@ struct Since {
 pub(super) async fn series(request: HttpRequest, pool: Data<WatchedPool>) -> Result<HttpResponse, ApiError> {
     let since = since(request.query_string())?;
     let series = match pool.get() {
-        Ok(pool) => Series::of(&pool.observe(), since),
+        Ok(pool) => Series::of(&pool.observe(), &pool.statements(), since),
         Err(error) => Series::without_pool(HealthReport::without_pool(&error)),
     };
     Ok(HttpResponse::Ok()

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(super) struct Second<'a> {
     pub(super) requests: u64,
     pub(super) held: &'a [(u64, u64)],
+    /// How long statements took in all.
+    pub(super) in_statements: u64,
     pub(super) waited: &'a [(u64, u64)],
     pub(super) timed_out: u64,
     pub(super) connects: u64,
@@ -23,6 +25,7 @@ pub(super) struct Second<'a> {
 pub(super) struct Recording {
     pub(super) observed: Observation,
     at: Duration,
+    statement_time: Duration,
 }
 
 impl Recording {
@@ -38,7 +41,7 @@ impl Recording {
             ..PoolStatus::default()
         };
         let observed = Observation { status, ..Observation::default() };
-        let mut recording = Recording { observed, at: Duration::ZERO };
+        let mut recording = Recording { observed, at: Duration::ZERO, statement_time: Duration::ZERO };
         recording.snapshot();
         recording
     }
@@ -50,7 +53,11 @@ impl Recording {
     }
 
     fn snapshot(&mut self) {
-        let snapshot = Snapshot { at: self.at, status: self.observed.status.clone() };
+        let snapshot = Snapshot {
+            at: self.at,
+            status: self.observed.status.clone(),
+            statement_time: self.statement_time,
+        };
         self.observed.history.push(Arc::new(snapshot));
     }
 
@@ -61,6 +68,7 @@ impl Recording {
             for (count, ms) in second.held {
                 (0..*count).for_each(|_| status.use_times.add(Duration::from_millis(*ms)));
             }
+            self.statement_time += Duration::from_millis(second.in_statements);
             let waits: u64 = second.waited.iter().map(|(count, _)| count).sum();
             status.wait_times.add_zeros(second.requests.saturating_sub(waits));
             for (count, ms) in second.waited {
@@ -107,6 +115,7 @@ pub(super) const EASY: Second<'static> = Second { requests: 200, held: &[(200, 2
 pub(super) const NOTHING: Second<'static> = Second {
     requests: 0,
     held: &[],
+    in_statements: 0,
     waited: &[],
     timed_out: 0,
     connects: 0,

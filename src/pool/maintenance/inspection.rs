@@ -44,7 +44,7 @@ impl Shared {
         let mut surplus = self.gate.surplus(self.settings.max_overflow);
         let (mut keep, mut check) = (Vec::new(), Vec::new());
         for _ in 0..self.gate.begin_check(u32::MAX) {
-            let pooled = match self.take(now, now + TIME_LIMIT, None) {
+            let mut pooled = match self.take(now, now + TIME_LIMIT, None) {
                 Taken::Session(pooled) => pooled,
                 Taken::NotYet => {
                     self.gate.end_check();
@@ -55,6 +55,7 @@ impl Shared {
                     continue;
                 }
             };
+            pooled.report_statements(&self.statement_table, now, false);
             let status = self.generations.status(pooled.generation);
             if let Some(reason) = self.reason_to_trim(&pooled, status, &surplus, now, next_trim) {
                 surplus.above_max = surplus.above_max.saturating_sub(1);

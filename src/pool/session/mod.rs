@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 pub(crate) use crate::pool::session::batch::Encoded;
 pub(crate) use crate::pool::session::bulk::{EncodedRows, Piece, Portal};
 use crate::pool::session::classify::is_copy_in;
+use crate::pool::session::classify::shape::shape;
 pub(crate) use crate::pool::session::copy::CopyStatement;
 use crate::pool::session::outcome::{Checkpoint, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
@@ -34,6 +35,7 @@ pub(crate) use crate::pool::session::statement::Answer;
 pub(crate) use crate::pool::session::statement_cache::Params;
 use crate::pool::session::statement_cache::Statements;
 pub(crate) use crate::pool::session::timeout::Limit;
+use crate::pool::statement_stats::{Reporting, StatementTable};
 use crate::pool::status::CloseReason;
 pub(crate) use crate::pool::transport::cancel::Cancel;
 use crate::pool::transport::connection_state::ConnectionState;
@@ -62,6 +64,7 @@ pub(crate) struct Session {
     /// Replies that no caller waits for; the reset receives them.
     abandoned: usize,
     statements: Statements,
+    reporting: Reporting,
     /// When the session reaches its maximum age.
     pub(crate) retire_at: Option<Instant>,
     /// When the session was opened or last returned.
@@ -142,6 +145,7 @@ impl Session {
             is_cancelled: false,
             abandoned: 0,
             statements,
+            reporting: Reporting::new(),
             retire_at,
             idle_since: Instant::now(),
             generation,
@@ -292,6 +296,11 @@ impl Session {
 
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.close_reason
+    }
+
+    /// Adds what the session has counted of its statements to the table, about once a second, and before it is closed.
+    pub(crate) fn report_statements(&mut self, table: &StatementTable, now: Instant, is_last: bool) {
+        self.reporting.report(table, now, is_last, self.statements.counts(), shape);
     }
 
     /// Decides what the pool does with the returned session.

@@ -76,6 +76,9 @@ impl Session {
                 }
                 Err(fault) => fault,
             };
+            if let Some(prepared) = self.statements.ready(sql) {
+                prepared.note_failure(checkpoint.at.elapsed());
+            }
             self.statements.end_run();
             if self.forget_stale(sql, &fault, is_cached) {
                 limit = limit.since(checkpoint.at);
@@ -106,7 +109,7 @@ impl Session {
         let answered = self.conn.answered_at();
         let columns = self.statements.ready(sql).map(|prepared| {
             if let Some(sent) = sent {
-                prepared.note_time(answered.saturating_duration_since(sent));
+                prepared.note_call(answered.saturating_duration_since(sent), reply.affected());
             }
             prepared.columns()
         });
