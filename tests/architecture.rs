@@ -19,7 +19,7 @@ const ORDER: [&str; 10] =
 /// Inside the pool, what each room may use of the others. Below `mod`, which owns everything, they are in layers: gate and
 /// transport know nothing of each other; a session is above the transport; the store makes sessions for the gate; what lends
 /// and what maintains stands above all of them.
-const POOL: [(&str, &[&str]); 19] = [
+const POOL: [(&str, &[&str]); 22] = [
     ("cancellation", &[]),
     ("generation", &[]),
     ("log_throttle", &[]),
@@ -27,14 +27,20 @@ const POOL: [(&str, &[&str]); 19] = [
     ("status", &[]),
     ("deadline", &["cancellation"]),
     ("gate", &["status"]),
+    ("history", &["status"]),
     ("transport", &[]),
     ("slow_log", &["log_throttle", "logging", "status"]),
-    ("session", &["slow_log", "status", "transport"]),
+    ("statement_stats", &["status"]),
+    ("session", &["slow_log", "statement_stats", "status", "transport"]),
     ("store", &["gate", "generation", "logging", "session", "slow_log", "status", "transport"]),
     ("statement", &["cancellation", "deadline", "session", "status"]),
     ("acquire", &["cancellation", "deadline", "gate", "generation", "logging", "session", "status"]),
     ("release", &["acquire", "deadline", "gate", "generation", "logging", "session", "status"]),
-    ("maintenance", &["acquire", "gate", "generation", "logging", "session", "status", "transport"]),
+    (
+        "maintenance",
+        &["acquire", "gate", "generation", "logging", "observation", "session", "status", "transport"],
+    ),
+    ("observation", &["history", "statement_stats", "status"]),
     ("connection", &["gate", "session"]),
     ("sharing", &["cancellation", "gate", "session", "status"]),
     ("polled", &["deadline", "session"]),
@@ -47,13 +53,16 @@ const POOL: [(&str, &[&str]); 19] = [
             "deadline",
             "gate",
             "generation",
+            "history",
             "log_throttle",
             "logging",
             "maintenance",
+            "observation",
             "polled",
             "session",
             "sharing",
             "slow_log",
+            "statement_stats",
             "status",
             "store",
             "transport",

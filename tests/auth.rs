@@ -15,8 +15,9 @@ const SECOND_SHA256: &str = "51b7d5550b922815d128091161abf887c4ae102d9a7b2c76e47
 
 const WRONG: &str = "nobody-was-ever-given-this-token-4711";
 
-const GUARDED: [(&str, &str); 5] = [
+const GUARDED: [(&str, &str); 6] = [
     ("GET", "/api/health/db"),
+    ("GET", "/api/health/db/series?since=nonsense"),
     ("GET", "/api/health/db/test"),
     ("POST", "/api/movies"),
     ("PUT", "/api/movies/1"),

@@ -26,6 +26,7 @@ mod pool;
 mod proxy;
 mod readme;
 mod requests;
+mod series;
 mod settings;
 mod single_queries;
 mod support;

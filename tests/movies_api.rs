@@ -74,6 +74,7 @@ fn head_is_get_without_the_body() {
     for path in [
         "/api/health",
         "/api/health/db",
+        "/api/health/db/series",
         "/api/health/db/test",
         "/api/movies",
         "/api/movies/1",

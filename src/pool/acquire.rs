@@ -93,7 +93,7 @@ impl Shared {
         let checks_end = deadline.max(started + MIN_CHECK_LIMIT);
         loop {
             let since = self.gate.held_since(&permit);
-            let holder = Holder { since, at, reported: false };
+            let holder = Holder::new(since, at);
             match self.take(started, checks_end, Some(holder)) {
                 Taken::Closed => {
                     self.gate.discard(permit);
@@ -125,7 +125,7 @@ impl Shared {
     pub(crate) fn try_lend(self: &Arc<Shared>, at: &'static Location<'static>) -> Option<Lease> {
         let now = Instant::now();
         let permit = self.gate.try_acquire(now)?;
-        let Some(pooled) = self.slots.take(now, Some(Holder { since: now, at, reported: false })) else {
+        let Some(pooled) = self.slots.take(now, Some(Holder::new(now, at))) else {
             self.gate.return_unused(permit);
             return None;
         };

@@ -82,7 +82,7 @@ impl Lease {
         if let Some((pooled, permit)) = &self.lent {
             let since = Instant::now();
             self.shared.gate.pass_on(permit, since);
-            self.shared.slots.pass_on(pooled, Holder { since, at, reported: false });
+            self.shared.slots.pass_on(pooled, Holder::new(since, at));
         }
     }
 }

@@ -3,7 +3,8 @@
 //! - `gate` decides which caller gets a connection next and when to connect. It holds no connection.
 //! - `store` is r2d2, which connects on the gate's requests, and the slots, which keep the idle sessions.
 //! - `acquire` and `release` lend a session and take it back; `statement` runs statements on it.
-//! - `maintenance` is the background thread.
+//! - `maintenance` is the background thread; `observation` reports the pool's numbers, and
+//!   `history` keeps those of the last minutes; `statement_stats` has what each statement costs.
 //! - `sharing` sends the statements of several waiting callers in one round trip.
 //! - `session` is one server session; `transport` is the byte stream to the server.
 //!
@@ -15,15 +16,18 @@ mod connection;
 mod deadline;
 mod gate;
 mod generation;
+mod history;
 mod log_throttle;
 mod logging;
 mod maintenance;
+mod observation;
 mod polled;
 mod release;
 mod session;
 mod sharing;
 mod slow_log;
 mod statement;
+mod statement_stats;
 mod status;
 mod store;
 mod transport;
@@ -34,14 +38,17 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
+pub use history::Snapshot;
 #[cfg(feature = "web")]
 pub(crate) use log_throttle::LogThrottle;
+pub use observation::{Observation, ServerCapacity};
 pub(crate) use polled::PolledBatch;
 pub(crate) use session::{
     Answer, CopyStatement, Effect, Encoded, Failure, Limit, Piece, Portal, Retry, Session,
 };
 pub(crate) use sharing::Access;
 use slow_log::SlowLog;
+pub use statement_stats::StatementStats;
 pub(crate) use status::SharedHistogram;
 use status::Tally;
 pub use status::{
@@ -51,9 +58,12 @@ pub use status::{
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::pool::gate::{Gate, Limits, Refusal};
 use crate::pool::generation::Generations;
+use crate::pool::history::History;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
+use crate::pool::observation::Capacity;
 use crate::pool::session::classify::catalogue::Catalogue;
+use crate::pool::statement_stats::StatementTable;
 pub(crate) use crate::pool::store::slots::{Holder, Pooled};
 use crate::pool::store::slots::{Slots, close_unused};
 use crate::pool::store::{Dropped, Manager, SessionFactory};
@@ -94,6 +104,9 @@ pub(crate) struct Shared {
     /// The maximum, as last resized.
     max_connections: AtomicU32,
     maintenance: MaintenanceHandle,
+    history: History,
+    capacity: Capacity,
+    statement_table: StatementTable,
     /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     slots: Slots,
@@ -150,6 +163,9 @@ impl Pool {
             settings: settings.clone(),
             max_connections: AtomicU32::new(settings.max_connections),
             maintenance: maintenance.handle(),
+            history: History::new(),
+            capacity: Capacity::default(),
+            statement_table: StatementTable::new(),
             store: RwLock::new(Some(store)),
             slots: Slots::new(ceiling),
             left_in_transaction: Mutex::default(),
@@ -202,25 +218,6 @@ impl Pool {
         let now = Instant::now();
         let lent = self.shared.clone().lend(now, add(now, timeout), Location::caller());
         Ok(Connection::new(self.shared.noted(lent)?))
-    }
-
-    /// The pool's current sizes, counters and timings.
-    ///
-    /// # Blocking
-    ///
-    /// Never for a connection or the network.
-    pub fn status(&self) -> PoolStatus {
-        let Shared { gate, settings, slots, tally, .. } = &*self.shared;
-        let mut status = PoolStatus { name: settings.name.clone(), ..gate.snapshot() };
-        tally.add_to(&mut status);
-        slots.held_longer_than(Duration::ZERO, |holder, held_for| {
-            status.holders.push(Holding { held_for, acquired_at: holder.at.to_string() });
-        });
-        if let Some(threshold) = settings.leak_threshold {
-            let long_held = status.holders.iter().filter(|holding| holding.held_for >= threshold);
-            status.long_held = long_held.cloned().collect();
-        }
-        status
     }
 
     /// Changes the sizes of a running pool.

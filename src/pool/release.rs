@@ -37,6 +37,7 @@ impl Shared {
             });
         }
         self.gate.detach(&permit);
+        self.slots.note_reset(&pooled);
         let Some((mut pooled, permit)) = self.maintenance.clean(pooled, permit) else { return };
         if deadline::deadline().is_some_and(|at| at < Instant::now() + CHECK_LIMIT) {
             // The borrower has no time for a reset.
@@ -70,6 +71,7 @@ impl Shared {
             Verdict::Keep if self.is_surplus_or_outdated(&pooled) => Some(CloseReason::Retired),
             Verdict::Keep => None,
         };
+        pooled.report_statements(&self.statement_table, now, reason.is_some());
         let holder = match reason {
             None => {
                 pooled.idle_since = now;

@@ -7,6 +7,7 @@ use crate::pool::{Pool, PoolState};
 use crate::query::Execute;
 use crate::web::bridge::threads::Load;
 use crate::web::bridge::{self, blocking_apart};
+use crate::web::health_series::series;
 use crate::web::{ApiError, BearerAuth, method_not_allowed, read};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -58,6 +59,9 @@ impl WatchedPool {
 /// - `GET /api/health/db`, with a token: the [`HealthReport`], with 200 if its status is `healthy` or `warning`, and 503 if it
 ///   is `error`. The worker computes it from counters: it needs no blocking thread and no connection, so it works with all
 ///   connections lent and with the server down.
+/// - `GET /api/health/db/series`, with a token: the [`Series`](crate::health::series::Series) of the last minutes, computed like
+///   the report, always with 200. `?since=` has the `at_ms` of the last step that the client has, and leaves out the steps up to
+///   that.
 /// - `GET /api/health/db/test`, with a token: runs `SELECT 1, now()` through the pool; an error is an [`ApiError`].
 ///
 /// Each accepts `HEAD` too, and responds to other methods with 405.
@@ -125,7 +129,8 @@ impl HealthRoutes {
         HealthRoutes { pool: pool.into(), auth, path: "/api/health".to_owned(), checks: Checks::default() }
     }
 
-    /// Mounts them at `path` in place of `/api/health`: `path`, `path/ready`, `path/db` and `path/db/test`.
+    /// Mounts them at `path` in place of `/api/health`: `path`, `path/ready`, `path/db`, `path/db/series` and
+    /// `path/db/test`.
     #[must_use]
     pub fn at(mut self, path: &str) -> HealthRoutes {
         path.trim_end_matches('/').clone_into(&mut self.path);
@@ -161,6 +166,7 @@ impl HealthRoutes {
             .service(resource("").route(read().to(process_health)))
             .service(resource("/ready").route(read().to(readiness)))
             .service(resource("/db").route(read().to(pool_health).wrap(auth.clone())))
+            .service(resource("/db/series").route(read().to(series).wrap(auth.clone())))
             .service(resource("/db/test").route(read().to(try_pool).wrap(auth)));
     }
 }
@@ -219,7 +225,7 @@ async fn readiness(pool: Data<WatchedPool>, checks: Data<Checks>) -> HttpRespons
 async fn pool_health(pool: Data<WatchedPool>, checks: Data<Checks>) -> HttpResponse {
     let checks = checks.run();
     let report = match pool.get() {
-        Ok(pool) => HealthReport::new(&pool.status()),
+        Ok(pool) => HealthReport::of(&pool.observe()),
         Err(error) => HealthReport::without_pool(&error),
     };
     let status = match report.status {

@@ -37,6 +37,7 @@ mod api_error;
 mod bearer_auth;
 mod bridge;
 mod health_routes;
+mod health_series;
 mod input;
 mod metrics_routes;
 mod observe;

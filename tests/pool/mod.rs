@@ -17,6 +17,7 @@ mod lifecycle;
 mod log_lines;
 mod messages;
 mod numbers;
+mod observation;
 mod outcomes;
 mod parameters;
 mod pgbouncer;

@@ -1,13 +1,16 @@
 //! Inspection of the idle connections: which ones are closed, checked, or kept; and the report of leaks. It runs on the
 //! maintenance thread and holds no lock.
 
-use crate::pool::acquire::Taken;
+use crate::pool::acquire::{Taken, catch_panic};
 use crate::pool::gate::Surplus;
 use crate::pool::generation::GenerationStatus;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::TIME_LIMIT;
-use crate::pool::status::CloseReason;
+use crate::pool::observation::ServerCapacity;
+use crate::pool::session::Verdict;
+use crate::pool::status::{CloseReason, PoolStatus};
 use crate::pool::{Pooled, Shared};
+use crate::settings::PgBouncerMode;
 use log::warn;
 use std::time::{Duration, Instant};
 
@@ -41,7 +44,7 @@ impl Shared {
         let mut surplus = self.gate.surplus(self.settings.max_overflow);
         let (mut keep, mut check) = (Vec::new(), Vec::new());
         for _ in 0..self.gate.begin_check(u32::MAX) {
-            let pooled = match self.take(now, now + TIME_LIMIT, None) {
+            let mut pooled = match self.take(now, now + TIME_LIMIT, None) {
                 Taken::Session(pooled) => pooled,
                 Taken::NotYet => {
                     self.gate.end_check();
@@ -52,6 +55,7 @@ impl Shared {
                     continue;
                 }
             };
+            pooled.report_statements(&self.statement_table, now, false);
             let status = self.generations.status(pooled.generation);
             if let Some(reason) = self.reason_to_trim(&pooled, status, &surplus, now, next_trim) {
                 surplus.above_max = surplus.above_max.saturating_sub(1);
@@ -64,8 +68,12 @@ impl Shared {
                 keep.push(pooled);
             }
         }
+        let asked = if self.asks_for_capacity() { keep.pop() } else { None };
         for pooled in keep {
             self.keep_inspected(pooled);
+        }
+        if let Some(pooled) = asked {
+            self.ask_for_capacity(pooled);
         }
         for mut pooled in check {
             let is_outdated = self.generations.status(pooled.generation) == GenerationStatus::Outdated;
@@ -76,6 +84,27 @@ impl Shared {
             }
         }
         self.gate.keep_minimum();
+    }
+
+    /// Whether to ask the server how many connections it allows. PgBouncer's limits are other ones.
+    fn asks_for_capacity(&self) -> bool {
+        self.settings.pgbouncer_mode == PgBouncerMode::Off && self.capacity.is_due()
+    }
+
+    fn ask_for_capacity(&self, mut pooled: Pooled) {
+        let mut answer = None;
+        catch_panic(|| {
+            answer = pooled.capacity(Instant::now() + TIME_LIMIT);
+            answer.is_some()
+        });
+        self.capacity.set(answer.map(|(max_connections, used)| {
+            let PoolStatus { available, in_use, .. } = self.gate.snapshot();
+            ServerCapacity { max_connections, others: used.saturating_sub(available + in_use) }
+        }));
+        match pooled.verdict() {
+            Verdict::Keep => self.keep_inspected(pooled),
+            _ => self.close_inspected(pooled, CloseReason::Invalid),
+        }
     }
 
     /// Why an idle connection must be closed; `None` if it may stay.

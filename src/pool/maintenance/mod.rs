@@ -197,6 +197,7 @@ impl Worker {
                 Work::Stop => return,
                 work => {
                     let Some(shared) = weak.upgrade() else { return };
+                    shared.record_history();
                     self.perform(work, &shared);
                     // Checked after work too, because the queue may never be empty.
                     if Instant::now() >= self.schedule.next_inspection {

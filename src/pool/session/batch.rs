@@ -186,7 +186,7 @@ impl Session {
             Ok(reply) => {
                 self.statements.note_run(true);
                 if let Some(prepared) = self.statements.cached(sql) {
-                    prepared.note_time(time);
+                    prepared.note_call(time, reply.affected());
                 }
                 Ok(Answer::new(reply, member.columns.clone()))
             }
@@ -200,6 +200,9 @@ impl Session {
     /// Interprets a failure of one statement. Where it may be stale, the session forgets it, and the statement, which had no effect,
     /// is to be run alone.
     fn judge_member(&mut self, fault: Fault, sql: &str, checkpoint: Checkpoint, effect: Effect) -> Failure {
+        if let Some(prepared) = self.statements.cached(sql) {
+            prepared.note_failure(checkpoint.at.elapsed());
+        }
         let is_stale = self.forget_stale(sql, &fault, true);
         let failure = self.judge(fault, checkpoint, effect);
         let retry = if is_stale { Retry::Safe } else { failure.retry };

@@ -6,12 +6,13 @@
 //! session. Only the catalogue's cache is shared between sessions; `classify/catalogue.rs` has its lock rule.
 //!
 //! `exchange.rs` sends requests and receives replies, `statement.rs` runs a statement, `batch.rs` runs those of several callers,
-//! `bulk.rs` runs one for many rows, `copy.rs` runs COPY, `statement_cache.rs` keeps a statement, `types.rs` looks its types up,
+//! `bulk.rs` runs one for many rows, `copy.rs` runs COPY, `capacity.rs` asks for the limit of connections, `statement_cache.rs` keeps a statement, `types.rs` looks its types up,
 //! `classify/` finds out what it may do, `outcome.rs` interprets a failure, `reset.rs` cleans the session, `timeout.rs` has the time
 //! limits.
 
 pub(in crate::pool) mod batch;
 mod bulk;
+mod capacity;
 pub(in crate::pool) mod classify;
 mod copy;
 mod exchange;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 pub(crate) use crate::pool::session::batch::Encoded;
 pub(crate) use crate::pool::session::bulk::{Piece, Portal};
 use crate::pool::session::classify::is_copy_in;
+use crate::pool::session::classify::shape::shape;
 pub(crate) use crate::pool::session::copy::CopyStatement;
 use crate::pool::session::outcome::{Checkpoint, judge_copy};
 pub(crate) use crate::pool::session::outcome::{Effect, Failure, Retry, describe};
@@ -34,6 +36,7 @@ pub(crate) use crate::pool::session::statement_cache::Params;
 use crate::pool::session::statement_cache::Statements;
 pub(crate) use crate::pool::session::timeout::Limit;
 use crate::pool::slow_log::SlowLog;
+use crate::pool::statement_stats::{Reporting, StatementTable};
 use crate::pool::status::CloseReason;
 pub(crate) use crate::pool::transport::cancel::Cancel;
 use crate::pool::transport::connection_state::ConnectionState;
@@ -63,6 +66,7 @@ pub(crate) struct Session {
     abandoned: usize,
     statements: Statements,
     slow_log: Arc<SlowLog>,
+    reporting: Reporting,
     /// When the session reaches its maximum age.
     pub(crate) retire_at: Option<Instant>,
     /// When the session was opened or last returned.
@@ -145,6 +149,7 @@ impl Session {
             abandoned: 0,
             statements,
             slow_log,
+            reporting: Reporting::new(),
             retire_at,
             idle_since: Instant::now(),
             generation,
@@ -295,6 +300,11 @@ impl Session {
 
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.close_reason
+    }
+
+    /// Adds what the session has counted of its statements to the table, about once a second, and before it is closed.
+    pub(crate) fn report_statements(&mut self, table: &StatementTable, now: Instant, is_last: bool) {
+        self.reporting.report(table, now, is_last, self.statements.counts(), shape);
     }
 
     /// Decides what the pool does with the returned session.

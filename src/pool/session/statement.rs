@@ -6,8 +6,8 @@
 use crate::error::{Error, Interruption};
 use crate::pool::session::classify::catalogue::{Lookup, SessionState, Traits};
 use crate::pool::session::classify::is_copy_in;
-use crate::pool::session::classify::normalise::normalised;
 use crate::pool::session::classify::question::Question;
+use crate::pool::session::classify::shape::shape;
 use crate::pool::session::exchange::{complete, copy_in_refused};
 use crate::pool::session::outcome::{Checkpoint, Fault, ends_session};
 use crate::pool::session::statement_cache::{Prepared, write_typed};
@@ -78,6 +78,9 @@ impl Session {
                 }
                 Err(fault) => fault,
             };
+            if let Some(prepared) = self.statements.ready(sql) {
+                prepared.note_failure(checkpoint.at.elapsed());
+            }
             self.statements.end_run();
             if self.forget_stale(sql, &fault, is_cached) {
                 limit = limit.since(checkpoint.at);
@@ -96,7 +99,7 @@ impl Session {
 
     /// Logs the statement where it took long.
     pub(super) fn note_time(&self, sql: &str, took: Duration) {
-        self.slow_log.note_statement(took, || normalised(sql));
+        self.slow_log.note_statement(took, || shape(sql));
     }
 
     /// Checks that a statement may begin.
@@ -114,7 +117,7 @@ impl Session {
         let answered = self.conn.answered_at();
         let columns = self.statements.ready(sql).map(|prepared| {
             if let Some(sent) = sent {
-                prepared.note_time(answered.saturating_duration_since(sent));
+                prepared.note_call(answered.saturating_duration_since(sent), reply.affected());
             }
             prepared.columns()
         });

@@ -6,6 +6,7 @@
 
 use crate::pool::session::classify::catalogue::{Catalogue, Description, Traits};
 use crate::pool::session::outcome::Fault;
+use crate::pool::statement_stats::Counts;
 use crate::pool::status::{Event, Tally};
 use crate::pool::transport::protocol::reply::Reply;
 use crate::pool::transport::wire::Wire;
@@ -43,6 +44,8 @@ pub(crate) struct Prepared {
     columns: Option<Columns>,
     /// How long its calls took lately; `None` before the second call.
     mean_time: Option<Duration>,
+    /// What is not reported yet; made at the first call.
+    counts: Option<Box<Counts>>,
     /// It may be prepared by name.
     is_named: bool,
     is_on_server: bool,
@@ -179,6 +182,12 @@ impl Statements {
         cached.filter(|(_, prepared)| prepared.is_on_server).count()
     }
 
+    /// What the statements have counted, by their texts.
+    pub(super) fn counts(&mut self) -> impl Iterator<Item = (&str, &mut Counts)> {
+        let cached = self.cache.iter_mut().flat_map(LruCache::iter_mut);
+        cached.filter_map(|(sql, prepared)| Some((&**sql, &mut **prepared.counts.as_mut()?)))
+    }
+
     /// Removes the statement here and what the pool knows of it, so that its next use describes it again.
     pub(crate) fn forget(&mut self, sql: &str) {
         self.catalogue.forget(sql);
@@ -253,7 +262,16 @@ impl Prepared {
         epoch: Option<u64>,
         is_named: bool,
     ) -> Prepared {
-        Prepared { description, columns: None, mean_time: None, is_named, is_on_server: false, traits, epoch }
+        Prepared {
+            description,
+            columns: None,
+            mean_time: None,
+            counts: None,
+            is_named,
+            is_on_server: false,
+            traits,
+            epoch,
+        }
     }
 
     /// Its name, if it is prepared on the server.
@@ -326,8 +344,14 @@ impl Prepared {
         self.is_on_server && !self.is_described_by_reply()
     }
 
-    /// Notes how long a call took.
-    pub(super) fn note_time(&mut self, time: Duration) {
+    /// Notes how long a call took that failed.
+    pub(super) fn note_failure(&mut self, time: Duration) {
+        self.counts.get_or_insert_default().note_failure(time);
+    }
+
+    /// Notes how long a call took, and the rows that it returned or affected.
+    pub(super) fn note_call(&mut self, time: Duration, rows: u64) {
+        self.counts.get_or_insert_default().note_call(time, rows);
         // One late call may be the machine's doing; several are the statement's.
         let time = time.min(4 * QUICK);
         let mean = self.mean_time.map_or(time, |mean| mean - mean / MEAN_OF + time / MEAN_OF);

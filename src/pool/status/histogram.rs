@@ -53,6 +53,14 @@ impl Histogram {
         self.buckets[0] += count;
     }
 
+    /// Adds every duration of `other`.
+    pub(crate) fn merge(&mut self, other: &Histogram) {
+        for (count, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *count += more;
+        }
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+
     /// Reverts an [`add`](Histogram::add) of the same duration.
     pub(crate) fn remove(&mut self, duration: Duration) {
         self.buckets[bucket(duration)] -= 1;

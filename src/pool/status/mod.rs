@@ -152,4 +152,6 @@ pub struct Holding {
     pub held_for: Duration,
     /// Where it was acquired, as `file:line:column`.
     pub acquired_at: String,
+    /// Its borrower has finished, and its session is being reset.
+    pub is_resetting: bool,
 }

@@ -43,6 +43,14 @@ pub(crate) struct Holder {
     pub(crate) at: &'static Location<'static>,
     /// Whether the hold was reported as too long.
     pub(crate) reported: bool,
+    /// The borrower has finished, and the session is being reset.
+    pub(crate) is_resetting: bool,
+}
+
+impl Holder {
+    pub(crate) fn new(since: Instant, at: &'static Location<'static>) -> Holder {
+        Holder { since, at, reported: false, is_resetting: false }
+    }
 }
 
 impl Deref for Pooled {
@@ -182,6 +190,13 @@ impl Slots {
         let mut parts = self.slots[pooled.slot].lock();
         if parts.guard.is_some() {
             parts.holder = Some(holder);
+        }
+    }
+
+    /// The connection's borrower has finished, and its session is being reset.
+    pub(crate) fn note_reset(&self, pooled: &Pooled) {
+        if let Some(holder) = &mut self.slots[pooled.slot].lock().holder {
+            holder.is_resetting = true;
         }
     }
 

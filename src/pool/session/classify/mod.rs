@@ -2,11 +2,11 @@
 //!
 //! Deny by default: a statement counts as read-only, atomic or clean only where that is known. Text that is not
 //! recognised may write, may commit in several steps, and may leave state in the session. This file knows nothing of
-//! the server; `question.rs` asks it about the names, and `catalogue.rs` keeps the answers.
+//! the server; `question.rs` asks it about the names, and `catalogue.rs` keeps the answers. `shape.rs` removes the values.
 
 pub(in crate::pool) mod catalogue;
-pub(in crate::pool) mod normalise;
 pub(in crate::pool) mod question;
+pub(in crate::pool) mod shape;
 mod tokens;
 
 use crate::pool::session::classify::tokens::{Token, Tokens};

@@ -1,8 +1,11 @@
 //! The verdict on numbers into which a test could not easily drive a real pool.
 
+mod recording;
+mod situations;
+
 use super::*;
 use crate::error::ConnectFailure;
-use crate::pool::{Histogram, LongHeld};
+use crate::pool::LongHeld;
 use serde_json::json;
 
 /// A pool of 2-10 with room for 100 in the queue.
@@ -86,6 +89,7 @@ fn the_verdict_follows_the_documented_table() {
                 long_held: vec![LongHeld {
                     held_for: Duration::from_secs(31),
                     acquired_at: "src/a.rs:7".to_owned(),
+                    is_resetting: false,
                 }],
                 ..pool(1, 1)
             },
@@ -164,33 +168,6 @@ fn the_report_has_exactly_the_keys_users_know() {
 fn a_report_names_no_host() {
     let report = serde_json::to_string(&HealthReport::new(&failing(pool(0, 0)))).unwrap();
     assert!(!report.contains("db.internal"), "{report}");
-}
-
-#[test]
-fn advice_is_given_for_what_callers_have_met_and_for_nothing_else() {
-    assert_eq!(HealthReport::new(&pool(10, 0)).recommendations.advice, Vec::<String>::new());
-
-    let held = Histogram { buckets: vec![0, 100], sum: Duration::from_millis(250) };
-    let busy =
-        PoolStatus { waiting: 4, timed_out: 2, rejected: 1, requests: 500, use_times: held, ..pool(10, 0) };
-    assert_eq!(
-        HealthReport::new(&busy).recommendations.advice,
-        [
-            "Raise the maximum above 10 or hold connections for less time: 4 waiting now, 3 of 500 calls turned away \
-          since the start; held for 2.5 ms on average, 10 connections serve at most 4000 calls a second."
-        ]
-    );
-
-    let unmeasured = PoolStatus { waiting: 1, requests: 1, ..pool(10, 0) };
-    let advice = HealthReport::new(&unmeasured).recommendations.advice;
-    assert!(advice[0].ends_with("0 of 1 calls turned away since the start."), "{advice:?}");
-
-    // Callers turned away by an outage are no reason.
-    let recovered = PoolStatus { waiting: 0, turned_away_in_outage: 3, ..busy.clone() };
-    assert_eq!(HealthReport::new(&recovered).recommendations.advice, Vec::<String>::new());
-
-    // While the server is away, a larger maximum would help no caller.
-    assert_eq!(HealthReport::new(&failing(busy)).recommendations.advice, Vec::<String>::new());
 }
 
 #[test]
