@@ -204,6 +204,7 @@ fn bad_input_about_documents_gets_its_status_and_a_message_and_changes_nothing()
         ("/api/documents?search=a&after=7", 422, "after: '7' is not the next_after of a search"),
         ("/api/documents?search=a&after=NaN,1", 422, "after: 'NaN,1'"),
         ("/api/documents?search=a&after=1e99,1", 422, "after: '1e99,1'"),
+        ("/api/documents?search=", 422, "search: '' has no letter and no digit"),
         ("/api/documents?search=%21%3F", 422, "search: '!?' has no letter and no digit"),
         ("/api/documents?search=the", 422, "search: has no word to look for"),
         ("/api/documents?search=-kept", 422, "search: has no word to look for"),

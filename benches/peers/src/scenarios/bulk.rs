@@ -21,7 +21,7 @@ const MANY: u64 = 10_000_000;
 /// `DOCUMENT_MAX_BYTES`.
 const DOCUMENT: usize = 4 * 1024 * 1024;
 /// What the documentation says a worker takes at most, in documents of the largest size.
-const PER_WORKER: usize = 4;
+const PER_WORKER: usize = 5;
 
 const COLUMNS: [&str; 4] = ["movie_id", "title", "year", "genres"];
 

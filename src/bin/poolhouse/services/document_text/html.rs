@@ -66,8 +66,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new() -> Writer {
-        Writer { out: Vec::new(), gap: Gap::None }
+    /// Has room for so many bytes.
+    fn new(capacity: usize) -> Writer {
+        Writer { out: Vec::with_capacity(capacity), gap: Gap::None }
     }
 
     fn widen(&mut self, gap: Gap) {
@@ -113,7 +114,7 @@ impl Writer {
 
 /// The text of a page, and its title.
 pub(super) fn to_text(html: &str) -> (String, Option<String>) {
-    let mut page = Page::new();
+    let mut page = Page::new(html.len());
     let emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| page.read(&event));
     let mut tokenizer = Tokenizer::new_with_emitter(html, emitter);
     while let Some(Ok(state)) = tokenizer.next() {
@@ -137,8 +138,9 @@ struct Page {
 }
 
 impl Page {
-    fn new() -> Page {
-        let (text, title) = (Writer::new(), Writer::new());
+    /// For HTML of so many bytes.
+    fn new(length: usize) -> Page {
+        let (text, title) = (Writer::new(length), Writer::new(0));
         Page { text, title, tag: Vec::new(), inside: None, preformatted: 0 }
     }
 

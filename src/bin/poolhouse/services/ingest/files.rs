@@ -193,3 +193,17 @@ pub(super) fn is_gone(path: &Path) -> bool {
         Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is below a folder begins with its name and a slash.
+    #[test]
+    fn the_root_is_a_folder_like_others() {
+        let roots = Roots::find(&["/".into()], &[]).unwrap();
+        assert_eq!(roots.folders().collect::<Vec<_>>(), [""]);
+        let roots = Roots::find(&["/proc/self/../self".into(), "/".into()], &[]).unwrap();
+        assert_eq!(roots.paths, [Path::new("/")]);
+    }
+}

@@ -133,7 +133,8 @@ impl<'a> Loader<'a> {
             }
             late += u32::from(matches!(error, Error::DeadlineExceeded(_)));
             if late > 1 {
-                // The database was reached both times.
+                // The database was reached both times: it is not away.
+                self.is_waiting.store(false, Ordering::Relaxed);
                 return Err(NotLoaded::Bad(format!("takes the database too long, twice: {error}")));
             }
             if !self.is_waiting.swap(true, Ordering::Relaxed) {
