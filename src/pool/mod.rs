@@ -211,9 +211,11 @@ impl Pool {
         let Shared { gate, settings, slots, tally, .. } = &*self.shared;
         let mut status = PoolStatus { name: settings.name.clone(), ..gate.snapshot() };
         tally.add_to(&mut status);
-        slots.held_longer_than(Duration::ZERO, |holder, held_for| {
-            status.holders.push(Holding { held_for, acquired_at: holder.at.to_string() });
-        });
+        let mut held = Vec::new();
+        slots.held_longer_than(Duration::ZERO, |holder, held_for| held.push((holder.at, held_for)));
+        // After the slots' locks are released.
+        let holding = |(at, held_for): (&Location<'_>, _)| Holding { held_for, acquired_at: at.to_string() };
+        status.holders = held.into_iter().map(holding).collect();
         if let Some(threshold) = settings.leak_threshold {
             let long_held = status.holders.iter().filter(|holding| holding.held_for >= threshold);
             status.long_held = long_held.cloned().collect();

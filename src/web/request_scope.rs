@@ -66,7 +66,19 @@ fn is_safe(id: &str) -> bool {
 }
 
 /// The id of the request that the current thread works for: in a handler, and in [`blocking`](super::blocking) and
-/// [`stream_body`](super::stream_body), where [`observe_requests`](super::observe_requests) is mounted. For the format of log lines.
+/// [`stream_body`](super::stream_body), where [`observe_requests`](super::observe_requests) is mounted. For the format of log lines:
+///
+/// ```no_run
+/// use poolhouse::web::request_id;
+/// use std::io::Write;
+///
+/// env_logger::Builder::new()
+///     .format(|line, record| match request_id() {
+///         Some(id) => writeln!(line, "{} [{id}] {}", record.level(), record.args()),
+///         None => writeln!(line, "{} {}", record.level(), record.args()),
+///     })
+///     .init();
+/// ```
 pub fn request_id() -> Option<RequestId> {
     CURRENT.with_borrow(|scope| scope.as_ref().map(|scope| scope.id.clone()))
 }
