@@ -23,7 +23,7 @@ fn at_debug_there_are_neither_parameters_nor_endless_lines() {
 /// `GET /api/movies/1` with this id; returns the id of the response.
 #[track_caller]
 fn get_with_id(app: &App, id: Option<&str>) -> String {
-    let mut request = ureq::get(format!("{}/api/movies/1", app.base_url));
+    let mut request = ureq::get(format!("{}/api/documents", app.base_url));
     if let Some(id) = id {
         request = request.header("x-request-id", id);
     }
@@ -42,7 +42,7 @@ fn a_requests_id_is_returned_and_on_each_of_its_lines_also_those_of_its_thread()
     for id in ["order-4711.a", &made, &replaced] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(id)).collect();
         // Logged by the pool, on a thread of `blocking`.
-        let acquired = format!(" {id}] Connection acquired at src/bin/poolhouse/repositories/movies.rs:");
+        let acquired = format!(" {id}] Connection acquired at src/bin/poolhouse/repositories/documents.rs:");
         assert!(lines.len() == 1 && lines[0].contains(&acquired), "{lines:?}");
         assert!(
             lines[0].contains(": size 10, checked in ") && lines[0].contains(", overflow -"),

@@ -10,7 +10,7 @@ use crate::pool::gate::{Granted, Permit, Request};
 use crate::pool::generation::GenerationStatus;
 use crate::pool::logging::logged;
 use crate::pool::session::{Answer, Failure};
-use crate::pool::status::{CloseReason, Event, PoolStatus};
+use crate::pool::status::{CloseReason, Event};
 use crate::pool::{Connection, Holder, Lease, Pooled, Shared};
 use crate::pool::{cancellation, deadline};
 use crate::settings::PrePing;
@@ -139,14 +139,14 @@ impl Shared {
     fn note_acquire(&self, waited: Duration, at: &'static Location<'static>) {
         self.slow_log.note_acquire(waited, at);
         if log_enabled!(Level::Debug) {
-            let PoolStatus { max_connections, available, in_use, .. } = self.gate.snapshot();
-            let size = i64::from(max_connections) - i64::from(self.settings.max_overflow);
-            let overflow = i64::from(available + in_use) - size;
+            let (idle, in_use, max) = self.gate.sizes();
+            let size = i64::from(max) - i64::from(self.settings.max_overflow);
+            let overflow = i64::from(idle + in_use) - size;
             let pool = self.settings.name.as_str();
             logged(|| {
                 debug!(
-                    size, checked_in = available, checked_out = in_use, overflow, pool;
-                    "Connection acquired at {at}: size {size}, checked in {available}, checked out {in_use}, \
+                    size, checked_in = idle, checked_out = in_use, overflow, pool;
+                    "Connection acquired at {at}: size {size}, checked in {idle}, checked out {in_use}, \
                      overflow {overflow} (pool \"{pool}\")"
                 );
             });

@@ -5,7 +5,7 @@
 use crate::pool::history::Snapshot;
 use crate::pool::statement_stats::StatementStats;
 use crate::pool::status::{Holding, PoolStatus};
-use crate::pool::{Pool, Shared};
+use crate::pool::{Holder, Pool, Shared};
 use serde::Serialize;
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,11 +127,16 @@ impl Shared {
 
     fn status(&self) -> PoolStatus {
         let mut status = self.numbers();
-        self.slots.held_longer_than(Duration::ZERO, |holder, held_for| {
-            let (acquired_at, is_resetting) = (holder.at.to_string(), holder.is_resetting);
-            status.holders.push(Holding { held_for, acquired_at, is_resetting });
-        });
-        status.holders.sort_by_key(|holding| Reverse(holding.held_for));
+        let mut held = Vec::new();
+        self.slots.held_longer_than(Duration::ZERO, |holder, held_for| held.push((held_for, *holder)));
+        held.sort_by_key(|(held_for, _)| Reverse(*held_for));
+        // After the slots' locks are released.
+        let holding = |(held_for, Holder { at, is_resetting, .. }): (_, Holder)| Holding {
+            held_for,
+            acquired_at: at.to_string(),
+            is_resetting,
+        };
+        status.holders = held.into_iter().map(holding).collect();
         if let Some(threshold) = self.settings.leak_threshold {
             let long_held = status.holders.iter().filter(|holding| holding.held_for >= threshold);
             status.long_held = long_held.cloned().collect();

@@ -66,7 +66,19 @@ fn is_safe(id: &str) -> bool {
 }
 
 /// The id of the request that the current thread works for: in a handler, and in [`blocking`](super::blocking) and
-/// [`stream_body`](super::stream_body), where [`observe_requests`](super::observe_requests) is mounted. For the format of log lines.
+/// [`stream_body`](super::stream_body), where [`observe_requests`](super::observe_requests) is mounted. For the format of log lines:
+///
+/// ```no_run
+/// use poolhouse::web::request_id;
+/// use std::io::Write;
+///
+/// env_logger::Builder::new()
+///     .format(|line, record| match request_id() {
+///         Some(id) => writeln!(line, "{} [{id}] {}", record.level(), record.args()),
+///         None => writeln!(line, "{} {}", record.level(), record.args()),
+///     })
+///     .init();
+/// ```
 pub fn request_id() -> Option<RequestId> {
     CURRENT.with_borrow(|scope| scope.as_ref().map(|scope| scope.id.clone()))
 }
@@ -96,6 +108,11 @@ pub(super) fn route() -> String {
     })
 }
 
+/// The scope of the current thread's request.
+pub(super) fn current() -> Option<Arc<Scope>> {
+    CURRENT.with_borrow(Option::clone)
+}
+
 /// Runs `f` for the request of `scope`.
 pub(super) fn within<R>(scope: Option<Arc<Scope>>, f: impl FnOnce() -> R) -> R {
     struct Restore(Option<Arc<Scope>>);
@@ -110,7 +127,7 @@ pub(super) fn within<R>(scope: Option<Arc<Scope>>, f: impl FnOnce() -> R) -> R {
 
 /// `work` for another thread, which works for the current thread's request while it runs it.
 pub(super) fn carried<R>(work: impl FnOnce() -> R) -> impl FnOnce() -> R {
-    let scope = CURRENT.with_borrow(Option::clone);
+    let scope = current();
     move || within(scope, work)
 }
 

@@ -6,6 +6,7 @@
 )]
 
 mod exposition;
+mod measure;
 mod promtool;
 
 use crate::http::{get, get_as_known, send};
@@ -123,7 +124,9 @@ fn scrapes_are_answered_while_connections_are_lent_and_the_server_is_frozen_and_
         let requests = scrape(&app).value(&of_pool("poolhouse_connection_requests_total"));
         let scrape_often = || (0..50).for_each(|_| drop(scrape(&app)));
         thread::scope(|crowd| (0..4).for_each(|_| drop(crowd.spawn(scrape_often))));
-        let busy = scrape(&app);
+        let busy = get_as_known(&app, "/metrics").text;
+        promtool::check_metrics(&busy);
+        let busy = Scrape::of(&busy);
         assert_eq!(busy.value(&of_pool("poolhouse_connection_requests_total")), requests);
         assert_eq!(busy.value(r#"poolhouse_request_threads{state="busy"}"#), 2.0);
 

@@ -155,6 +155,12 @@ impl Gate {
         self.holders.detach(permit);
     }
 
+    /// The numbers of idle and lent connections, and the maximum.
+    pub(crate) fn sizes(&self) -> (u32, u32, u32) {
+        let state = self.lock();
+        (state.idle + state.checking, state.in_use, state.limits.max)
+    }
+
     /// The gauges and counters of one moment. The gate does not know the pool's name.
     pub(crate) fn snapshot(&self) -> PoolStatus {
         let state = self.lock();

@@ -15,7 +15,7 @@ use crate::rows::Rows;
 use crate::web::ApiError;
 use crate::web::bridge::{THREADS, limits, run_on};
 use crate::web::request_deadline;
-use crate::web::request_scope::carried;
+use crate::web::request_scope::{Scope, carried, current, within};
 use actix_web::rt::time::sleep_until;
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
@@ -160,6 +160,8 @@ struct Caller {
     at: &'static Location<'static>,
     queued: Instant,
     deadline: Option<Instant>,
+    /// For log lines.
+    scope: Option<Arc<Scope>>,
     turn: oneshot::Sender<Turn>,
 }
 
@@ -197,7 +199,7 @@ thread_local! {
 async fn queue(pool: &'static Pool, encoded: Arc<Encoded>, at: &'static Location<'static>) -> Turn {
     let (turn, ended) = oneshot::channel();
     let deadline = request_deadline::current();
-    let caller = Caller { pool, encoded, at, queued: Instant::now(), deadline, turn };
+    let caller = Caller { pool, encoded, at, queued: Instant::now(), deadline, scope: current(), turn };
     LANE.with_borrow_mut(|lane| {
         lane.queue.push_back(caller);
         lane.add_sender();
@@ -222,7 +224,7 @@ impl Lane {
                 caller.end(Turn::Elsewhere(Start::Fresh));
             }
             let first = self.queue.front()?;
-            let Some(lease) = first.pool.try_lend(first.at) else {
+            let Some(lease) = within(first.scope.clone(), || first.pool.try_lend(first.at)) else {
                 // Those of this worker's other batches come back soon.
                 if self.senders == 1 {
                     self.queue.drain(..).for_each(|caller| caller.end(Turn::Elsewhere(Start::Fresh)));
@@ -294,7 +296,7 @@ async fn receive(mut batch: PolledBatch, mut callers: VecDeque<Caller>, on_late:
             hand_over(&mut batch, &mut callers, &socket, until, true).await;
         }
         if let Some(first) = callers.pop_front()
-            && let Some(outcome) = batch.expire()
+            && let Some(outcome) = within(first.scope.clone(), || batch.expire())
         {
             first.end(Turn::Done(outcome));
         }
@@ -320,7 +322,8 @@ async fn hand_over(
 ) {
     let mut due = pin!(sleep_until(due.into()));
     loop {
-        while let Some(outcome) = batch.next()
+        while let Some(scope) = callers.front().map(|first| first.scope.clone())
+            && let Some(outcome) = within(scope, || batch.next())
             && let Some(caller) = callers.pop_front()
         {
             caller.end(Turn::Done(outcome));
