@@ -20,7 +20,9 @@ use actix_web::rt::net::TcpStream;
 use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
 use poolhouse::settings::DocumentSettings;
-use poolhouse::web::{ApiError, BearerAuth, RequestDeadline, health_routes, json_errors, name_route};
+use poolhouse::web::{
+    ApiError, BearerAuth, RequestDeadline, dashboard_routes, health_routes, json_errors, name_route,
+};
 use poolhouse::{DatabasePool, Settings};
 use socket2::SockRef;
 use std::future::{poll_fn, ready};
@@ -185,6 +187,7 @@ impl Worker {
             .wrap(from_fn(name_route))
             .configure(json_errors)
             .configure(health_routes(DatabasePool, self.auth.clone()))
+            .configure(dashboard_routes("/api/health"))
             .configure(movie_routes(self.auth.clone()))
             .configure(document_routes(self.auth.clone(), self.documents))
     }
