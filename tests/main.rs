@@ -9,6 +9,7 @@ mod bulk;
 mod chaos_short;
 mod cli;
 mod connections;
+mod dashboard;
 mod decode;
 mod documents;
 mod errors;

@@ -1,5 +1,5 @@
 //! For any actix-web app: the bridge from async handlers to blocking code, bearer tokens, request deadlines and ids, the health
-//! routes, metrics, and the mapping from errors to HTTP responses.
+//! routes, metrics, a live page, and the mapping from errors to HTTP responses.
 //!
 //! It knows nothing of the reference service: no route, table or type of it. The table of errors and their statuses is at
 //! [`ApiError`].
@@ -36,6 +36,7 @@
 mod api_error;
 mod bearer_auth;
 mod bridge;
+mod dashboard;
 mod health_routes;
 mod health_series;
 mod input;
@@ -51,6 +52,7 @@ pub use bridge::{
     BlockingLimits, BodyWriter, StreamedBody, blocking, execute_query, execute_query_one, limit_blocking,
     stream_body,
 };
+pub use dashboard::dashboard_routes;
 pub use health_routes::{HealthRoutes, WatchedPool, health_routes};
 pub use input::{MAX_BODY, json_errors, json_errors_up_to, method_not_allowed, read};
 pub use metrics_routes::metrics_routes;

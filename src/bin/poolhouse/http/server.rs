@@ -21,7 +21,8 @@ use actix_web::rt::time::{Sleep, sleep};
 use actix_web::rt::{self, System};
 use poolhouse::settings::DocumentSettings;
 use poolhouse::web::{
-    ApiError, BearerAuth, RequestDeadline, health_routes, json_errors, metrics_routes, observe_requests,
+    ApiError, BearerAuth, RequestDeadline, dashboard_routes, health_routes, json_errors, metrics_routes,
+    observe_requests,
 };
 use poolhouse::{DatabasePool, Settings};
 use socket2::SockRef;
@@ -192,6 +193,7 @@ impl Worker {
             .configure(json_errors)
             .configure(health_routes(DatabasePool, self.auth.clone()))
             .configure(metrics_routes(DatabasePool, self.metrics_auth.clone()))
+            .configure(dashboard_routes("/api/health"))
             .configure(movie_routes(self.auth.clone()))
             .configure(document_routes(self.auth.clone(), self.documents))
     }
