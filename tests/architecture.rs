@@ -43,7 +43,7 @@ const POOL: [(&str, &[&str]); 22] = [
     ("observation", &["history", "statement_stats", "status"]),
     ("connection", &["gate", "session"]),
     ("sharing", &["cancellation", "gate", "session", "status"]),
-    ("polled", &["deadline", "session"]),
+    ("polled", &["deadline", "session", "transport"]),
     (
         "mod",
         &[

@@ -129,10 +129,12 @@ impl Shared {
             self.gate.return_unused(permit);
             return None;
         };
-        let is_fit = self.fitness(&pooled, now) == Fitness::Fit;
-        let lease = Lease::new(self.clone(), pooled, permit, at);
+        if self.fitness(&pooled, now) != Fitness::Fit {
+            self.give_back_unused(pooled, permit);
+            return None;
+        }
         self.note_acquire(Duration::ZERO, at);
-        is_fit.then_some(lease)
+        Some(Lease::new(self.clone(), pooled, permit, at))
     }
 
     /// Logs an acquire that took long; at `debug` each one, with the numbers that SQLAlchemy's pools log.

@@ -76,14 +76,27 @@ impl Lease {
         }
     }
 
+    /// Returns a connection that was not used.
+    pub(crate) fn return_unused(mut self) {
+        if let Some((pooled, permit)) = self.lent.take() {
+            self.shared.give_back_unused(pooled, permit);
+        }
+    }
+
+    /// The connection is in use for another caller, which runs its statement at `at`.
+    pub(crate) fn note_caller(&mut self, at: &'static Location<'static>) {
+        self.at = at;
+        if let Some((pooled, _)) = &self.lent {
+            self.shared.slots.pass_on(pooled, Holder::new(Instant::now(), at));
+        }
+    }
+
     /// Makes the current thread the connection's holder, which acquired it at `at`.
     pub(crate) fn pass_on(&mut self, at: &'static Location<'static>) {
-        self.at = at;
-        if let Some((pooled, permit)) = &self.lent {
-            let since = Instant::now();
-            self.shared.gate.pass_on(permit, since);
-            self.shared.slots.pass_on(pooled, Holder::new(since, at));
+        if let Some((_, permit)) = &self.lent {
+            self.shared.gate.pass_on(permit, Instant::now());
         }
+        self.note_caller(at);
     }
 }
 

@@ -42,7 +42,7 @@ pub use history::Snapshot;
 #[cfg(feature = "web")]
 pub(crate) use log_throttle::LogThrottle;
 pub use observation::{Observation, ServerCapacity};
-pub(crate) use polled::PolledBatch;
+pub(crate) use polled::{Polled, PolledBatch};
 pub(crate) use session::{
     Answer, CopyStatement, Effect, Encoded, Failure, Limit, Piece, Portal, Retry, Session,
 };
@@ -54,6 +54,7 @@ use status::Tally;
 pub use status::{
     ClosedCounts, ErrorCounts, EventCounts, Histogram, Holding, LongHeld, PoolState, PoolStatus,
 };
+pub(crate) use transport::socket::Socket;
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};
 use crate::pool::gate::{Gate, Limits, Refusal};

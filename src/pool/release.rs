@@ -61,6 +61,17 @@ impl Shared {
         })
     }
 
+    /// Puts a connection back that was not used.
+    pub(super) fn give_back_unused(&self, pooled: Pooled, permit: Permit) {
+        match self.slots.put(pooled) {
+            Ok(_) => self.gate.return_unused(permit),
+            Err(session) => {
+                self.maintenance.close_dropped(session, &self.gate);
+                self.gate.discard(permit);
+            }
+        }
+    }
+
     /// Puts a connection back into its slot, or closes it if its session is not clean, expired, surplus or outdated.
     pub(super) fn give_back_clean(&self, mut pooled: Pooled, permit: Permit) {
         let now = Instant::now();

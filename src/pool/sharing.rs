@@ -227,7 +227,7 @@ impl Batch {
         let limit = *limit;
         let outcome = shared.cancellable(lease.session(), |session| {
             // Before anything is sent: even where the send fails, a part of it may have arrived.
-            let sent = sent.insert(session.begin_batch(limit)?);
+            let sent = sent.insert(session.begin_batch(limit, true)?);
             let effects = due.iter().map(|follower| follower.member.effect);
             let worst = effects
                 .fold(member.effect, |worst, effect| if worst == Effect::None { effect } else { worst });

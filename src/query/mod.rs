@@ -159,9 +159,12 @@ impl<'a> Attempts<'a> {
         loop {
             let outcome = match (self.failed, self.lost) {
                 (0, _) => lease.run_shared(sql, params),
-                (_, 0) => lease.run(sql, params),
-                _ => lease.query_again(sql, params),
+                (_, lost) => {
+                    let mut lease = lease;
+                    if lost == 0 { lease.run(sql, params) } else { lease.query_again(sql, params) }
+                }
             };
+            // The connection of this attempt is returned by now: the next one must not wait for it.
             match outcome {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => self.note(failure)?,

@@ -151,7 +151,8 @@ fn some_are_slow() {
     let events = pool.status().events;
     assert_eq!((events.slow_statements, events.slow_acquires), (3, 0));
     let slow = lines.with("Slow statement: ");
-    assert!(slow[0].starts_with("WARN") && slow[0].contains("ms for select pg_sleep(?)::text, ? || $ (pool"));
+    assert!(slow[0].starts_with("WARN"), "{slow:?}");
+    assert!(slow[0].contains("ms for select pg_sleep(?) :: text, ? || $ (pool"), "{slow:?}");
     assert!(slow.len() < 3, "the others are counted in the next line: {slow:?}");
     assert!(lines.with("secret").is_empty() && lines.with("hidden").is_empty());
 

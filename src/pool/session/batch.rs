@@ -10,6 +10,7 @@ use crate::pool::session::outcome::{Checkpoint, Fault};
 use crate::pool::session::statement_cache::write_bind;
 use crate::pool::session::{Answer, Effect, Failure, Limit, Params, Retry, Session};
 use crate::pool::transport::socket::Socket;
+use crate::pool::transport::wire::Look;
 use crate::rows::Column;
 use crate::settings::ShareRoundTrips;
 use bytes::BytesMut;
@@ -49,11 +50,16 @@ pub(crate) struct Sent {
     begun: Instant,
     /// How long the first reply took.
     first: Option<Duration>,
+    /// Replies are received when they arrive, so that their times are those of the server.
+    is_timed: bool,
 }
 
 /// The part of the time for the first reply that each further one takes, on a server that is on the same machine: the first
 /// includes two thread switches.
 const FURTHER: u32 = 4;
+
+/// What a call counts as that has no reply when it is given up waiting for.
+const LATE: Duration = Duration::from_millis(5);
 
 /// The longest pause for replies.
 const MAX_PAUSE: Duration = Duration::from_millis(1);
@@ -112,11 +118,12 @@ impl Session {
     }
 
     /// Begins a batch, of which nothing has been sent.
-    pub(crate) fn begin_batch(&mut self, limit: Limit) -> Result<Sent, Failure> {
+    /// `is_timed`: its replies will be received when they arrive.
+    pub(crate) fn begin_batch(&mut self, limit: Limit, is_timed: bool) -> Result<Sent, Failure> {
         limit.check().map_err(Failure::without_retry)?;
         let checkpoint = self.start_operation(limit);
         self.statements.end_run();
-        Ok(Sent { checkpoint, begun: checkpoint.at, first: None })
+        Ok(Sent { checkpoint, begun: checkpoint.at, first: None, is_timed })
     }
 
     /// Sends the caller's own statement, which has `effect`, and the others after it. `worst` is the effect of all.
@@ -187,6 +194,9 @@ impl Session {
                 self.statements.note_run(true);
                 if let Some(prepared) = self.statements.cached(sql) {
                     prepared.note_call(time, reply.affected());
+                    if sent.is_timed {
+                        prepared.note_time(time);
+                    }
                 }
                 Ok(Answer::new(reply, member.columns.clone()))
             }
@@ -217,7 +227,7 @@ impl Session {
         member: &Member,
         sent: &mut Sent,
     ) -> Result<Answer, Failure> {
-        let failure = match self.receive_in_batch(&encoded.description.sql, member, sent) {
+        let failure = match self.receive_encoded(encoded, member, sent) {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
@@ -253,9 +263,26 @@ impl Session {
         self.wire.is_reply_there(due)
     }
 
-    /// Whether the next reply can be received without waiting. See [`Wire::has_reply`](crate::pool::transport::wire::Wire).
-    pub(crate) fn has_reply(&mut self) -> bool {
-        self.wire.has_reply()
+    /// Whether the next reply can be received without waiting. See [`Wire::look`](crate::pool::transport::wire::Wire::look).
+    pub(crate) fn look(&mut self, seen: &mut usize) -> Look {
+        self.wire.look(seen)
+    }
+
+    /// The reply to this statement is late.
+    pub(crate) fn note_late(&mut self, encoded: &Encoded) {
+        if let Some(prepared) = self.statements.cached(&encoded.description.sql) {
+            prepared.note_time(LATE);
+        }
+    }
+
+    /// Receives the reply to an encoded statement, which no cancel request for another one has hit.
+    pub(crate) fn receive_encoded(
+        &mut self,
+        encoded: &Encoded,
+        member: &Member,
+        sent: &mut Sent,
+    ) -> Result<Answer, Failure> {
+        self.receive_in_batch(&encoded.description.sql, member, sent)
     }
 
     pub(crate) fn socket(&self) -> Arc<Socket> {

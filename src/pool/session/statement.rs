@@ -117,7 +117,9 @@ impl Session {
         let answered = self.conn.answered_at();
         let columns = self.statements.ready(sql).map(|prepared| {
             if let Some(sent) = sent {
-                prepared.note_call(answered.saturating_duration_since(sent), reply.affected());
+                let time = answered.saturating_duration_since(sent);
+                prepared.note_call(time, reply.affected());
+                prepared.note_time(time);
             }
             prepared.columns()
         });

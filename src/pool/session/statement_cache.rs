@@ -349,9 +349,13 @@ impl Prepared {
         self.counts.get_or_insert_default().note_failure(time);
     }
 
-    /// Notes how long a call took, and the rows that it returned or affected.
+    /// Counts a call, how long it took, and the rows that it returned or affected.
     pub(super) fn note_call(&mut self, time: Duration, rows: u64) {
         self.counts.get_or_insert_default().note_call(time, rows);
+    }
+
+    /// Notes how long the server took for a call.
+    pub(super) fn note_time(&mut self, time: Duration) {
         // One late call may be the machine's doing; several are the statement's.
         let time = time.min(4 * QUICK);
         let mean = self.mean_time.map_or(time, |mean| mean - mean / MEAN_OF + time / MEAN_OF);

@@ -5,11 +5,12 @@
 
 mod lane;
 mod limits;
+mod single_query;
 mod stream;
 pub(in crate::web) mod threads;
 
-pub use lane::{execute_query, execute_query_one};
 pub use limits::{BlockingLimits, limit_blocking};
+pub use single_query::{execute_query, execute_query_one};
 pub use stream::{BodyWriter, StreamedBody, stream_body};
 
 use crate::pool::{Cancellation, add, having_waited, with_deadline};

@@ -6,6 +6,8 @@
     reason = "a helper of tests fails the test by panicking, as the test itself would"
 )]
 
+mod elsewhere;
+
 use crate::support::postgres::{self, Database};
 use crate::support::{Proxy, SOON};
 use actix_web::rt::{System, spawn};
@@ -125,6 +127,17 @@ impl Locker {
         let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'others'::regclass
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         off_the_worker(|| self.0.as_mut().unwrap().query_one(sql, &[]).unwrap().get(0))
+    }
+}
+
+impl Locker {
+    /// Calls this function of the server for each process that waits for the table.
+    fn signal_the_stuck(&mut self, function: &str) {
+        let sql = format!(
+            "SELECT {function}(pid) FROM pg_locks WHERE NOT granted AND relation = 'others'::regclass
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        off_the_worker(|| self.0.as_mut().unwrap().batch_execute(&sql).unwrap());
     }
 }
 

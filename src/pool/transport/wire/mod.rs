@@ -3,11 +3,13 @@
 //!
 //! It knows the framing of requests and replies, and nothing of what statements mean.
 
+mod look;
+
+pub(crate) use crate::pool::transport::wire::look::Look;
+
 use crate::error::ServerError;
 use crate::pool::transport::connection_state::ConnectionState;
-use crate::pool::transport::protocol::reply::{
-    Malformed, Reply, ReplyReader, Unasked, ends_with_error, has_end,
-};
+use crate::pool::transport::protocol::reply::{Malformed, Reply, ReplyReader, Unasked, ends_with_error};
 use crate::pool::transport::server_stream::SharedStream;
 use crate::pool::transport::socket::Socket;
 use crate::rows::spare_buffer;
@@ -15,7 +17,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The pool's side of a connection's stream.
 pub(crate) struct Wire {
@@ -305,37 +307,6 @@ impl Wire {
     /// Whether the server, or what is in front of it, runs on this machine.
     pub(crate) fn is_local(&self) -> bool {
         self.stream.lock().is_local()
-    }
-
-    /// Waits until the next reply is complete, at most until `due`, and reads nothing of it. Also returns true where receiving it
-    /// would fail at once.
-    pub(crate) fn is_reply_there(&mut self, due: Instant) -> bool {
-        self.look_for_reply(Some(due))
-    }
-
-    /// Whether the next reply is complete, or receiving it would fail at once. Never waits. Where it returns false, there is
-    /// nothing to receive until the socket becomes readable again.
-    pub(crate) fn has_reply(&mut self) -> bool {
-        self.look_for_reply(None)
-    }
-
-    fn look_for_reply(&mut self, due: Option<Instant>) -> bool {
-        let mut stream = self.stream.lock();
-        let mut seen = 0;
-        loop {
-            if has_end(&self.input, &mut seen) || self.input.len() > self.max_reply {
-                return true;
-            }
-            if due.is_some_and(|due| !stream.is_readable(due)) {
-                return false;
-            }
-            match stream.receive_if_there(&mut self.input) {
-                Ok(None) if due.is_none() => return false,
-                Ok(None | Some(1..)) => {}
-                // Receiving reports the failure, or the end of the stream, again.
-                Ok(Some(0)) | Err(_) => return true,
-            }
-        }
     }
 
     pub(crate) fn socket(&self) -> Arc<Socket> {
