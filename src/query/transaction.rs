@@ -25,8 +25,8 @@ pub struct Transaction<'a> {
     shared: &'a Arc<Shared>,
     /// 0 for the transaction itself; the nesting level for a savepoint.
     depth: u32,
-    /// A bulk operation has not completed, for a reason that the server does not know.
-    is_partial: Cell<bool>,
+    /// Bulk operations that run, or have not completed for a reason that the server does not know.
+    partial: Cell<u32>,
 }
 
 impl std::fmt::Debug for Transaction<'_> {
@@ -37,14 +37,14 @@ impl std::fmt::Debug for Transaction<'_> {
 
 impl<'a> Transaction<'a> {
     fn new(session: &'a mut Session, shared: &'a Arc<Shared>, depth: u32) -> Transaction<'a> {
-        Transaction { session: RefCell::new(session), shared, depth, is_partial: Cell::new(false) }
+        Transaction { session: RefCell::new(session), shared, depth, partial: Cell::new(0) }
     }
 }
 
 impl Transaction<'_> {
     /// Fails where a part of a bulk operation would be committed.
     fn check_complete(&self) -> Result<()> {
-        if self.is_partial.get() { Err(Error::TransactionAborted) } else { Ok(()) }
+        if self.partial.get() > 0 { Err(Error::TransactionAborted) } else { Ok(()) }
     }
 
     /// Runs `operation` on the session within the statement timeout and the thread's deadline.
@@ -83,10 +83,10 @@ impl Transaction<'_> {
     /// Runs an operation that sends its rows in parts. Where it ends early, by an error or a panic of the caller's code, the server
     /// may have a part of the rows and does not know that others are missing: the transaction then does not commit.
     pub(super) fn in_parts<R>(&self, operation: impl FnOnce() -> Result<R>) -> Result<R> {
-        let before = self.is_partial.replace(true);
+        self.partial.set(self.partial.get() + 1);
         let outcome = operation();
         if outcome.is_ok() || self.has_failed() {
-            self.is_partial.set(before);
+            self.partial.set(self.partial.get() - 1);
         }
         outcome
     }

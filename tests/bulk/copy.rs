@@ -157,6 +157,14 @@ fn a_row_that_does_not_fit_is_named_and_nothing_is_loaded() {
         // Also where the caller ignores the error.
         let outcome = pool.transaction(|tx| Ok(tx.copy_in("t", &COLUMNS, rows()).is_err()));
         assert!(matches!(outcome, Err(Error::TransactionAborted)), "{outcome:?}");
+        // And where another operation, which has its rows from this one, succeeds.
+        let outcome = pool.transaction(|tx| {
+            // The second row is made while the outer one is at work.
+            let fails = |number| number == 1 && tx.copy_in("t", &COLUMNS, rows()).is_err();
+            let outer = (0..2).map(|number| (2 * MANY + number, fails(number).to_string()));
+            tx.copy_in("t", &COLUMNS, outer)
+        });
+        assert!(matches!(outcome, Err(Error::TransactionAborted)), "{outcome:?}");
         assert_eq!(count(&pool), 0);
     }
     assert_eq!(pool.status().connects, 1);
