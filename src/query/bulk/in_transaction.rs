@@ -35,7 +35,8 @@ impl Bulk for Transaction<'_> {
         let mut parts = self.begin_parts();
         let mut affected = 0;
         while let Some(row) = rows.next() {
-            row.with_params(|params| encoded.push(params)).map_err(|failure| failure.with_statement(sql))?;
+            let pushed = row.with_params(|params| encoded.push(params));
+            self.noted(pushed.map_err(|failure| failure.with_statement(sql).into()))?;
             if encoded.size() >= PIECE_SIZE || rows.peek().is_none() {
                 affected += self.write_piece(sql, &mut encoded, &mut parts)?;
             }
@@ -55,7 +56,7 @@ impl Bulk for Transaction<'_> {
         let mut count = 0;
         let outcome = loop {
             let Piece { rows, is_suspended } = piece;
-            if let Err(error) = use_rows(&rows, &mut use_row) {
+            if let Err(error) = self.use_rows(&rows, &mut use_row) {
                 break Err(error);
             }
             count += rows.len() as u64;
@@ -80,13 +81,13 @@ impl Bulk for Transaction<'_> {
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64> {
         let Some(mut rows) = unless_empty(rows) else { return Ok(0) };
-        let statement = copy_in_statement(table, columns)?;
+        let statement = self.noted(copy_in_statement(table, columns))?;
         let types = self.bounded(|session, limit| session.copy_types(&statement, limit))?;
         let mut writer = RowWriter::new(columns.iter().copied().zip(&types));
         let mut parts = self.begin_parts();
         let (mut first, mut next, mut count) = (0, 0, 0);
         while let Some(row) = rows.next() {
-            writer.push(&row).map_err(|error| unwritable(&error, &statement, next))?;
+            self.noted(writer.push(&row).map_err(|error| unwritable(&error, &statement, next)))?;
             next += 1;
             if writer.text().len() >= PIECE_SIZE || rows.peek().is_none() {
                 let data = writer.text().as_bytes();
@@ -111,6 +112,17 @@ impl Bulk for Transaction<'_> {
 }
 
 impl Transaction<'_> {
+    fn use_rows<T: DeserializeOwned>(
+        &self,
+        rows: &Rows,
+        use_row: &mut impl FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        for row in rows.iter() {
+            use_row(self.noted(decode_row(row).map_err(Error::from))?)?;
+        }
+        Ok(())
+    }
+
     fn write_piece(&self, sql: &str, rows: &mut EncodedRows, parts: &mut Parts<'_>) -> Result<u64> {
         let written = self.bounded(|session, limit| session.write_rows(sql, rows, limit));
         self.note_piece(written, parts)
@@ -125,13 +137,6 @@ impl Transaction<'_> {
         }
         written
     }
-}
-
-fn use_rows<T: DeserializeOwned>(rows: &Rows, use_row: &mut impl FnMut(T) -> Result<()>) -> Result<()> {
-    for row in rows.iter() {
-        use_row(decode_row(row)?)?;
-    }
-    Ok(())
 }
 
 /// How many rows like these make up a piece.
