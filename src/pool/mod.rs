@@ -33,7 +33,6 @@ pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
-#[cfg(feature = "web")]
 pub(crate) use log_throttle::LogThrottle;
 pub(crate) use session::{
     Answer, CopyStatement, Effect, EncodedRows, Failure, Limit, Piece, Portal, Retry, Session,
