@@ -20,10 +20,11 @@ fn at_debug_there_are_neither_parameters_nor_endless_lines() {
     assert!(longest < 1000, "{longest} characters: {log:.2000}");
 }
 
-/// `GET /api/movies/1` with this id; returns the id of the response.
+/// `GET` with this id, and with the app's token; returns the id of the response.
 #[track_caller]
-fn get_with_id(app: &App, id: Option<&str>) -> String {
-    let mut request = ureq::get(format!("{}/api/documents", app.base_url));
+fn get_with_id(app: &App, path: &str, id: Option<&str>) -> String {
+    let request = ureq::get(format!("{}{path}", app.base_url));
+    let mut request = request.header("authorization", format!("Bearer {}", app.token));
     if let Some(id) = id {
         request = request.header("x-request-id", id);
     }
@@ -34,15 +35,15 @@ fn get_with_id(app: &App, id: Option<&str>) -> String {
 #[test]
 fn a_requests_id_is_returned_and_on_each_of_its_lines_also_those_of_its_thread() {
     let app = App::start_with(&[("RUST_LOG", "info,poolhouse=debug")]);
-    assert_eq!(get_with_id(&app, Some("order-4711.a")), "order-4711.a");
-    let made = get_with_id(&app, None);
-    let replaced = get_with_id(&app, Some("a] forged"));
+    assert_eq!(get_with_id(&app, "/api/movies/1", Some("order-4711.a")), "order-4711.a");
+    let made = get_with_id(&app, "/api/movies/1", None);
+    let replaced = get_with_id(&app, "/api/movies/1", Some("a] forged"));
     assert!(made.len() == 16 && replaced.len() == 16 && made != replaced, "{made} {replaced}");
     let log = app.log();
     for id in ["order-4711.a", &made, &replaced] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(id)).collect();
-        // Logged by the pool, on a thread of `blocking`.
-        let acquired = format!(" {id}] Connection acquired at src/bin/poolhouse/repositories/documents.rs:");
+        // Logged by the pool: on a thread, or where a worker sends the queries of several requests.
+        let acquired = format!(" {id}] Connection acquired at src/bin/poolhouse/repositories/movies.rs:");
         assert!(lines.len() == 1 && lines[0].contains(&acquired), "{lines:?}");
         assert!(
             lines[0].contains(": size 10, checked in ") && lines[0].contains(", overflow -"),
@@ -50,6 +51,9 @@ fn a_requests_id_is_returned_and_on_each_of_its_lines_also_those_of_its_thread()
         );
     }
     assert!(!log.contains("forged"), "{log}");
+    // Logged by a middleware, on the worker.
+    get_with_id(&app, "/api/health/db", Some("watch-1"));
+    assert!(app.log().contains(" watch-1] GET /api/health/db with token \"test\""), "{}", app.log());
 }
 
 /// A trigger that sends a notice; its text is to look like a line of its own.

@@ -39,7 +39,6 @@ pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
 pub(crate) use deadline::{deadline, having_waited};
 pub use history::Snapshot;
-#[cfg(feature = "web")]
 pub(crate) use log_throttle::LogThrottle;
 pub use observation::{Observation, ServerCapacity};
 pub(crate) use polled::{Polled, PolledBatch};

@@ -53,7 +53,12 @@ impl Transaction<'_> {
         operation: impl FnOnce(&mut Session, Limit) -> Result<R, Failure>,
     ) -> Result<R> {
         let outcome = self.shared.bounded(&mut self.session.borrow_mut(), operation);
-        self.shared.noted(outcome.map_err(Error::from))
+        self.noted(outcome.map_err(Error::from))
+    }
+
+    /// Counts the error of a call that ends with this outcome.
+    pub(super) fn noted<R>(&self, outcome: Result<R>) -> Result<R> {
+        self.shared.noted(outcome)
     }
 
     fn execute<R>(

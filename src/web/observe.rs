@@ -27,7 +27,8 @@ pub async fn observe_requests<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let scope = Arc::new(Scope::of(&request));
     let counted = Counted::begin(scope.clone());
-    let mut service = pin!(next.call(request));
+    // A middleware may do its work in the call itself, before its future is polled.
+    let mut service = pin!(within(Some(scope.clone()), || next.call(request)));
     let mut outcome = poll_fn(|context| within(Some(scope.clone()), || service.as_mut().poll(context))).await;
     counted.end(match &outcome {
         Ok(response) => response.status().as_u16(),

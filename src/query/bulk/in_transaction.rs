@@ -46,7 +46,7 @@ impl Bulk for Transaction<'_> {
         let mut count = 0;
         let outcome = loop {
             let Piece { rows, is_suspended } = piece;
-            if let Err(error) = use_rows(&rows, &mut use_row) {
+            if let Err(error) = self.use_rows(&rows, &mut use_row) {
                 break Err(error);
             }
             count += rows.len() as u64;
@@ -84,11 +84,23 @@ impl Bulk for Transaction<'_> {
 }
 
 impl Transaction<'_> {
+    fn use_rows<T: DeserializeOwned>(
+        &self,
+        rows: &Rows,
+        use_row: &mut impl FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        for row in rows.iter() {
+            use_row(self.noted(decode_row(row).map_err(Error::from))?)?;
+        }
+        Ok(())
+    }
+
     fn send_many<P: ParamRow>(&self, sql: &str, mut rows: Peekable<impl Iterator<Item = P>>) -> Result<u64> {
         let mut encoded = self.bounded(|session, limit| session.encode_rows(sql, limit))?;
         let mut affected = 0;
         while let Some(row) = rows.next() {
-            row.with_params(|params| encoded.push(params)).map_err(|failure| failure.with_statement(sql))?;
+            let pushed = row.with_params(|params| encoded.push(params));
+            self.noted(pushed.map_err(|failure| failure.with_statement(sql).into()))?;
             if encoded.size() >= PIECE_SIZE || rows.peek().is_none() {
                 affected += self.bounded(|session, limit| session.write_rows(sql, &mut encoded, limit))?;
             }
@@ -102,12 +114,12 @@ impl Transaction<'_> {
         columns: &[&str],
         mut rows: Peekable<impl Iterator<Item = T>>,
     ) -> Result<u64> {
-        let statement = copy_in_statement(table, columns)?;
+        let statement = self.noted(copy_in_statement(table, columns))?;
         let types = self.bounded(|session, limit| session.copy_types(&statement, limit))?;
         let mut writer = RowWriter::new(columns.iter().copied().zip(&types));
         let (mut first, mut next, mut count) = (0, 0, 0);
         while let Some(row) = rows.next() {
-            writer.push(&row).map_err(|error| unwritable(&error, &statement, next))?;
+            self.noted(writer.push(&row).map_err(|error| unwritable(&error, &statement, next)))?;
             next += 1;
             if writer.text().len() >= PIECE_SIZE || rows.peek().is_none() {
                 let data = writer.text().as_bytes();
@@ -119,13 +131,6 @@ impl Transaction<'_> {
         }
         Ok(count)
     }
-}
-
-fn use_rows<T: DeserializeOwned>(rows: &Rows, use_row: &mut impl FnMut(T) -> Result<()>) -> Result<()> {
-    for row in rows.iter() {
-        use_row(decode_row(row)?)?;
-    }
-    Ok(())
 }
 
 /// How many rows like these make up a piece.
