@@ -4,7 +4,7 @@
 
 use crate::pool::history::Snapshot;
 use crate::pool::statement_stats::StatementStats;
-use crate::pool::status::{LongHeld, PoolStatus};
+use crate::pool::status::{Histogram, LongHeld, PoolStatus};
 use crate::pool::{Pool, Shared};
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -93,6 +93,28 @@ impl Capacity {
     }
 }
 
+/// A shorter wait for a thread is not noted, so that callers take no lock.
+const MIN_THREAD_WAIT: Duration = Duration::from_millis(1);
+
+/// How long callers waited for a thread of the bridge from async code, of which there are as many as connections: where it is in
+/// use, this is the queue. The gate does not know of these waits.
+///
+/// **Lock rule**: the mutex is held to add one wait or to copy all.
+#[derive(Debug, Default)]
+pub(super) struct ThreadWaits(Mutex<Histogram>);
+
+impl ThreadWaits {
+    fn waits(&self) -> MutexGuard<'_, Histogram> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, waited: Duration) {
+        if waited >= MIN_THREAD_WAIT {
+            self.waits().add(waited);
+        }
+    }
+}
+
 impl Pool {
     /// The pool's current sizes, counters and timings.
     ///
@@ -136,6 +158,7 @@ impl Pool {
 impl Shared {
     fn status(&self) -> PoolStatus {
         let mut status = PoolStatus { name: self.settings.name.clone(), ..self.gate.snapshot() };
+        status.wait_times.merge_in_place_of_zeros(&self.thread_waits.waits());
         if let Some(threshold) = self.settings.leak_threshold {
             self.slots.long_held(threshold, |holder, held_for| {
                 status.long_held.push(LongHeld { held_for, acquired_at: holder.at.to_string() });

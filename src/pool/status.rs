@@ -71,7 +71,7 @@ pub struct PoolStatus {
     #[serde(serialize_with = "serialize_len")]
     pub long_held: Vec<LongHeld>,
     /// How long requests waited, until they got a usable connection, gave up or were turned away. Requests refused without
-    /// waiting are not included.
+    /// waiting are not included. A wait of 1 ms or more for a thread of `web::blocking` is.
     pub wait_times: Histogram,
     /// How long connections were held.
     pub use_times: Histogram,
@@ -225,6 +225,12 @@ impl Histogram {
             *count += more;
         }
         self.sum = self.sum.saturating_add(other.sum);
+    }
+
+    /// Adds every duration of `other`, of events that were counted here with a duration of zero.
+    pub(crate) fn merge_in_place_of_zeros(&mut self, other: &Histogram) {
+        self.buckets[0] = self.buckets[0].saturating_sub(other.count());
+        self.merge(other);
     }
 
     /// Reverts an [`add`](Histogram::add) of the same duration.
