@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test metrics model fuzz chaos crashes bench bench-http bench-ingest deny deps
+.PHONY: help run build test browser metrics model fuzz chaos crashes bench bench-http bench-ingest deny deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -28,6 +28,12 @@ test: deps ## Install what is missing; check format, lints and docs; run all tes
 metrics: deps ## Check metrics, alerts and dashboard with Prometheus' promtool (Debian: unpacks it below target)
 	@sh config/install-deps.sh metrics
 	cargo test --locked --test integration -- metrics::
+
+browser: deps ## Look at the live page in Chromium, against a real service; PICTURES=directory keeps pictures of it
+	@sh config/install-deps.sh browser
+	cargo build --locked
+	cargo run --locked --quiet --manifest-path tests/browser/Cargo.toml --target-dir target/browser -- \
+		target/debug/poolhouse $(PICTURES)
 
 # In a target folder of its own, because the flag would have the other targets compile everything again.
 model: deps ## Explore the interleavings of the gate's threads (about a minute)

@@ -7,6 +7,7 @@
 #   sh config/install-deps.sh metrics       promtool, unpacked into target/tools (Debian): its package would start a server
 #   sh config/install-deps.sh bench-http    wrk as well
 #   sh config/install-deps.sh bench-ingest  PostgreSQL's documentation in HTML as well (Debian)
+#   sh config/install-deps.sh browser       Chromium as well
 set -eu
 
 fail() {
@@ -71,6 +72,8 @@ has_unaccent || missing="$missing postgresql-contrib"
 [ "${1:-}" != test ] || has_pgbouncer || missing="$missing pgbouncer"
 [ "${1:-}" != bench-http ] || command -v wrk >/dev/null || missing="$missing wrk"
 [ "${1:-}" != bench-ingest ] || [ -d /usr/share/doc/postgresql-doc-15/html ] || missing="$missing postgresql-doc-15"
+[ "${1:-}" != browser ] || command -v chromium >/dev/null || command -v google-chrome >/dev/null ||
+    missing="$missing chromium"
 [ -n "$missing" ] || exit 0
 
 if [ "$(uname)" = Darwin ]; then
@@ -78,6 +81,7 @@ if [ "$(uname)" = Darwin ]; then
     case $missing in *postgresql*) echo "poolhouse: run  brew install postgresql" >&2 ;; esac
     case $missing in *pgbouncer*) echo "poolhouse: run  brew install pgbouncer" >&2 ;; esac
     case $missing in *wrk*) echo "poolhouse: run  brew install wrk" >&2 ;; esac
+    case $missing in *chromium*) echo "poolhouse: run  brew install --cask google-chrome" >&2 ;; esac
     fail "then run this again"
 fi
 command -v apt-get >/dev/null ||

@@ -114,6 +114,8 @@ fn with_every_connection_held_the_series_names_the_lines_that_hold_them() {
         let now = series(&app, "");
         now["connections"]["held"] == json!([]) && now["leaks"] == json!([])
     });
+    let waits = series(&app, "")["report"]["pool_stats"]["wait_times"].clone();
+    assert!(waits["sum_ms"].as_f64().unwrap() >= 100.0, "the wait for a thread is not counted: {waits}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Shared {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Lease> {
-        let deadline = effective_deadline(deadline)?;
+        let deadline = self.effective_deadline(deadline)?;
         let permit = self.gate.acquire(started, deadline);
         let permit = permit.map_err(|refusal| self.refused(refusal))?;
         self.lend_session(permit, started, deadline, at)
@@ -53,7 +53,7 @@ impl Shared {
         at: &'static Location<'static>,
         request: impl FnOnce(&Shared) -> Option<Request>,
     ) -> Result<Turn> {
-        let deadline = effective_deadline(deadline)?;
+        let deadline = self.effective_deadline(deadline)?;
         let mut kept = None;
         let granted = self.gate.acquire_or_follow(started, deadline, || {
             kept = request(&self);
@@ -75,10 +75,21 @@ impl Shared {
         deadline: Instant,
         at: &'static Location<'static>,
     ) -> Result<Lease> {
-        let deadline = effective_deadline(deadline)?;
+        let deadline = self.effective_deadline(deadline)?;
         let permit = self.gate.acquire_again(None, started, deadline);
         let permit = permit.map_err(|refusal| self.refused(refusal))?;
         self.lend_session(permit, started, deadline, at)
+    }
+
+    /// The deadline of an acquire in the current thread. The time for which its caller has waited for the thread counts.
+    fn effective_deadline(&self, deadline: Instant) -> Result<Instant> {
+        if cancellation::is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let waited = deadline::take_waited();
+        self.thread_waits.note(waited);
+        let deadline = deadline.checked_sub(waited).unwrap_or(deadline);
+        Ok(deadline::deadline().map_or(deadline, |at| at.min(deadline)))
     }
 
     /// Lends the session that the permit is for.
@@ -264,15 +275,6 @@ impl Shared {
         }
         false
     }
-}
-
-/// The deadline of an acquire in the current thread.
-fn effective_deadline(deadline: Instant) -> Result<Instant> {
-    if cancellation::is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    let deadline = deadline.checked_sub(deadline::take_waited()).unwrap_or(deadline);
-    Ok(deadline::deadline().map_or(deadline, |at| at.min(deadline)))
 }
 
 /// How a caller's statement comes to a connection.

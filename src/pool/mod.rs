@@ -61,7 +61,7 @@ use crate::pool::generation::Generations;
 use crate::pool::history::History;
 use crate::pool::logging::logged;
 use crate::pool::maintenance::{Maintenance, MaintenanceHandle};
-use crate::pool::observation::Capacity;
+use crate::pool::observation::{Capacity, ThreadWaits};
 use crate::pool::session::classify::catalogue::Catalogue;
 use crate::pool::statement_stats::StatementTable;
 pub(crate) use crate::pool::store::slots::{Holder, Pooled};
@@ -107,6 +107,7 @@ pub(crate) struct Shared {
     history: History,
     capacity: Capacity,
     statement_table: StatementTable,
+    thread_waits: ThreadWaits,
     /// `None` after `close`, so that r2d2's threads end.
     store: RwLock<Option<r2d2::Pool<Manager>>>,
     slots: Slots,
@@ -166,6 +167,7 @@ impl Pool {
             history: History::new(),
             capacity: Capacity::default(),
             statement_table: StatementTable::new(),
+            thread_waits: ThreadWaits::default(),
             store: RwLock::new(Some(store)),
             slots: Slots::new(ceiling),
             left_in_transaction: Mutex::default(),

@@ -4,7 +4,7 @@
 
 use crate::pool::history::Snapshot;
 use crate::pool::statement_stats::StatementStats;
-use crate::pool::status::{Holding, PoolStatus};
+use crate::pool::status::{Histogram, Holding, PoolStatus};
 use crate::pool::{Holder, Pool, Shared};
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -78,6 +78,28 @@ impl Capacity {
     }
 }
 
+/// A shorter wait for a thread is not noted, so that callers take no lock.
+const MIN_THREAD_WAIT: Duration = Duration::from_millis(1);
+
+/// How long callers waited for a thread of the bridge from async code, of which there are as many as connections: where it is in
+/// use, this is the queue. The gate does not know of these waits.
+///
+/// **Lock rule**: the mutex is held to add one wait or to copy all.
+#[derive(Debug, Default)]
+pub(super) struct ThreadWaits(Mutex<Histogram>);
+
+impl ThreadWaits {
+    fn waits(&self) -> MutexGuard<'_, Histogram> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, waited: Duration) {
+        if waited >= MIN_THREAD_WAIT {
+            self.waits().add(waited);
+        }
+    }
+}
+
 impl Pool {
     /// The pool's current sizes, counters and timings.
     ///
@@ -122,6 +144,7 @@ impl Shared {
     fn numbers(&self) -> PoolStatus {
         let mut status = PoolStatus { name: self.settings.name.clone(), ..self.gate.snapshot() };
         self.tally.add_to(&mut status);
+        status.wait_times.merge_in_place_of_zeros(&self.thread_waits.waits());
         status
     }
 

@@ -1,6 +1,6 @@
 //! What a pool reports of itself: its numbers over time, and what it knows of the server.
 
-use crate::support::{SOON, eventually, postgres};
+use crate::support::{Proxy, SOON, eventually, postgres};
 use poolhouse::health::HealthReport;
 use poolhouse::{Execute, Pool, PoolSettings, Secret};
 
@@ -48,4 +48,33 @@ fn a_pool_larger_than_what_the_server_allows_is_reported_with_the_size_that_fits
     let pool = Pool::open(&database.pool_settings()).unwrap();
     eventually("the server is asked", SOON, || pool.observe().server.is_some());
     assert!(pool.observe().server.unwrap().max_connections > 7);
+}
+
+/// Maintenance waits for a network that is silent.
+#[test]
+fn a_connection_that_is_being_reset_is_told_from_one_in_use() {
+    let database = postgres::fresh_database();
+    let proxy = Proxy::to(&database.settings());
+    let settings = PoolSettings::new(proxy.settings()).with_min_connections(0).with_max_connections(1);
+    let pool = Pool::open(&settings).unwrap();
+    // The wait for the reset has an end, which a busy machine may miss.
+    eventually("a reset is seen", SOON, || {
+        proxy.pass();
+        let Ok(mut connection) = pool.get_connection() else { return false };
+        connection.client().batch_execute("SET work_mem = '1MB'").unwrap();
+        let held = pool.status().holders;
+        assert_eq!((held.len(), held[0].is_resetting), (1, false));
+        assert!(held[0].acquired_at.contains("observation.rs:"), "{held:?}");
+        proxy.stall();
+        drop(connection);
+        loop {
+            match &pool.status().holders[..] {
+                [] => return false,
+                [held] if held.is_resetting => return true,
+                _ => {}
+            }
+        }
+    });
+    proxy.pass();
+    eventually("nothing is held", SOON, || pool.status().holders.is_empty());
 }

@@ -61,6 +61,12 @@ impl Histogram {
         self.sum = self.sum.saturating_add(other.sum);
     }
 
+    /// Adds every duration of `other`, of events that were counted here with a duration of zero.
+    pub(crate) fn merge_in_place_of_zeros(&mut self, other: &Histogram) {
+        self.buckets[0] = self.buckets[0].saturating_sub(other.count());
+        self.merge(other);
+    }
+
     /// Reverts an [`add`](Histogram::add) of the same duration.
     pub(crate) fn remove(&mut self, duration: Duration) {
         self.buckets[bucket(duration)] -= 1;

@@ -94,7 +94,7 @@ pub struct PoolStatus {
     #[serde(serialize_with = "serialize_len")]
     pub long_held: Vec<LongHeld>,
     /// How long requests waited, until they got a usable connection, gave up or were turned away. Requests refused without
-    /// waiting are not included.
+    /// waiting are not included. A wait of 1 ms or more for a thread of `web::blocking` is.
     pub wait_times: Histogram,
     /// How long connections were held.
     pub use_times: Histogram,

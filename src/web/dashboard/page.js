@@ -199,7 +199,7 @@ function showQueue(waiting, forThreads) {
   const shown = Math.min(waiting + forThreads, 60);
   while (marks.children.length < shown) marks.append(make("i"));
   while (marks.children.length > shown) marks.lastChild.remove();
-  const threads = forThreads ? `, ${forThreads} requests for a thread` : "";
+  const threads = forThreads ? `, ${forThreads} for a thread` : "";
   setText(byId("queued"), `${waiting} waiting for a connection${threads}`);
 }
 
