@@ -1,12 +1,13 @@
 //! The program's command line: wrong arguments and settings, and the messages they lead to.
 
-use crate::support::app::poolhouse;
+use crate::support::app::{App, poolhouse};
 use crate::support::postgres::{self, GUEST, GUEST_PASSWORD};
 use crate::support::{Database, Postgres, SOON, eventually};
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -65,9 +66,78 @@ fn a_command_line_that_makes_no_sense_is_explained() {
     assert_eq!(stdout(&version).trim(), concat!("poolhouse ", env!("CARGO_PKG_VERSION")));
     let help = run(&["--help"], &[]);
     assert_succeeds(&help);
-    for word in ["serve", "schema", "check", "import", "APP_ENV", "Exit codes"] {
+    for word in ["APP_ENV", "Exit codes", "NO_COLOR"] {
         assert!(stdout(&help).contains(word), "{word} is missing in the help");
     }
+    for command in COMMANDS {
+        assert!(stdout(&help).contains(&format!("\n  {command} ")), "{command} is missing in the help");
+        let help = stdout(&run(&[command, "--help"], &[]));
+        assert!(help.contains(&format!("\n  poolhouse {command}")), "no example of {command}: {help}");
+    }
+}
+
+const COMMANDS: [&str; 9] =
+    ["serve", "check", "status", "schema", "import", "ingest", "bench", "token", "completions"];
+
+#[test]
+fn completions_know_every_command_and_need_no_settings() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell], &[("HTTP_BIND", "nonsense")]);
+        assert_succeeds(&output);
+        for command in COMMANDS {
+            assert!(stdout(&output).contains(command), "{command} is missing for {shell}");
+        }
+    }
+    assert_fails(&run(&["completions", "dos"], &[]), 2, &["dos", "bash", "zsh", "fish"]);
+}
+
+/// The output of `token hash` for what standard input has.
+fn hash(input: &[u8], arguments: &[&str]) -> Output {
+    let mut command = poolhouse(Path::new("/"));
+    command.args(["token", "hash"]).args(arguments).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may refuse before it has read all.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_new_token_opens_the_service_that_has_its_entry() {
+    let output = run(&["token", "new", "ops", "--json"], &[]);
+    assert_succeeds(&output);
+    let made: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let (token, entry) = (made["token"].as_str().unwrap(), made["entry"].as_str().unwrap());
+    assert!(stdout(&run(&["token", "new", "ops"], &[])).contains("ops=sha256:"));
+    let hashed = hash(format!("{token}\r\n").as_bytes(), &["ops"]);
+    assert_succeeds(&hashed);
+    assert_eq!(stdout(&hashed).trim(), entry);
+
+    let app = App::start_with(&[("API_TOKENS", entry)]);
+    let status = run(&["status", &app.base_url], &[("TOKEN", token)]);
+    assert_succeeds(&status);
+    assert_fails(&run(&["status", &app.base_url], &[("TOKEN", entry)]), 1, &["401", "not its hash"]);
+}
+
+#[test]
+fn a_weak_token_is_not_hashed_and_never_shown() {
+    for (input, words) in [
+        ("", &["is empty"][..]),
+        ("\n", &["is empty"]),
+        ("swordfish", &["has 9 characters", "at least 32"]),
+        ("swordfish 0123456789 0123456789 0123456789", &["has a character"]),
+        ("swordfish-my-password-0123456789-0123456789", &["is a placeholder", "openssl"]),
+        ("sha256:swordfish", &["is a hash already"]),
+        ("swordfish\nswordfish", &["more than one line"]),
+        ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &["too few different characters"]),
+    ] {
+        let output = hash(input.as_bytes(), &[]);
+        assert_fails(&output, 2, words);
+        assert!(!stderr(&output).contains("swordfish") && output.stdout.is_empty());
+    }
+    assert_fails(&hash(&vec![b'x'; 1 << 20], &[]), 2, &["more than 4096 bytes"]);
+    assert_fails(&hash(b"\xff\xfe", &[]), 2, &["not text"]);
+    assert_fails(&run(&["token", "new", "two words"], &[]), 2, &["name", "64 letters"]);
+    assert_fails(&run(&["token"], &[]), 2, &["new", "hash"]);
 }
 
 #[test]
@@ -221,6 +291,15 @@ fn check_shows_what_is_in_force_and_keeps_secrets() {
         assert!(said.contains(word), "{word:?} is missing in: {said}");
     }
     assert!(!said.contains("nobody-may-see"), "{said}");
+
+    let output = run_in(&directory, &["check", "--json"], &[("DATABASE_URL", &database.url())]);
+    assert_succeeds(&output);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&found["tier"], &found["movies"], &found["problems"]),
+        (&"dev".into(), &0.into(), &serde_json::json!([]))
+    );
+    assert!(!stdout(&output).contains("nobody-may-see"), "{}", stdout(&output));
 }
 
 #[test]

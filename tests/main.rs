@@ -30,4 +30,5 @@ mod requests;
 mod series;
 mod settings;
 mod single_queries;
+mod status;
 mod support;

@@ -1,5 +1,6 @@
 //! The HTTP service's settings: where it listens, its limits, and the tokens it accepts.
 
+use crate::error::{self, Problem, SettingsError};
 use crate::settings::reader::{Reader, Source};
 use crate::settings::secret::{MASK, OWN_SECRET, is_known_hash, is_placeholder, is_uniform};
 use crate::settings::tier::Tier;
@@ -43,6 +44,44 @@ impl ApiToken {
     /// Hashes a token in plain text.
     pub fn new(name: impl Into<String>, token: &str) -> ApiToken {
         ApiToken { name: name.into(), sha256: Sha256::digest(token).into() }
+    }
+
+    /// Hashes a token that every tier accepts. A hash does not show whether its token is long enough, so the rules of production
+    /// are applied here.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Settings`](crate::Error::Settings): what is wrong with the name or the token, without its text, and what is allowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use poolhouse::settings::ApiToken;
+    ///
+    /// assert!(ApiToken::checked("ops", "too-short").is_err());
+    /// let token = ApiToken::checked("ops", "0b5d3f1c9a7e4826d1f0b3c5a7e9d2f4")?;
+    /// assert!(token.entry().starts_with("ops=sha256:"));
+    /// # Ok::<(), poolhouse::Error>(())
+    /// ```
+    pub fn checked(name: &str, token: &str) -> error::Result<ApiToken> {
+        let checked = match token {
+            "" => Err(("is empty".to_owned(), OWN_SECRET.to_owned())),
+            _ if token.starts_with("sha256:") => {
+                Err(("is a hash already".to_owned(), "the token itself, or the hash as an entry".to_owned()))
+            }
+            _ => check_name(name).and_then(|()| check_secret(token, Tier::Production)),
+        };
+        checked.map(|()| ApiToken::new(name, token)).map_err(|(what, allowed)| {
+            let value = format!("{MASK} (the token {what})");
+            SettingsError { problems: vec![Problem { variable: API_TOKENS.name.to_owned(), value, allowed }] }
+                .into()
+        })
+    }
+
+    /// The entry of `API_TOKENS` that accepts the token: `name=sha256:<hex>`.
+    pub fn entry(&self) -> String {
+        let hex: String = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}=sha256:{hex}", self.name)
     }
 }
 
@@ -116,10 +155,7 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
         // Base64 can end in `==`, as `c2VjcmV0==` does; the token would be taken for a name.
         return Err(malformed("is empty; a bare token that holds = must be written default=token"));
     }
-    let is_name_char = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(is_name_char) {
-        return Err(malformed("has a name that is not 1 to 64 letters, digits, `.`, `_` or `-`"));
-    }
+    check_name(name)?;
     if let Some(hex) = token.strip_prefix("sha256:") {
         let sha256 = parse_sha256(hex).ok_or_else(|| malformed("has no 64 hex digits after sha256:"))?;
         if tier == Tier::Production && is_known_hash(&sha256) {
@@ -128,11 +164,29 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
         }
         return Ok(ApiToken { name: name.to_owned(), sha256 });
     }
+    check_secret(token, tier)?;
+    Ok(ApiToken::new(name, token))
+}
+
+fn check_name(name: &str) -> Result<(), (String, String)> {
+    let is_name_char = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match name.is_empty() || name.len() > 64 || !name.bytes().all(is_name_char) {
+        true => Err((
+            "has a name that is not 1 to 64 letters, digits, `.`, `_` or `-`".to_owned(),
+            API_TOKENS.allowed(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Checks a token in plain text.
+fn check_secret(token: &str, tier: Tier) -> Result<(), (String, String)> {
     if tier == Tier::Production && is_placeholder(token) {
         return Err(("is a placeholder".to_owned(), OWN_SECRET.to_owned()));
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(malformed("has a character that an Authorization header cannot carry"));
+        let what = "has a character that an Authorization header cannot carry";
+        return Err((what.to_owned(), API_TOKENS.allowed()));
     }
     if token.len() < tier.min_token_length() {
         let allowed = format!("at least {} characters in the {tier} tier", tier.min_token_length());
@@ -141,7 +195,7 @@ fn parse_token(entry: &str, tier: Tier) -> Result<ApiToken, (String, String)> {
     if tier == Tier::Production && is_uniform(token.as_bytes()) {
         return Err(("has too few different characters".to_owned(), OWN_SECRET.to_owned()));
     }
-    Ok(ApiToken::new(name, token))
+    Ok(())
 }
 
 fn parse_sha256(hex: &str) -> Option<[u8; 32]> {

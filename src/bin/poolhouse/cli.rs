@@ -1,6 +1,7 @@
 //! The command line: the commands, the exit codes, and a command's failure as text. It runs nothing.
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
 use poolhouse::Error;
 use std::fmt;
 use std::path::PathBuf;
@@ -27,18 +28,109 @@ APP_ENV (dev, preprod, production) picks the file the settings come from: .env.d
 database set, a private PostgreSQL is started, whose data stays in .poolhouse/.
 
 Exit codes: 0 done; 1 it could not be done, standard error says why; 2 the command line or the settings cannot
-be used; 3 a part of it was left out, as files of `ingest`: standard error names it; 128 and a signal's number: that signal ended it at once.";
+be used; 3 a part of it was left out, as files of `ingest`: standard error names it; 4 and 5 `status` found the
+pool in the state warning, or error; 128 and a signal's number: that signal ended it at once.
+
+Colours are for terminals only; NO_COLOR=1 turns them off.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  poolhouse serve                             on 127.0.0.1:5000, with the settings in .env.dev
+  APP_ENV=production poolhouse serve          with those in .env.production
+  HTTP_BIND=0.0.0.0:8080 poolhouse serve      for other machines, on another port";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  poolhouse schema
+  DATABASE_URL=postgres://me:password@db:5432/movies poolhouse schema";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  poolhouse check
+  APP_ENV=production poolhouse check && systemctl restart poolhouse
+  poolhouse check --json | jq -r '.settings[] | select(.source != \"default\") | .variable'
+
+Exit codes: 0 all is well; 1 the database is at fault; 2 the settings are.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  export TOKEN=…                              a token of the service's API_TOKENS
+  poolhouse status                            the service of these settings, at HTTP_BIND
+  poolhouse status http://10.0.0.7:5000       another one
+  poolhouse status --watch                    again every second, until Ctrl-C
+  poolhouse status --json | jq .report.pool_stats.in_use
+  poolhouse status --token-file /run/secrets/poolhouse-token http://10.0.0.7:5000
+
+Exit codes: 0 healthy; 4 warning; 5 error; 1 the service gave no answer, or one that is not poolhouse's; 2 the command
+line, the settings or the token cannot be used. With --watch: 0 when ended by Ctrl-C.";
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  poolhouse import movies.csv
+  poolhouse import --timeout 60 movies.csv    in a minute, or not at all
+  unzip -p ml-latest.zip '*/movies.csv' | poolhouse import -";
+
+const INGEST_EXAMPLES: &str = "\
+Examples:
+  poolhouse ingest ~/notes
+  poolhouse ingest ~/notes --only md,html --prune
+  poolhouse ingest manual.html --chunk-bytes 1000 --json
+
+Exit code 3: files were left out, standard error names them; or it was stopped before the end.";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  poolhouse bench
+  poolhouse bench --seconds 60 --connect-delay 20ms      as if each connect took 20 ms longer
+  poolhouse bench --json";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  poolhouse token new ops                     a new token, and its entry for API_TOKENS
+  poolhouse token hash ops < token.txt        the entry of a token that you have";
+
+const TOKEN_NEW_EXAMPLES: &str = "\
+Examples:
+  poolhouse token new ops
+  poolhouse token new ops --json | jq -r .entry
+
+The token is shown this once and stored nowhere; the entry of API_TOKENS has its hash only.";
+
+const TOKEN_HASH_EXAMPLES: &str = "\
+Examples:
+  poolhouse token hash ops < token.txt
+  openssl rand -hex 24 | tee token.txt | poolhouse token hash ops
+
+The token is read from standard input, because other users see the arguments of a command. One that production would refuse
+is refused in every tier: nobody can see from a hash how long its token is.";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  poolhouse completions bash > ~/.local/share/bash-completion/completions/poolhouse
+  poolhouse completions zsh > ~/.zfunc/_poolhouse         with ~/.zfunc in fpath, before compinit
+  poolhouse completions fish > ~/.config/fish/completions/poolhouse.fish";
 
 /// A command of the program.
 #[derive(Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Serve the movies over HTTP until SIGTERM or Ctrl-C (without a command: this)
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve,
-    /// Make the tables in the database; again without harm
-    Schema,
     /// Show the settings in force, and try the database with them
-    Check,
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a running service for its pool: use, waiting callers, verdict, advice, and the lines that hold connections
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(StatusArguments),
+    /// Make the tables in the database; again without harm
+    #[command(after_help = SCHEMA_EXAMPLES)]
+    Schema,
     /// Load a MovieLens file: all of it or nothing, again without harm
+    #[command(after_help = IMPORT_EXAMPLES)]
     Import {
         /// The file (movieId,title,genres), or - for standard input
         file: PathBuf,
@@ -47,9 +139,61 @@ pub(crate) enum Command {
         timeout: Option<u64>,
     },
     /// Load text, Markdown and HTML files as documents: new and changed ones only, again without harm
+    #[command(after_help = INGEST_EXAMPLES)]
     Ingest(IngestArguments),
     /// Measure a connection per query against the pool, on the database of the settings
+    #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
+    /// Make a token for API_TOKENS, or hash one
+    #[command(subcommand, after_help = TOKEN_EXAMPLES)]
+    Token(TokenCommand),
+    /// Print a script that completes this program's command line in a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The command line of `status`.
+#[derive(Debug, PartialEq, Eq, Args)]
+pub(crate) struct StatusArguments {
+    /// The service, as in http://127.0.0.1:5000 [default: HTTP_BIND of the settings]
+    pub(crate) url: Option<String>,
+    /// Ask again every second until Ctrl-C; on a terminal, redraw
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Print the answer as JSON, one object in a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Read the token from the first line of this file, in place of the variable TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// How many seconds to wait for an answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = value_parser!(u64).range(1..=60))]
+    pub(crate) timeout: u64,
+}
+
+/// A command of `token`.
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print a new random token, and its entry for API_TOKENS
+    #[command(after_help = TOKEN_NEW_EXAMPLES)]
+    New {
+        /// The name that log lines show for it
+        #[arg(default_value = "default")]
+        name: String,
+        /// Print both as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read a token from standard input, and print its entry for API_TOKENS
+    #[command(after_help = TOKEN_HASH_EXAMPLES)]
+    Hash {
+        /// The name that log lines show for it
+        #[arg(default_value = "default")]
+        name: String,
+    },
 }
 
 /// The command line of `ingest`.

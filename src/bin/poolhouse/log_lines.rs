@@ -37,7 +37,7 @@ fn text_line(line: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
 }
 
 /// The text with control characters and other ends of lines escaped.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let needs_escape = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         }
     };
     match commands::run(cli.into_command()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("poolhouse: {failure}");
             failure.exit_code()

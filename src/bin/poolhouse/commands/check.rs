@@ -1,30 +1,57 @@
 //! `poolhouse check`: prints the settings in force, connects to the database, and reports whether the pool fits in it.
 
 use crate::cli::{Failure, spelled};
-use crate::commands::database::{one_connection, prepare_database, print_line, with_pool};
+use crate::commands::database::{one_connection, prepare_database, print_line, print_or_fail, with_pool};
 use crate::commands::target::Target;
 use crate::dev_postgres::Sharing;
 use crate::schema;
 use poolhouse::{Execute, Pool, PoolSettings, Result, Settings};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::fmt;
 
-pub(crate) fn check(mut settings: Settings) -> Result<(), Failure> {
-    print_line(&describe_settings(&settings));
+pub(crate) fn check(mut settings: Settings, json: bool) -> Result<(), Failure> {
+    if !json {
+        print_line(&describe_settings(&settings));
+    }
     let local = prepare_database(&mut settings, Sharing::Join)?;
     let target = Target::of(&settings, local.as_ref());
-    print_line(&format!("Database {target}"));
+    if !json {
+        print_line(&format!("Database {target}"));
+    }
     let found = with_pool(&one_connection(&settings.pool), &target, |pool| {
         Ok(look_at_database(pool, &settings.pool, local.is_some())?)
     })?;
-    print_line(&found.to_string());
-    match found.problems() {
+    let problems = found.problems();
+    match json {
+        true => print_or_fail(&as_json(&settings, &target, &found, &problems))?,
+        false => print_line(&found.to_string()),
+    }
+    match problems {
         problems if problems.is_empty() => {
-            print_line("All is well.");
+            if !json {
+                print_line("All is well.");
+            }
             Ok(())
         }
         problems => Err(Failure::Failed(problems.join("\n"))),
     }
+}
+
+fn as_json(settings: &Settings, target: &Target, found: &Findings, problems: &[String]) -> String {
+    let rows = settings.effective().iter();
+    let rows = rows
+        .map(|row| json!({"variable": row.variable, "value": row.value, "source": row.source.to_string()}));
+    let answer = json!({
+        "tier": settings.tier.to_string(),
+        "settings": rows.collect::<Vec<_>>(),
+        "database": target.to_string(),
+        "server": found.server,
+        "free_connections": found.server.free(),
+        "movies": found.movies,
+        "problems": problems,
+    });
+    answer.to_string()
 }
 
 /// Every setting with its value and source, as a table.
@@ -40,7 +67,7 @@ fn describe_settings(settings: &Settings) -> String {
 }
 
 /// The server's version and its limits on connections.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Server {
     pub(super) version: String,
     max_connections: i32,

@@ -55,3 +55,10 @@ pub(crate) fn with_pool<R>(
 pub(crate) fn print_line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
+
+/// Prints what the user cannot get again, or what only makes sense whole.
+pub(crate) fn print_or_fail(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    written.map_err(Failure::during("cannot write to standard output"))
+}
