@@ -84,8 +84,8 @@ pub use error::{
     SettingsError,
 };
 pub use pool::{
-    ClosedCounts, Connection, ErrorCounts, EventCounts, Histogram, Holding, LongHeld, Observation, Pool,
-    PoolState, PoolStatus, ServerCapacity, Snapshot, StatementStats, with_deadline,
+    ClosedCounts, Connection, ErrorCounts, EventCounts, Histogram, Holding, Observation, Pool, PoolState,
+    PoolStatus, ServerCapacity, Snapshot, StatementStats, with_deadline,
 };
 pub use postgres;
 pub use postgres::types::ToSql;

@@ -50,9 +50,7 @@ use slow_log::SlowLog;
 pub use statement_stats::StatementStats;
 pub(crate) use status::SharedHistogram;
 use status::Tally;
-pub use status::{
-    ClosedCounts, ErrorCounts, EventCounts, Histogram, Holding, LongHeld, PoolState, PoolStatus,
-};
+pub use status::{ClosedCounts, ErrorCounts, EventCounts, Histogram, Holding, PoolState, PoolStatus};
 pub(crate) use transport::socket::Socket;
 
 use crate::error::{Error, PoolNumbers, Problem, Result, SettingsError};

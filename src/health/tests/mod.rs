@@ -5,7 +5,7 @@ mod situations;
 
 use super::*;
 use crate::error::ConnectFailure;
-use crate::pool::LongHeld;
+use crate::pool::Holding;
 use serde_json::json;
 
 /// A pool of 2-10 with room for 100 in the queue.
@@ -86,7 +86,7 @@ fn the_verdict_follows_the_documented_table() {
         (
             "a leak",
             PoolStatus {
-                long_held: vec![LongHeld {
+                long_held: vec![Holding {
                     held_for: Duration::from_secs(31),
                     acquired_at: "src/a.rs:7".to_owned(),
                     is_resetting: false,

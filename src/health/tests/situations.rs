@@ -3,7 +3,7 @@
 use super::failing;
 use super::recording::{CROWD, EASY, NOTHING, Recording, Second};
 use crate::health::{HealthReport, HealthStatus};
-use crate::pool::{LongHeld, PoolState, PoolStatus};
+use crate::pool::{Holding, PoolState, PoolStatus};
 use std::time::Duration;
 
 #[test]
@@ -109,7 +109,7 @@ fn too_large() {
 #[test]
 fn leaking() {
     let leaks = |status: &mut PoolStatus| {
-        let held = |held_for, line: &str| LongHeld {
+        let held = |held_for, line: &str| Holding {
             held_for: Duration::from_secs(held_for),
             acquired_at: line.to_owned(),
             is_resetting: false,

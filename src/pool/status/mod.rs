@@ -92,7 +92,7 @@ pub struct PoolStatus {
     pub holders: Vec<Holding>,
     /// Connections held beyond the leak threshold now. Serializes as their number.
     #[serde(serialize_with = "serialize_len")]
-    pub long_held: Vec<LongHeld>,
+    pub long_held: Vec<Holding>,
     /// How long requests waited, until they got a usable connection, gave up or were turned away. Requests refused without
     /// waiting are not included. A wait of 1 ms or more for a thread of `web::blocking` is.
     pub wait_times: Histogram,
@@ -139,9 +139,6 @@ pub enum PoolState {
     /// The pool lends no connection any more.
     Closed,
 }
-
-/// A connection held beyond the leak threshold.
-pub type LongHeld = Holding;
 
 /// A lent connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
