@@ -1,7 +1,7 @@
 # The commands of this repository. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test browser metrics model fuzz chaos crashes bench bench-http bench-ingest deny deps
+.PHONY: help run build test browser metrics schemathesis model fuzz chaos crashes bench bench-http bench-ingest deny deps
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target words; do \
@@ -34,6 +34,12 @@ browser: deps ## Look at the live page in Chromium, against a real service; PICT
 	cargo build --locked
 	cargo run --locked --quiet --manifest-path tests/browser/Cargo.toml --target-dir target/browser -- \
 		target/debug/poolhouse $(PICTURES)
+
+# It adds, replaces and removes movies and documents: not for a service whose data matters. A fresh clone's has the token of .env.dev.
+schemathesis: ## Random requests to a running service (`make run`), checked against its /api/openapi.json; URL=… TOKEN=… EXAMPLES=300
+	@test -x target/schemathesis/bin/schemathesis || { python3 -m venv target/schemathesis && \
+		target/schemathesis/bin/pip install --quiet schemathesis==4.32.5; }
+	@sh tests/schemathesis.sh "$(or $(URL),http://127.0.0.1:5000)" "$(or $(EXAMPLES),300)"
 
 # In a target folder of its own, because the flag would have the other targets compile everything again.
 model: deps ## Explore the interleavings of the gate's threads (about a minute)

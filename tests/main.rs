@@ -22,6 +22,7 @@ mod local_postgres;
 mod logs;
 mod metrics;
 mod movies_api;
+mod openapi;
 mod pins;
 mod pool;
 mod proxy;

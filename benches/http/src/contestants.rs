@@ -194,7 +194,8 @@ pub(crate) fn compare_answers(running: &[Running]) {
         let answer = ask(one.address, id).unwrap_or_else(|error| panic!("{}: {error}", one.title));
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer with a body");
         let mut head: Vec<String> = head.lines().map(str::to_lowercase).collect();
-        head.retain(|line| !line.starts_with("date:"));
+        // The service says which request it was.
+        head.retain(|line| !["date:", "x-request-id:"].iter().any(|name| line.starts_with(name)));
         head.sort();
         (head, body.to_owned())
     };

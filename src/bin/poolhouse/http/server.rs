@@ -8,6 +8,7 @@ use crate::http::connection::exchange::{Answer, Handling};
 use crate::http::connection::slots::ConnectionLimit;
 use crate::http::handlers::documents::document_routes;
 use crate::http::handlers::movies::movie_routes;
+use crate::http::handlers::openapi::openapi_routes;
 use crate::process::sd_notify;
 use crate::process::signals;
 use actix_http::HttpService;
@@ -194,6 +195,7 @@ impl Worker {
             .configure(health_routes(DatabasePool, self.auth.clone()))
             .configure(metrics_routes(DatabasePool, self.metrics_auth.clone()))
             .configure(dashboard_routes("/api/health"))
+            .configure(openapi_routes)
             .configure(movie_routes(self.auth.clone()))
             .configure(document_routes(self.auth.clone(), self.documents))
     }

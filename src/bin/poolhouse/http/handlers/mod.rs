@@ -4,3 +4,4 @@
 pub(crate) mod documents;
 mod input;
 pub(crate) mod movies;
+pub(crate) mod openapi;
