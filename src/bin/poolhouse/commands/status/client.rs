@@ -53,15 +53,15 @@ impl Service {
                 false => "does not begin with http://: one",
             });
         };
-        let has_port = rest.rsplit_once(':').is_none_or(|(host, port)| {
-            let port = port.trim_end_matches('/');
+        let authority = rest.split('/').next().unwrap_or_default();
+        let has_port = authority.rsplit_once(':').is_none_or(|(host, port)| {
             !host.is_empty()
                 && (host.starts_with('[') && !host.contains(']')
                     || port.ends_with(']')
                     || port.parse::<u16>().is_ok())
         });
         let is_host = |c: char| c.is_ascii_alphanumeric() || "-._~:[]/".contains(c);
-        if rest.is_empty() || rest.starts_with('/') || !has_port || !rest.chars().all(is_host) {
+        if authority.is_empty() || !has_port || !rest.chars().all(is_host) {
             return refuse("is not a host and a port: one");
         }
         let agent = Agent::config_builder()
