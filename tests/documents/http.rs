@@ -253,6 +253,7 @@ fn bad_input_about_documents_gets_its_status_and_a_message_and_changes_nothing()
         ("source=a", "text/plain", b"\0\x01", 422, "is binary"),
         ("source=a", "text/plain", &[b'x'; 4097], 413, "larger than 4096 bytes"),
         ("", "text/plain", b"x", 422, "source: missing"),
+        ("title=x", "application/json", br#"{"source":"a","text":"x"}"#, 422, "are members of the body"),
         (
             "title=%07&name=x",
             "text/plain",

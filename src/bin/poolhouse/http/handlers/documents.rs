@@ -60,6 +60,11 @@ async fn create(
     // Parsing and splitting may take as long as a query.
     let document = blocking(move || {
         let submission = match kind {
+            // Ignored, they would be lost.
+            BodyKind::Json if !query.is_empty() => {
+                let message = "a JSON document has no parameters: source and title are members of the body";
+                return Err(ApiError::invalid(message));
+            }
             BodyKind::Json => input::json_document(&body)?,
             BodyKind::Text(media_type) => input::text_document(&query, media_type, body)?,
         };
