@@ -13,7 +13,7 @@ thread_local! {
 
 /// How long to wait beyond the deadline for the answer of a statement that another thread cancels at the deadline. If the
 /// server answers in that time, the connection is kept.
-const CANCEL_GRACE: Duration = Duration::from_millis(200);
+pub(crate) const CANCEL_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs `work` with a deadline for every pool operation that this thread performs in it: acquiring a connection, with the
 /// connect it may need, and each statement. The pool's own limits apply as well. Of several limits the nearest holds.

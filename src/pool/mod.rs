@@ -37,11 +37,12 @@ pub(crate) use cancellation::{Cancellation, is_cancelled};
 pub use connection::Connection;
 pub(crate) use connection::Lease;
 pub use deadline::with_deadline;
-pub(crate) use deadline::{deadline, having_waited};
+pub(crate) use deadline::{CANCEL_GRACE, deadline, having_waited};
 pub use history::Snapshot;
 pub(crate) use log_throttle::LogThrottle;
 pub use observation::{Observation, ServerCapacity};
 pub(crate) use polled::{Polled, PolledBatch};
+pub(crate) use session::batch::PATIENCE;
 pub(crate) use session::{
     Answer, CopyStatement, Effect, Encoded, Failure, Limit, Piece, Portal, Retry, Session,
 };

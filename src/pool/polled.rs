@@ -6,7 +6,7 @@
 //! each statement.
 
 use crate::error::{Error, Interruption};
-use crate::pool::session::batch::{Member, Sent};
+use crate::pool::session::batch::{MAX_BATCH, Member, Sent};
 use crate::pool::session::{Answer, Encoded, Failure, Limit, Params, Retry};
 use crate::pool::transport::wire::Look;
 use crate::pool::{Lease, Pool, Socket, add, deadline};
@@ -15,9 +15,6 @@ use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The most statements of one batch.
-pub(crate) const MAX_BATCH: usize = 8;
 
 /// The most bytes of one batch. Far less than what a socket takes at once, so that sending does not wait.
 const MAX_BYTES: usize = 16 * 1024;
@@ -176,12 +173,11 @@ impl PolledBatch {
             return Some(Err(session.lost_in_batch(member.effect, Some(&self.sent))));
         }
         session.bound_batch(limit);
-        let begun = Instant::now();
         let outcome = session.receive_encoded(&encoded, &member, &mut self.sent);
         Some(outcome.map_err(|failure| match failure.error.sqlstate() {
             Some(CANCELLED) if self.is_cancelled => {
                 let text = "the statement was cancelled at the caller's deadline";
-                Failure::without_retry(Error::DeadlineExceeded(Interruption::new(begun.elapsed(), text)))
+                Failure::without_retry(Error::DeadlineExceeded(Interruption::new(self.sent.elapsed(), text)))
             }
             _ => failure,
         }))

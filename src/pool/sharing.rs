@@ -11,7 +11,7 @@
 use crate::error::{Error, Interruption, Result};
 use crate::pool::cancellation;
 use crate::pool::gate::{Request, Waiter};
-use crate::pool::session::batch::{Member, Sent};
+use crate::pool::session::batch::{MAX_BATCH, Member, PATIENCE, Sent};
 use crate::pool::session::{Answer, Effect, Encoded, Failure, Limit, Params, Retry, Session};
 use crate::pool::status::CloseReason;
 use crate::pool::{Lease, Shared};
@@ -21,16 +21,13 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// The most followers of one leader. Half as many have most of the effect; more make the batch longer than it saves.
-const MAX_FOLLOWERS: usize = 7;
+/// The most followers of one leader.
+const MAX_FOLLOWERS: usize = MAX_BATCH - 1;
 
 /// The most bytes of followers' requests in one batch.
 const MAX_BYTES: usize = 8 * 1024;
-
-/// How long a leader waits for replies to the others before it gives them up.
-const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What a caller does with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

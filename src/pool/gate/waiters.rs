@@ -134,8 +134,9 @@ impl Gate {
     /// Returns a permit whose connection was not used, and whose caller goes on to acquire another one.
     pub(crate) fn return_unused(&self, permit: Permit) {
         let mut state = self.lock();
-        state.take_back_unused(permit);
-        state.counts.requests -= 1;
+        // Its request is counted when it gets another one.
+        state.holders.revert(&permit);
+        state.take_back(permit);
         state.add_idle();
         self.hand_over(state, now());
     }

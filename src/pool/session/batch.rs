@@ -54,12 +54,22 @@ pub(crate) struct Sent {
     is_timed: bool,
 }
 
+impl Sent {
+    /// The time since it was sent.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.checkpoint.at.elapsed()
+    }
+}
+
 /// The part of the time for the first reply that each further one takes, on a server that is on the same machine: the first
 /// includes two thread switches.
 const FURTHER: u32 = 4;
 
-/// What a call counts as that has no reply when it is given up waiting for.
-const LATE: Duration = Duration::from_millis(5);
+/// The most statements of a batch. Half as many have most of the effect; more make the batch longer than it saves.
+pub(crate) const MAX_BATCH: usize = 8;
+
+/// How long the callers behind a reply wait for it, before it counts as late and their statements are run again elsewhere.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(5);
 
 /// The longest pause for replies.
 const MAX_PAUSE: Duration = Duration::from_millis(1);
@@ -238,7 +248,7 @@ impl Session {
     /// The failure of a statement whose reply was still due when the connection ended.
     pub(crate) fn lost_in_batch(&self, effect: Effect, sent: Option<&Sent>) -> Failure {
         let is_sent = sent.is_some_and(|sent| !self.has_sent_nothing(sent));
-        let after = sent.map(|sent| sent.checkpoint.at.elapsed()).unwrap_or_default();
+        let after = sent.map(Sent::elapsed).unwrap_or_default();
         let interruption =
             Interruption::new(after, "the connection ended during the statement of another caller");
         match effect {
@@ -271,7 +281,7 @@ impl Session {
     /// The reply to this statement is late.
     pub(crate) fn note_late(&mut self, encoded: &Encoded) {
         if let Some(prepared) = self.statements.cached(&encoded.description.sql) {
-            prepared.note_time(LATE);
+            prepared.note_time(PATIENCE);
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Each worker has a queue of its own, so that the queue needs no lock.
 
-use crate::pool::{Answer, Encoded, Failure, Polled, PolledBatch, Pool, Socket};
+use crate::pool::{Answer, CANCEL_GRACE, Encoded, Failure, PATIENCE, Polled, PolledBatch, Pool, Socket};
 use crate::query::Start;
 use crate::web::request_deadline;
 use crate::web::request_scope::{Scope, current, within};
@@ -19,7 +19,7 @@ use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -28,12 +28,6 @@ use tokio::task::yield_now;
 
 /// How many batches of one worker are under way at once. More would share less, and leave fewer connections to other callers.
 const MAX_BATCHES: usize = 2;
-
-/// How long a query that was cancelled may take to answer, before its connection is closed.
-const CANCEL_GRACE: Duration = Duration::from_millis(200);
-
-/// How long the callers behind a reply wait for it before their queries are run again elsewhere.
-const PATIENCE: Duration = Duration::from_millis(5);
 
 /// How a query's time in the queue ends.
 pub(super) enum Turn {
